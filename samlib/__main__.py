@@ -1,0 +1,269 @@
+"""The command line: `python -m samlib --help`."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from .errors import SamlibError
+
+_DURATION = {"s": 1, "m": 60, "h": 3600}
+
+
+def duration(text: str) -> float:
+    """Seconds in a duration such as 45s, 9m, 1.5h or 90.
+
+    >>> duration("9m"), duration("90")
+    (540.0, 90.0)
+    """
+    unit = _DURATION.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 45s, 9m or 1.5h")
+    return seconds
+
+
+def workers(text: str) -> int:
+    """A number of worker processes, at least one."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers >= 1")
+    return int(text)
+
+
+def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
+    parser.add_argument("--profile", default="quick", help="scale of the study (default: quick)")
+    parser.add_argument(
+        "--results", default="results", help="folder of results; records go to DIR/PROFILE/runs/"
+    )
+    if compute:
+        parser.add_argument(
+            "--workers", type=workers, default=os.cpu_count() or 1, help="worker processes"
+        )
+        _device(parser)
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--data", type=Path, help="folder of data caches (default: data)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m samlib", description="SAM-ON, reproduced.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, help: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=help, description=help)
+
+    p = verb("reproduce", "train a whole profile anew, put it in place, build the book")
+    _common(p, compute=True)
+    p.add_argument("--book", default="book", help="folder for the built book (default: book)")
+    p = verb("run", "train only what is missing")
+    _common(p, compute=True)
+    p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one notebook")
+    p.add_argument("--time-budget", type=duration, help="start nothing that would end after it")
+    p = verb("status", "runs done, missing and diverged, and time left, per notebook")
+    _common(p)
+    p = verb("train", "train one configuration and print its record")
+    _device(p)
+    _config_flags(p)
+    p = verb("prepare", "build a data set's cache")
+    p.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, fashion_mnist")
+    p.add_argument("--data", type=Path, help="folder of data caches (default: data)")
+    p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
+    p.add_argument("name")
+    p.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    p.add_argument("--output", type=Path, help="executed copy (default: build/NAME.ipynb)")
+    _common(p)
+    p = verb("book", "execute the notebooks from the records and build the book; trains nothing")
+    _common(p)
+    p.add_argument("--book", default="book", help="folder for the built book (default: book)")
+    p = verb("tables", "write the tables made from the records")
+    _common(p)
+    return parser
+
+
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag per field of RunConfig."""
+    from .config import RunConfig
+
+    group = parser.add_argument_group("configuration", RunConfig.__doc__.split("\n")[0])
+    for field in fields(RunConfig):
+        kind = str(field.type).removesuffix(" | None")
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type={"int": int, "float": float}.get(kind, str),
+            default=argparse.SUPPRESS,
+            help=f"default: {field.default}",
+        )
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from . import book, campaign, report, tables
+
+    profile, results = _profile(args)
+    fresh = campaign.fresh(results, profile.name)
+    with fresh.locked():
+        outcome = _bring(args, profile, fresh)
+        if outcome.failed or outcome.skipped:
+            return _summary(outcome)
+        old = campaign.place(results, profile.name)
+        comparison = report.changes(old.runs, fresh.runs)
+        campaign.put_in_place(fresh, results, profile.name)
+    print(comparison)
+    tables.write(profile.name, results)
+    index = book.build(profile.name, results, _resolve(args.book))
+    print(tables.headline_text(profile.name, results))
+    print(f"\nThe book: {index}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import campaign
+
+    profile, results = _profile(args)
+    target = campaign.place(results, profile.name)
+    with target.locked():
+        return _summary(_bring(args, profile, target))
+
+
+def _bring(args: argparse.Namespace, profile, target):
+    from .runner import bring_up_to_date
+    from .study import notebook_cells
+
+    only = getattr(args, "only", None)
+    return bring_up_to_date(
+        notebook_cells(profile, only),
+        target,
+        workers=args.workers,
+        device=args.device,
+        data_dir=args.data,
+        time_budget=getattr(args, "time_budget", None),
+    )
+
+
+def _summary(outcome) -> int:
+    for run_id, reason in outcome.failed.items():
+        print(f"failed: {run_id}: {reason}", file=sys.stderr)
+    if outcome.skipped:
+        print(
+            f"{len(outcome.skipped)} runs would end after the time budget and were not started; "
+            "the same command continues"
+        )
+    print(f"{len(outcome.done)} runs done, {len(outcome.failed)} failed")
+    return 1 if outcome.failed else 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from . import report
+
+    profile, results = _profile(args)
+    print(report.status(profile, results))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .config import RunConfig
+    from .train import Run, train
+
+    names = {field.name for field in fields(RunConfig)}
+    config = RunConfig(**{k: v for k, v in vars(args).items() if k in names})
+
+    def on_epoch(run: Run) -> None:
+        loss, accuracy = run.curves["train_loss"][-1], run.curves["test_accuracy"][-1]
+        shown = "diverged" if loss is None else f"loss {loss:.4f}"
+        tested = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
+        print(f"epoch {run.epoch}/{config.epochs}: {shown}{tested}", file=sys.stderr)
+
+    print(json.dumps(train(config, device=args.device, data_dir=args.data, on_epoch=on_epoch)))
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from . import datasets
+
+    path = datasets.prepare(args.dataset, args.data or datasets.default_data_dir())
+    print(f"{args.dataset}: {path or 'comes with scikit-learn, nothing to prepare'}")
+    return 0
+
+
+def _notebook(args: argparse.Namespace) -> int:
+    from . import notebooks
+
+    declared = notebooks.parameters(args.name)
+    given = {k: getattr(args, k) for k in ("profile", "results") if k in declared}
+    for key, value in args.p:
+        try:
+            given[key] = json.loads(value)
+        except ValueError:
+            given[key] = value
+    output = args.output or Path("build") / f"{args.name}.ipynb"
+    print(notebooks.run(args.name, output, given))
+    return 0
+
+
+def _book(args: argparse.Namespace) -> int:
+    from . import book
+
+    profile, results = _profile(args)
+    print(f"The book: {book.build(profile.name, results, _resolve(args.book))}")
+    return 0
+
+
+def _tables(args: argparse.Namespace) -> int:
+    from . import tables
+
+    profile, results = _profile(args)
+    for path in tables.write(profile.name, results):
+        print(path)
+    return 0
+
+
+def _resolve(path: str) -> Path:
+    from .paths import resolve
+
+    return resolve(path)
+
+
+def _profile(args: argparse.Namespace):
+    from . import profiles
+
+    return profiles.get(args.profile), _resolve(args.results)
+
+
+VERBS = {
+    "reproduce": _reproduce,
+    "run": _run,
+    "status": _status,
+    "train": _train,
+    "prepare": _prepare,
+    "notebook": _notebook,
+    "book": _book,
+    "tables": _tables,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 done, 1 a run failed, 2 a user's mistake."""
+    args = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended, too
+    try:
+        return VERBS[args.verb](args)
+    except SamlibError as error:
+        print(f"samlib: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsamlib: interrupted; finished runs are kept, the same command continues")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

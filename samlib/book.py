@@ -1,0 +1,54 @@
+"""The book: executed notebooks beside the prose, built with warnings as errors."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import notebooks
+from .errors import ConfigError, SamlibError
+from .paths import project_root
+
+
+class BookError(SamlibError):
+    """The book did not build; the message holds the builder's own lines."""
+
+
+def build(profile: str, results: Path, output: Path) -> Path:
+    """Execute every notebook from the records that are there and build the book.
+
+    Args:
+        profile: whose records.
+        results: folder of all profiles' results.
+        output: folder for the build; pages land in `<output>/_build/html`.
+
+    Returns:
+        Path of the first page.
+
+    Raises:
+        NotebookError: a notebook failed, for example because a record is missing.
+        BookError: the build gave a warning or an error.
+    """
+    root = project_root()
+    if not (root / "book" / "_toc.yml").exists():
+        raise ConfigError(f"no book in {root}: run this from a checkout of the project")
+    stage = output / "_build" / "source"
+    shutil.rmtree(output / "_build", ignore_errors=True)
+    shutil.copytree(root / "book", stage, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    for name in notebooks.names():
+        asked = {"profile": profile, "results": str(results), "missing": "error"}
+        declared = notebooks.parameters(name)
+        given = {key: value for key, value in asked.items() if key in declared}
+        notebooks.run(name, stage / "notebooks" / f"{name}.ipynb", given)
+    command = [sys.executable, "-m", "jupyter_book", "build", str(stage)]
+    command += ["--path-output", str(output), "-W", "-n", "--keep-going"]
+    # Jupyter's move to platform folders warns on stderr unless it is told.
+    environment = os.environ | {"JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    index = output / "_build" / "html" / "index.html"
+    if done.returncode or not index.exists():
+        lines = (done.stdout + done.stderr).splitlines()
+        wrong = [line for line in lines if "WARNING" in line or "ERROR" in line or "rror:" in line]
+        raise BookError("the book did not build:\n" + "\n".join(wrong or lines[-20:]))
+    return index

@@ -1,0 +1,49 @@
+"""From a RunConfig to the objects a run is made of: network, optimizer, perturbation."""
+
+import torch
+from torch import nn
+
+from . import data, geometry, models
+from .config import NO_PERTURBATION, RunConfig
+from .masks import MASKS
+from .sam import Perturbation
+
+
+def build_model(config: RunConfig) -> nn.Module:
+    """The configured network; its weights depend on the seed alone, not on the method."""
+    info = data.INFO[config.dataset]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return models.build(
+            config.model,
+            num_classes=info.classes,
+            in_channels=info.channels,
+            image_size=info.image_size,
+        )
+
+
+def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The base optimizer; weight decay acts on every parameter, as in the authors' code."""
+    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), foreach=True, **common)
+    if config.optimizer == "lion":
+        from timm.optim import Lion
+
+        return Lion(model.parameters(), foreach=True, **common)
+    return torch.optim.SGD(model.parameters(), momentum=config.momentum, foreach=True, **common)
+
+
+def build_perturbation(config: RunConfig, model: nn.Module) -> Perturbation | None:
+    """The configured ascent step; None for the base optimizer alone."""
+    if config.geometry == NO_PERTURBATION:
+        return None
+    return Perturbation(
+        geometry.by_name(config.geometry, config.eta),
+        config.rho,
+        MASKS[config.mask](model, config),
+        radius_over=config.radius_over,
+        batchnorm=config.batchnorm,
+        start=config.start,
+        end=config.end,
+    )

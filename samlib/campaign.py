@@ -1,0 +1,113 @@
+"""A folder of results and who is writing to it: paths, lock, and the change of old for new."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import SamlibError
+from .files import DiskError, write_atomically
+from .provenance import provenance
+
+
+class CampaignError(SamlibError):
+    """The folder is in use, or was begun by other code; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One profile's results: records, and what is kept out of git beside them."""
+
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        """Run records, one JSON file each."""
+        return self.folder / "runs"
+
+    def weights(self, run_id: str) -> Path:
+        """Final weights of a run."""
+        return self.folder / "weights" / f"{run_id}.pt"
+
+    def checkpoint(self, run_id: str) -> Path:
+        """Newest checkpoint of an unfinished run."""
+        return self.folder / "checkpoints" / f"{run_id}.pt"
+
+    def log(self, run_id: str) -> Path:
+        """What a run had to say."""
+        return self.folder / "logs" / f"{run_id}.log"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; a crash frees it.
+
+        Raises:
+            CampaignError: another process holds it.
+            DiskError: the folder cannot be made.
+        """
+        path = self.folder / ".lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = open(path, "a+")  # noqa: SIM115 (held until the lock is given back)
+        except OSError as error:
+            raise DiskError(f"cannot write to {self.folder}: {error.strerror}") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                raise CampaignError(
+                    f"{self.folder} is being written by {holder}: wait for it or stop it"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()}")
+            handle.flush()
+            yield
+
+
+def place(results: Path, profile: str) -> Campaign:
+    """Where a profile's results are: `<results>/<profile>`."""
+    return Campaign(results / profile)
+
+
+def fresh(results: Path, profile: str) -> Campaign:
+    """The unfinished campaign of a profile, made if there is none.
+
+    Raises:
+        CampaignError: it was begun by other code, whose numbers must not be mixed with ours.
+        DiskError: the folder cannot be made.
+    """
+    campaign = Campaign(results / f".campaign-{profile}")
+    note = campaign.folder / "campaign.json"
+    now = {key: provenance()[key] for key in ("source", "packages", "python")}
+    if not note.exists():
+        write_atomically(note, json.dumps(now).encode())
+        return campaign
+    try:
+        begun = json.loads(note.read_bytes())
+    except ValueError:
+        begun = None
+    if begun != now:
+        raise CampaignError(
+            f"{campaign.folder} was begun by other code or package versions: remove that folder "
+            "to start anew, or go back to the code that began it to continue"
+        )
+    return campaign
+
+
+def put_in_place(campaign: Campaign, results: Path, profile: str) -> None:
+    """Let a complete campaign take the place of the profile's old results."""
+    target, old = results / profile, results / f".old-{profile}"
+    shutil.rmtree(old, ignore_errors=True)
+    for leftover in ("campaign.json", "checkpoints", "logs"):
+        path = campaign.folder / leftover
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if target.exists():
+        target.rename(old)
+    campaign.folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

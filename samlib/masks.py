@@ -1,0 +1,247 @@
+"""Which coordinates the ascent step may move: selection is data.
+
+A mask is an explicit, printable set of coordinates of a model's trainable parameters: whole
+tensors, or a boolean per coordinate (held as flat indices). Everything else in the library
+reads `Mask.entries` and knows nothing of why a coordinate was chosen. Masks that change while
+training live in `sparse_masks`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from timm.layers import RmsNorm, RmsNorm2d, RmsNorm2dFp32, RmsNormFp32
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+
+# timm's batch, layer and group norms subclass torch's; its RMS norms stand on their own.
+_NORM_TYPES: list[type[nn.Module]] = [
+    *(_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+    *(RmsNorm, RmsNorm2d, RmsNormFp32, RmsNorm2dFp32),
+]
+
+
+def register_norm(*types: type[nn.Module]) -> None:
+    """Have layers of these types (and their subclasses) count as normalization layers.
+
+    Raises:
+        ConfigError: something that is not a module type.
+    """
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ConfigError(f"register_norm takes nn.Module types, not {kind!r}")
+        if kind not in _NORM_TYPES:
+            _NORM_TYPES.append(kind)
+
+
+def norm_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and module of every normalization layer, found by type (BN, LN, GN, RMS, registered).
+
+    The authors find them by name, which misses the shortcut norms of most torchvision and timm
+    networks (science.md 1.2, quirk 20).
+    """
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, tuple(_NORM_TYPES))]
+
+
+class Entry(NamedTuple):
+    """A parameter and the flat indices selected in it (int64; None: all of it)."""
+
+    name: str
+    parameter: nn.Parameter
+    index: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of selected coordinates."""
+        return self.parameter.numel() if self.index is None else self.index.numel()
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that require a gradient, in the model's order; tied ones once."""
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+
+
+class Mask:
+    """A set of coordinates of a model's trainable parameters.
+
+    Args:
+        model: the network; frozen parameters are never part of a mask.
+        entries: the coordinates, one entry per parameter.
+        kind: name used in `repr` and records.
+
+    Attributes:
+        entries: tuple of `Entry`, in the model's parameter order.
+        trainable: name and parameter of everything that could be selected.
+        norm_buffers: running statistics of the model's norm layers.
+        total: number of trainable coordinates in the model.
+
+    Raises:
+        ConfigError: no coordinate selected, or parameters in half precision.
+    """
+
+    def __init__(self, model: nn.Module, entries: Iterable[Entry], kind: str):
+        self.model = model
+        self.kind = kind
+        self.trainable = trainable(model)
+        self.norm_buffers = [b for _, m in norm_layers(model) for b in m.buffers(recurse=False)]
+        self.total = sum(p.numel() for _, p in self.trainable)
+        self.entries = tuple(e for e in entries if e.count)
+        if not self.entries:
+            raise ConfigError(
+                f"mask {kind} selects no trainable coordinate of {type(model).__name__}; "
+                "a normalization layer of your own is made known with masks.register_norm"
+            )
+        half = {e.parameter.dtype for e in self.entries} & {torch.bfloat16, torch.float16}
+        if half:
+            raise ConfigError(
+                f"parameters are {half.pop()}: most would not move by a step of rho; "
+                "keep them in float32 and run the forward pass under bfloat16 autocast"
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of selected coordinates."""
+        return sum(e.count for e in self.entries)
+
+    @property
+    def share(self) -> float:
+        """Selected coordinates over all trainable ones."""
+        return self.count / self.total
+
+    @property
+    def sparsity(self) -> float:
+        """1 - share, as the sparse-perturbation literature counts."""
+        return 1 - self.share
+
+    def __repr__(self) -> str:
+        return (
+            f"Mask {self.kind}: {self.count:,} of {self.total:,} coordinates in "
+            f"{len(self.entries)} tensors (share {self.share:.3%}, sparsity {self.sparsity:.3%})"
+        )
+
+    def begin_epoch(self, epoch: int, sample: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        """Called by the trainer before each epoch; fixed masks ignore it.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            sample: `sample(n)` gives n training examples (inputs, labels) ready for the model.
+        """
+
+    def observe(self, grads: Sequence[Tensor]) -> None:
+        """Called by the step with the ascent gradient of every entry; fixed masks ignore it.
+
+        Args:
+            grads: gradients at the selected coordinates, one tensor per entry.
+        """
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must hold to continue; empty for fixed masks."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+
+
+def _norm_parameters(model: nn.Module, layers: Iterable[nn.Module] | None = None) -> dict[int, str]:
+    """Leaf name (`weight`, `bias`, ...) of each norm parameter, by the parameter's id."""
+    chosen = layers if layers is not None else [m for _, m in norm_layers(model)]
+    return {id(p): leaf for m in chosen for leaf, p in m.named_parameters(recurse=False)}
+
+
+def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool]) -> Mask:
+    return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind)
+
+
+def all_parameters(model: nn.Module) -> Mask:
+    """Every trainable parameter: SAM as published."""
+    return _where(model, "all", lambda p: True)
+
+
+def only_norm(model: nn.Module) -> Mask:
+    """gamma and beta of every normalization layer: SAM-ON."""
+    norm = _norm_parameters(model)
+    return _where(model, "only_norm", lambda p: id(p) in norm)
+
+
+def no_norm(model: nn.Module) -> Mask:
+    """Everything but the normalization layers."""
+    norm = _norm_parameters(model)
+    return _where(model, "no_norm", lambda p: id(p) not in norm)
+
+
+def only_gamma(model: nn.Module) -> Mask:
+    """Scales (`weight`) of the normalization layers."""
+    norm = _norm_parameters(model)
+    return _where(model, "only_gamma", lambda p: norm.get(id(p)) == "weight")
+
+
+def only_beta(model: nn.Module) -> Mask:
+    """Shifts (`bias`) of the normalization layers."""
+    norm = _norm_parameters(model)
+    return _where(model, "only_beta", lambda p: norm.get(id(p)) == "bias")
+
+
+def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
+    """Normalization layers inside some of a model's stages.
+
+    Args:
+        model: a network with `stages`, its parts in forward order, as every model of the zoo.
+        stages: their numbers from 1: [2, 3] is the paper's B2+B3. Norm layers outside all
+            stages (stem, final) are in none.
+
+    Raises:
+        ConfigError: a stage number the model does not have, or a model without stages.
+    """
+    parts = getattr(model, "stages", ())
+    bad = [s for s in stages if not (isinstance(s, int) and 1 <= s <= len(parts))]
+    if bad or not stages:
+        raise ConfigError(
+            f"no stage {', '.join(map(str, bad)) or 'chosen'}; "
+            f"{type(model).__name__} has stages 1 to {len(parts)}"
+        )
+    layers = [m for s in stages for _, m in norm_layers(parts[s - 1])]
+    norm = _norm_parameters(model, layers)
+    return _where(model, "blocks_" + "".join(map(str, stages)), lambda p: id(p) in norm)
+
+
+def from_booleans(model: nn.Module, selected: dict[str, Tensor], kind: str = "custom") -> Mask:
+    """A mask from one boolean tensor per parameter name (absent: nothing of that parameter).
+
+    Raises:
+        ConfigError: an unknown or frozen parameter, a wrong dtype or shape.
+    """
+    parameters = dict(trainable(model))
+    for name, chosen in selected.items():
+        if name not in parameters:
+            raise ConfigError(f"{name!r} is not a trainable parameter of {type(model).__name__}")
+        if chosen.dtype != torch.bool or chosen.shape != parameters[name].shape:
+            shape = tuple(parameters[name].shape)
+            raise ConfigError(f"the mask of {name} must be boolean and of shape {shape}")
+    return Mask(
+        model,
+        [
+            Entry(n, p, selected[n].to(p.device).flatten().nonzero().flatten())
+            for n, p in parameters.items()
+            if n in selected
+        ],
+        kind,
+    )
+
+
+# By the name configurations use: how to make the mask of a network from a RunConfig. A mask of
+# your own is a function and a line in such a table; `sparse_masks` adds its masks to this one.
+MASKS: dict[str, Callable[[nn.Module, "RunConfig"], Mask]] = {
+    "all": lambda model, config: all_parameters(model),
+    "only_norm": lambda model, config: only_norm(model),
+    "no_norm": lambda model, config: no_norm(model),
+    "only_gamma": lambda model, config: only_gamma(model),
+    "only_beta": lambda model, config: only_beta(model),
+} | {
+    "blocks_" + "".join(map(str, stages)): lambda model, config, s=stages: blocks(model, s)
+    for stages in ([1], [2], [3], [1, 2], [1, 3], [2, 3], [1, 2, 3])
+}

@@ -1,0 +1,88 @@
+"""The strict door to papermill: run a notebook with parameters it really has."""
+
+import json
+import os
+from pathlib import Path
+
+from .errors import ConfigError, SamlibError, choose
+from .paths import project_root
+
+
+class NotebookError(SamlibError):
+    """A notebook did not run to its end; the message says where its failed copy is."""
+
+
+def names() -> tuple[str, ...]:
+    """Notebooks of the project, by file name without suffix."""
+    return tuple(sorted(p.stem for p in (project_root() / "notebooks").glob("*.ipynb")))
+
+
+def source(name: str) -> Path:
+    """The notebook's file.
+
+    Raises:
+        ConfigError: no such notebook; the message lists them.
+    """
+    return project_root() / "notebooks" / f"{choose('notebook', name, names())}.ipynb"
+
+
+def _papermill():
+    # Their modules would have their servers phone home or write caches; nothing is needed here.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        import papermill
+    except ImportError:
+        raise ConfigError(
+            "notebooks need papermill and jupyter: pip install -e '.[book]', or `make install`"
+        ) from None
+    return papermill
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """Parameters a notebook declares in its `parameters` cell."""
+    return tuple(_papermill().inspect_notebook(str(source(name))))
+
+
+def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
+    """Execute a notebook with papermill and write the executed copy.
+
+    A copy that failed is left at `<output>.failed.ipynb`, never under its own name. The cell
+    papermill injects is tagged `remove-cell`, which papermill itself does not do.
+
+    Raises:
+        ConfigError: an unknown notebook or parameter.
+        NotebookError: a cell raised.
+    """
+    pm = _papermill()
+    path = source(name)
+    declared = parameters(name)
+    for key in given:  # papermill would only warn and run the defaults
+        choose(f"parameter of {name}", key, declared)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_suffix(".failed.ipynb")
+    try:
+        pm.execute_notebook(
+            str(path),
+            str(unfinished),
+            parameters=given,
+            cwd=str(path.parent),
+            progress_bar=not quiet,
+            log_output=False,
+        )
+    except pm.PapermillExecutionError as error:
+        raise NotebookError(
+            f"notebook {name} failed: {error.ename}: {_first_line(error.evalue)} (see {unfinished})"
+        ) from None
+    notebook = json.loads(unfinished.read_text())
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].setdefault("tags", [])
+        if {"injected-parameters", "parameters"} & set(tags):
+            cell["metadata"]["tags"] = [*tags, "remove-cell"]
+    notebook["metadata"].pop("papermill", None)  # paths and times of this machine
+    output.write_text(json.dumps(notebook, indent=1) + "\n")
+    unfinished.unlink()
+    return output
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]

@@ -1,0 +1,130 @@
+"""Run records on disk: one JSON file per run, written once, whole, and never edited.
+
+`results/<profile>/runs/<run_id>.json` holds what `train.train` returns, the format's number and
+a checksum of everything else. A file that is truncated or was edited is told from a good one,
+set aside, and its run is done again.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from .errors import SamlibError
+from .files import write_atomically
+
+FORMAT = 1
+Records = dict[str, dict]  # by run id
+
+
+class RecordError(SamlibError):
+    """A record that is not what was written; the message says which and why."""
+
+
+def _canonical(record: dict) -> str:
+    return json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+
+def _checksum(record: dict) -> str:
+    rest = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(_canonical(rest).encode()).hexdigest()
+
+
+def write(folder: Path, result: dict) -> Path:
+    """Write the record of a run; returns its path.
+
+    Raises:
+        DiskError: the disk is full or the folder not writable.
+    """
+    record = {"format": FORMAT, **result}
+    record["checksum"] = _checksum(record)
+    path = folder / f"{result['run_id']}.json"
+    # One line per top-level field: small diffs without a line per number.
+    lines = [f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in record.items()]
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    return path
+
+
+def read_one(path: Path) -> dict:
+    """Read and check one record.
+
+    Raises:
+        RecordError: truncated, edited, misnamed, or written by another format.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        claimed = record["format"]
+    except (ValueError, KeyError, TypeError):
+        raise RecordError(f"{path} is not a whole record") from None
+    if claimed != FORMAT:
+        raise RecordError(
+            f"{path} has record format {claimed!r}, this version reads {FORMAT}: regenerate the "
+            "results with `make reproduce`, or read them with the version that wrote them"
+        )
+    try:
+        checksum = _checksum(record)
+    except ValueError:  # a NaN, which no record is written with
+        checksum = None
+    if checksum is None or record.get("checksum") != checksum or record["run_id"] != path.stem:
+        raise RecordError(f"{path} was changed after it was written")
+    return record
+
+
+def read(folder: Path, *, set_aside: bool = False) -> Records:
+    """Every good record of a folder by run id; none if the folder is not there.
+
+    Args:
+        folder: a `runs` folder.
+        set_aside: move damaged files to `set_aside` beside the folder, so that their runs are
+            done again; otherwise they are only left out. Either way a warning names them.
+
+    Raises:
+        RecordError: the folder was made by another record format.
+    """
+    records: Records = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_one(path)
+        except RecordError as error:
+            if "record format" in str(error):
+                raise
+            note = "its run counts as missing"
+            if set_aside:
+                aside = folder.parent / "set_aside" / path.name
+                aside.parent.mkdir(exist_ok=True)
+                path.replace(aside)
+                note = f"moved to {aside}, its run will be done again"
+            warnings.warn(f"{error}; {note}", stacklevel=2)
+            continue
+        records[record["run_id"]] = record
+    return records
+
+
+def frame(records: Iterable[dict]) -> pd.DataFrame:
+    """One row per record: its configuration and its final numbers."""
+    rows = []
+    for r in records:
+        shares = [s for s in r["curves"]["norm_share"] if s is not None]
+        rows.append(
+            r["config"]
+            | {name: r[name] for name in ("run_id", "status", "diverged_epoch")}
+            | {name: r[name] for name in ("test_accuracy", "best_test_accuracy")}
+            | {
+                "validation_accuracy": r["validation_accuracy"],
+                "train_accuracy": r["curves"]["train_accuracy"][-1],
+                "norm_share": sum(shares) / len(shares) if shares else None,
+                "perturbed": r["mask"] and r["mask"]["count"],
+                "parameters": r["mask"] and r["mask"]["total"],
+                "seconds": r["times"]["wall"],
+            }
+            | r["measures"]
+        )
+    return pd.DataFrame(rows)
+
+
+def without_times(record: dict) -> dict:
+    """A record less its times and checksum: what must repeat bit for bit."""
+    return {key: value for key, value in record.items() if key not in ("times", "checksum")}

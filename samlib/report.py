@@ -1,0 +1,102 @@
+"""What people read: tables as HTML, verdict badges, status, provenance, changes between results."""
+
+import html
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML
+
+from . import records, study
+from .campaign import place
+from .results import Results
+from .runner import Estimate, clock
+from .stats import VERDICTS
+from .study import Profile
+
+
+def show(table: pd.DataFrame) -> HTML:
+    """A table for the book: no index, intervals unbroken, verdicts as badges."""
+    cells = table.map(_cell)
+    return HTML(cells.to_html(index=False, escape=False, border=0))
+
+
+def _cell(value: object) -> str:
+    text = html.escape(str(value))
+    if text in VERDICTS:
+        return badge(text)
+    if text in study.NOTEBOOKS:
+        return f'<a href="{text}.html">{text.replace("_", " ")}</a>'
+    if "[" in text or "±" in text:
+        text = text.replace(" ", "\N{NO-BREAK SPACE}")
+    return text
+
+
+def badge(verdict: str) -> str:
+    """A verdict as the book prints it."""
+    return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
+
+
+def provenance(results: Results, notebook: str) -> HTML:
+    """One line under a page: which records, made by what, on what."""
+    cells = [c for group in study.notebook_cells(results.profile, notebook) for c in group]
+    wanted = study.needed(cells, results.records)
+    found = [results.records[run.run_id] for run in wanted]
+    hours = sum(record["times"]["wall"] for record in found) / 3600
+    origins = Counter(_origin(record) for record in found)
+    status = Counter(record["status"] for record in found)
+    lines = "; ".join(f"{count} by {origin}" for origin, count in origins.most_common())
+    text = (
+        f"Profile {results.profile.name}: {len(found)} runs, {status['diverged']} diverged, "
+        f"{60 * hours:.0f} core-minutes. {lines}."
+    )
+    return HTML(f'<p class="provenance">{html.escape(text)}</p>')
+
+
+def _origin(record: dict) -> str:
+    p = record["provenance"]
+    commit = (p["commit"] or "no commit")[:10] + (" (modified)" if p["dirty"] else "")
+    hardware = p["gpu"] or f"{p['processor']}, one core"
+    return f"{commit} with torch {p['packages']['torch']}, Python {p['python']}, on {hardware}"
+
+
+def status(profile: Profile, folder: Path) -> str:
+    """Runs done, missing and diverged, and time left, per notebook."""
+    found = records.read(place(folder, profile.name).runs)
+    estimate = Estimate(found)
+    rows = []
+    for name, cells_of in study.NOTEBOOKS.items():
+        cells = cells_of(profile)
+        done = [r.run_id for r in study.needed(cells, found) if r.run_id in found]
+        diverged = sum(found[run_id]["status"] == "diverged" for run_id in done)
+        todo = study.missing(cells, found)
+        total = study.size(cells)
+        unknown = max(0, total - len(done) - len(todo))
+        left = estimate.total(todo, unknown) if total > len(done) else 0.0
+        rows.append((name, len(done), total - len(done), diverged, clock(left)))
+    header = ("notebook", "done", "missing", "diverged", "time left on one worker")
+    table = pd.DataFrame(rows, columns=header)
+    return f"profile {profile.name} in {folder / profile.name}\n{table.to_string(index=False)}"
+
+
+def changes(old: Path, new: Path) -> str:
+    """How new records compare with the old ones, run by run, in a few lines."""
+    before, after = records.read(old), records.read(new)
+    both = sorted(before.keys() & after.keys())
+    if not before:
+        return f"{len(after)} new records; there were none before."
+    same = [r for r in both if _numbers(before[r]) == _numbers(after[r])]
+    lines = [
+        f"{len(both)} runs were there before: {len(same)} have the same numbers bit for bit, "
+        f"{len(both) - len(same)} differ; {len(after) - len(both)} are new, "
+        f"{len(before) - len(both)} are gone."
+    ]
+    moved = {r: after[r]["test_accuracy"] - before[r]["test_accuracy"] for r in both}
+    for run_id in sorted(set(both) - set(same), key=lambda r: -abs(moved[r])):
+        was, now = before[run_id]["test_accuracy"], after[run_id]["test_accuracy"]
+        lines.append(f"  {run_id}: {was:.2f} -> {now:.2f} ({now - was:+.2f})")
+    return "\n".join(lines)
+
+
+def _numbers(record: dict) -> dict:
+    return {k: record[k] for k in ("status", "curves", "mask", "measures")}

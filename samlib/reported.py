@@ -1,0 +1,89 @@
+"""Numbers the paper's authors reported, each with where it was found.
+
+The paper's body could not be obtained; what stands here comes from the authors' poster and from
+their published rho-sweep figure, digitised. Everything else is "not sourced".
+"""
+
+from typing import NamedTuple
+
+NOT_SOURCED = "not sourced"
+
+POSTER = "poster (NeurIPS 2023)"
+FIGURE = "rho-sweep figure, digitised (±0.03 to ±0.05)"
+
+
+class Number(NamedTuple):
+    """A reported accuracy in percent, its printed spread (unit not stated), and its source."""
+
+    value: float
+    spread: float | None
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + (f" ± {self.spread:g}" if self.spread else "")
+
+
+# WRN-28-10 on CIFAR-100, top-1 test accuracy (poster; science.md 4.1)
+HEADLINE = {
+    "base": Number(80.71, 0.2, POSTER),
+    "all": Number(83.11, 0.3, POSTER),
+    "only_norm": Number(84.19, 0.2, POSTER),
+}
+
+# The same network, sparse perturbations (poster; science.md 4.2): (mask, sparsity in percent).
+# Which radius rule the masks used is not sourced.
+SPARSITY = {
+    ("all", 0.0): Number(83.11, 0.3, POSTER),
+    ("only_norm", 99.95): Number(84.19, 0.2, POSTER),
+    ("random", 99.95): Number(80.97, 0.2, POSTER),
+    ("fisher", 50.0): Number(83.94, 0.1, POSTER),
+    ("fisher", 99.95): Number(83.14, 0.1, POSTER),
+}
+
+# The same network, accuracy against rho (figure; science.md 4.4): (geometry, mask) -> points.
+# Past the last point a curve leaves the figure through its bottom edge at 80.40.
+RHO_SWEEP: dict[tuple[str, str], dict[float, float]] = {
+    ("l2", "all"): {0.05: 82.31, 0.1: 83.11, 0.2: 83.58, 0.5: 83.33},
+    ("l2", "only_norm"): {0.1: 82.47, 0.2: 82.97, 0.5: 83.83, 1: 84.18, 5: 83.76},
+    ("l2", "no_norm"): {0.1: 83.06, 0.2: 83.40, 0.5: 83.29},
+    ("elementwise_l2", "all"): {
+        0.5: 81.81,
+        1: 82.38,
+        2.5: 83.42,
+        5: 83.80,
+        10: 83.55,
+        15: 82.09,
+    },
+    ("elementwise_l2", "only_norm"): {1: 82.73, 2.5: 83.67, 5: 84.35, 10: 84.67, 15: 84.32},
+    ("elementwise_l2", "no_norm"): {1: 81.05, 2.5: 81.22, 5: 81.36},
+    ("layerwise_l2", "all"): {0.001: 81.58, 0.01: 83.23, 0.05: 83.54, 0.1: 82.56},
+    ("layerwise_l2", "only_norm"): {
+        0.001: 80.63,
+        0.01: 81.21,
+        0.05: 82.90,
+        0.1: 83.49,
+        0.2: 84.05,
+        0.5: 84.35,
+        1: 82.98,
+    },
+    ("layerwise_l2", "no_norm"): {0.001: 81.53, 0.01: 83.15, 0.05: 83.53, 0.1: 82.53},
+    ("elementwise_linf", "all"): {0.001: 81.82, 0.005: 82.93, 0.01: 83.25},
+    ("elementwise_linf", "only_norm"): {
+        0.001: 81.02,
+        0.01: 82.23,
+        0.05: 84.14,
+        0.1: 84.75,
+        0.2: 84.07,
+    },
+    ("elementwise_linf", "no_norm"): {0.001: 81.41, 0.01: 82.72},
+}
+SGD_LINE = Number(80.70, None, FIGURE)
+
+
+def best(geometry: str, mask: str) -> tuple[float, Number] | None:
+    """The rho and accuracy of a reported curve's best point, chosen on the test set; or None."""
+    curve = RHO_SWEEP.get((geometry, mask))
+    if curve is None:
+        return None
+    rho = max(curve, key=curve.get)
+    return rho, Number(curve[rho], None, FIGURE)

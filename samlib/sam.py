@@ -1,0 +1,266 @@
+"""The two-pass step around an untouched base optimizer.
+
+    g = grad L(w) on the mask;  eps = rho T_w^2 g / ||T_w g||;  w <- base(w, grad L(w + eps))
+
+(Foret et al. 2021, eq. 2 and algorithm 1; the masked form is science.md 1.0.) The first pass
+asks autograd for the masked gradients only: `.grad` stays untouched and the backward pass ends
+at the first masked layer. Weights come back bit for bit because they are copied back, which
+subtracting eps would not give in floating point.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .errors import ConfigError, choose
+from .geometry import Geometry, Scale
+from .masks import Mask
+
+Closure = Callable[[], Tensor]
+OnEps = Callable[[list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What the ascent step does: which ball, how large, over which coordinates, and when.
+
+    Args:
+        geometry: T_w and p, from `samlib.geometry`.
+        rho: radius of the ball, finite and >= 0.
+        mask: the coordinates that move, from `samlib.masks`.
+        radius_over: "mask": the norm in the step runs over the mask, so ||T_w^-1 eps|| = rho
+            (the paper). "all": over all trainable parameters, then masked, so it is smaller
+            (SSAM; science.md 2).
+        batchnorm: "both": running statistics follow both passes (the authors' code). "first":
+            those of the second pass are dropped.
+        start, end: active epochs, start <= epoch < end; end None is for ever.
+
+    Raises:
+        ConfigError: a value out of range, with the valid ones.
+    """
+
+    geometry: Geometry
+    rho: float
+    mask: Mask
+    radius_over: Literal["mask", "all"] = "mask"
+    batchnorm: Literal["both", "first"] = "both"
+    start: int = 0
+    end: int | None = None
+
+    def __post_init__(self):
+        if isinstance(self.rho, bool) or not isinstance(self.rho, int | float):
+            raise ConfigError(f"rho must be a number, not {self.rho!r}")
+        if not (math.isfinite(self.rho) and self.rho >= 0):
+            raise ConfigError(f"rho must be finite and >= 0, not {self.rho!r}")
+        choose("radius_over", self.radius_over, ("mask", "all"))
+        choose("batchnorm", self.batchnorm, ("both", "first"))
+        if self.start < 0 or (self.end is not None and self.end < self.start):
+            raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
+
+    def active(self, epoch: int | None) -> bool:
+        """Whether this epoch (from 0) is perturbed; None, for a loop without epochs, is."""
+        if epoch is None:
+            return True
+        return self.start <= epoch and (self.end is None or epoch < self.end)
+
+
+def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The step eps at each entry of the mask, from a loss whose graph it uses up.
+
+    Returns:
+        eps and the gradient, one tensor per entry of `mask.entries`: of the parameter's shape,
+        or (k,) for k indices.
+    """
+    mask, geometry = perturbation.mask, perturbation.geometry
+    everything = perturbation.radius_over == "all" and geometry.p != math.inf
+    if everything:
+        over = mask.trainable
+        position = {id(p): i for i, (_, p) in enumerate(over)}
+        at = [position[id(e.parameter)] for e in mask.entries]
+    else:
+        over = [(e.name, e.parameter) for e in mask.entries]
+        at = list(range(len(over)))
+    names = [name for name, _ in over]
+    weights = [p for _, p in over]
+    grads = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        T = geometry.T(names, weights, grads)
+        norm = geometry.norm(T, grads) if everything else None
+        index = [e.index for e in mask.entries]
+        masked = [_take(grads[i], j) for i, j in zip(at, index, strict=True)]
+        T_masked: Scale = T and [_take(T[i], j) for i, j in zip(at, index, strict=True)]
+        return geometry.eps(perturbation.rho, T_masked, masked, norm), masked
+
+
+def _take(tensor: Tensor, index: Tensor | None) -> Tensor:
+    """Selected coordinates of a dense tensor; a scalar stands for all of them."""
+    if index is None or tensor.ndim == 0:
+        return tensor
+    return tensor.reshape(-1)[index]
+
+
+class _Saved:
+    """Copies of tensors, or of coordinates of them, and the way back."""
+
+    def __init__(self, tensors: list[Tensor], index: list[Tensor | None] | None = None):
+        self.tensors = tensors
+        self.index = index or [None] * len(tensors)
+        self.whole = [t for t, i in zip(tensors, self.index, strict=True) if i is None]
+        self.parts = [(t, i) for t, i in zip(tensors, self.index, strict=True) if i is not None]
+        self.whole_copy = [torch.empty_like(t) for t in self.whole]
+        if self.whole:
+            torch._foreach_copy_(self.whole_copy, self.whole)
+        self.parts_copy = [t.reshape(-1)[i] for t, i in self.parts]
+
+    def add(self, eps: list[Tensor]) -> None:
+        whole = [e for e, i in zip(eps, self.index, strict=True) if i is None]
+        if whole:
+            torch._foreach_add_(self.whole, whole)
+        parts = (e for e, i in zip(eps, self.index, strict=True) if i is not None)
+        for (t, i), old, e in zip(self.parts, self.parts_copy, parts, strict=True):
+            _put(t, i, old + e)
+
+    def restore(self) -> None:
+        if self.whole:
+            torch._foreach_copy_(self.whole, self.whole_copy)
+        for (t, i), old in zip(self.parts, self.parts_copy, strict=True):
+            _put(t, i, old)
+
+
+def _put(tensor: Tensor, index: Tensor, values: Tensor) -> None:
+    if tensor.is_contiguous():
+        tensor.view(-1)[index] = values
+    else:  # channels-last weights: flat indices follow the logical order, not the memory's
+        tensor[torch.unravel_index(index, tensor.shape)] = values
+
+
+def _check(loss: Tensor) -> None:
+    if not (isinstance(loss, Tensor) and loss.ndim == 0):
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigError(f"the closure must return a scalar loss tensor, not {got}")
+    if not loss.requires_grad:
+        raise ConfigError(
+            "the closure's loss carries no gradient: return it undetached, and do not call "
+            "backward() inside the closure's no_grad block"
+        )
+    if loss.dtype == torch.float16:
+        raise ConfigError("fp16 needs a loss scaler, which SAM's step has no place for; use bf16")
+
+
+def _refuse_fp16(device: torch.device) -> None:
+    kind = device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        raise ConfigError(
+            "fp16 autocast needs a loss scaler, which SAM's step has no place for; use bfloat16"
+        )
+
+
+@contextmanager
+def perturbed(
+    closure: Closure, perturbation: Perturbation, on_eps: OnEps | None = None
+) -> Iterator[Tensor]:
+    """Weights at w + eps inside the block, at w again after it, bit for bit.
+
+    Runs the closure once, for the ascent gradient; what is computed inside the block (usually a
+    second forward and a backward that accumulates into `.grad`) sees the perturbed weights.
+    `sam_step` is this and an optimizer step; use it directly to accumulate over micro-batches.
+    An exception in the closure or the block leaves weights and norm-layer buffers as they were
+    before.
+
+    Args:
+        closure: forward pass and loss, a scalar tensor; called once, in the caller's mode.
+        perturbation: what to do.
+        on_eps: called with eps, one tensor per `mask.entries`, for whoever measures it.
+
+    Yields:
+        The unperturbed loss, detached.
+
+    Raises:
+        ConfigError: the closure's result is no scalar with a gradient, or autocast is fp16.
+    """
+    mask = perturbation.mask
+    _refuse_fp16(mask.entries[0].parameter.device)
+    before = _Saved(mask.norm_buffers)
+    weights: _Saved | None = None
+    try:
+        with torch.enable_grad():
+            loss = closure()
+        _check(loss)
+        eps, grads = ascent(perturbation, loss)
+        # A loss that lives through the second pass keeps the whole ascent graph alive with it.
+        first, loss = loss.detach(), None
+        with torch.no_grad():
+            after_first = _Saved(mask.norm_buffers) if perturbation.batchnorm == "first" else None
+            weights = _Saved([e.parameter for e in mask.entries], [e.index for e in mask.entries])
+            weights.add(eps)
+        if on_eps is not None:
+            on_eps(eps)
+        mask.observe(grads)  # last: it may choose other coordinates for the next step
+        del eps, grads
+        torch.clear_autocast_cache()  # or an outer autocast would reuse casts of the old weights
+        yield first
+    except BaseException:
+        with torch.no_grad():
+            before.restore()
+        raise
+    else:
+        with torch.no_grad():
+            if after_first is not None:
+                after_first.restore()
+    finally:
+        if weights is not None:
+            with torch.no_grad():
+                weights.restore()
+            torch.clear_autocast_cache()
+
+
+def sam_step(
+    closure: Closure,
+    optimizer: Optimizer,
+    perturbation: Perturbation | None,
+    *,
+    epoch: int | None = None,
+    on_eps: OnEps | None = None,
+) -> Tensor:
+    """One training step: two passes, one step of the base optimizer.
+
+    Zeroes the optimizer's gradients before the descent pass. Schedulers, clipping (a step
+    pre-hook), parameter groups and `state_dict` stay the optimizer's own.
+
+    Args:
+        closure: forward pass and loss, a scalar tensor; called twice.
+        optimizer: any `torch.optim.Optimizer`, unwrapped.
+        perturbation: the ascent step; None is a plain step of the optimizer.
+        epoch: from 0; outside the perturbation's active epochs the step is a plain one. None,
+            for a loop without epochs, is always active.
+        on_eps: as in `perturbed`.
+
+    Returns:
+        The loss at the unperturbed weights, detached.
+
+    Raises:
+        ConfigError: as `perturbed`.
+    """
+    if perturbation is None or not perturbation.active(epoch):
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = closure()
+        _check(loss)
+        loss.backward()
+        first = loss.detach()
+    else:
+        with perturbed(closure, perturbation, on_eps) as first:
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                loss = closure()
+            _check(loss)
+            loss.backward()
+            del loss
+    optimizer.step()
+    return first

@@ -1,0 +1,298 @@
+"""One run: RunConfig -> result. Deterministic, resumable at epoch ends, honest about divergence."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checkpoint
+from .augment import augment
+from .build import build_model, build_optimizer, build_perturbation
+from .config import RunConfig
+from .data import Splits, make_splits, normalize
+from .errors import ConfigError
+from .masks import norm_layers
+from .models import is_vit
+from .provenance import provenance
+from .sam import sam_step
+
+_EVAL_BATCH = 2048
+
+
+@dataclass
+class Run:
+    """The moving parts of one run; see `train`."""
+
+    config: RunConfig
+    model: nn.Module
+    splits: Splits
+    device: torch.device
+
+    def __post_init__(self):
+        config = self.config
+        self.optimizer = build_optimizer(config, self.model)
+        self.perturbation = build_perturbation(config, self.model)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, T_max=config.epochs
+        )
+        # Drawn on the CPU, so that every device sees the same batches.
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.draws = torch.Generator().manual_seed(config.seed + 1_000_003)
+        self.curves: dict[str, list] = {
+            name: []
+            for name in (
+                "train_loss",
+                "train_accuracy",
+                "validation_accuracy",
+                "test_accuracy",
+                "norm_share",
+            )
+        }
+        self.seconds: list[float] = []
+        self.diverged = False
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.seconds)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """uint8 images as the model takes them: normalised, convolutions channels-last."""
+        x = normalize(images, self.splits.info)
+        return x if is_vit(self.config.model) else x.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits in float32, (n, classes)."""
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            return self.model(x).float()
+
+    def train_epoch(self) -> None:
+        """One epoch; sets `diverged` if a loss was not finite."""
+        config, splits = self.config, self.splits
+        epoch = self.epoch
+        self.model.train()
+        if self.perturbation is not None:
+            self.perturbation.mask.begin_epoch(epoch, self._sample)
+        images = augment(splits.train_images, config.augment, self.draws)
+        order = torch.randperm(len(images), generator=self.order).to(self.device)
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        share: list[Tensor] = []
+        # The diagnostic costs a few reductions, so it looks at the first step of an epoch.
+        on_eps = share_recorder(self.perturbation, share) if self.perturbation else None
+        for batch in order.split(config.batch_size):
+            x, y = self.inputs(images[batch]), splits.train_labels[batch]
+            seen: list[Tensor] = []
+
+            def closure(x=x, y=y, seen=seen) -> Tensor:
+                logits = self.forward(x)
+                seen.append(logits.detach())
+                return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+
+            loss = sam_step(closure, self.optimizer, self.perturbation, epoch=epoch, on_eps=on_eps)
+            on_eps = None
+            loss_sum += loss * len(y)
+            correct += (seen[0].argmax(1) == y).sum()
+        self.scheduler.step()
+        mean_loss = loss_sum.item() / len(images)
+        finite = math.isfinite(mean_loss)
+        # JSON has no NaN; a diverged epoch shows as null.
+        self.curves["train_loss"].append(mean_loss if finite else None)
+        self.curves["train_accuracy"].append(100 * correct.item() / len(images))
+        self.curves["norm_share"].append(_finite(share[0].item()) if share else None)
+        self.diverged = not finite
+
+    def _sample(self, n: int) -> tuple[Tensor, Tensor]:
+        """The first n examples of a fresh shuffle of the training set, augmented."""
+        splits = self.splits
+        chosen = torch.randperm(len(splits.train_labels), generator=self.draws)[:n]
+        images = augment(splits.train_images[chosen], self.config.augment, self.draws)
+        return self.inputs(images), splits.train_labels[chosen]
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Append validation and test accuracy, in percent.
+
+        None where there is no validation split, and at epochs between two evaluations.
+        """
+        splits, done = self.splits, self.epoch + 1
+        due = done % self.config.eval_every == 0 or done == self.config.epochs or self.diverged
+        self.model.eval()
+        for name, images, labels in (
+            ("validation_accuracy", splits.val_images, splits.val_labels),
+            ("test_accuracy", splits.test_images, splits.test_labels),
+        ):
+            if not due or not len(labels):
+                self.curves[name].append(None)
+                continue
+            correct = torch.zeros((), dtype=torch.int64, device=self.device)
+            for x, y in zip(images.split(_EVAL_BATCH), labels.split(_EVAL_BATCH), strict=True):
+                correct += (self.forward(self.inputs(x)).argmax(1) == y).sum()
+            self.curves[name].append(100 * correct.item() / len(labels))
+
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs to end as an uninterrupted one."""
+        mask = self.perturbation.mask.state_dict() if self.perturbation else {}
+        return {
+            "run_id": self.config.run_id,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "mask": mask,
+            "order": self.order.get_state(),
+            "draws": self.draws.get_state(),
+            "global": torch.get_rng_state(),
+            "curves": self.curves,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.perturbation and state["mask"]:
+            self.perturbation.mask.load_state_dict(state["mask"])
+        self.order.set_state(state["order"])
+        self.draws.set_state(state["draws"])
+        torch.set_rng_state(state["global"])
+        self.curves, self.seconds = state["curves"], state["seconds"]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def share_recorder(perturbation, into: list[Tensor]) -> Callable[[list[Tensor]], None]:
+    """An `on_eps` for `sam_step` that appends ||eps||^2 on norm layers over ||eps||^2."""
+    norm = {id(p) for _, m in norm_layers(perturbation.mask.model) for p in m.parameters(False)}
+
+    def record(eps: list[Tensor]) -> None:
+        squared = torch.stack(torch._foreach_norm(eps)).square()
+        here = [id(e.parameter) in norm for e in perturbation.mask.entries]
+        into.append(squared[torch.tensor(here, device=squared.device)].sum() / squared.sum())
+
+    return record
+
+
+@contextmanager
+def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
+    """One thread on the CPU, the caller's random state kept: equal runs give equal bits."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def train(
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    weights: Path | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_epoch: Callable[[Run], None] | None = None,
+) -> dict:
+    """Train one configuration and return what its record holds (see `records`).
+
+    Args:
+        config: the run.
+        device: a torch device; on "cpu" one thread is used and results repeat bit for bit.
+        data_dir: where data caches are; None is `data.default_data_dir()`.
+        weights: file to write the final weights to.
+        checkpoints: file to resume from if it is there and to write to at epoch ends.
+        checkpoint_seconds: least time between two checkpoints.
+        on_epoch: called after every epoch.
+
+    Raises:
+        ConfigError: the device is not there, or the configuration does not fit the data.
+        DataMissing: the data set is not on disk.
+        DiskError: weights or checkpoints cannot be written.
+    """
+    where = _device(device)
+    started = time.perf_counter()
+    with _deterministic(where, config.seed):
+        splits = make_splits(
+            config.dataset,
+            seed=config.seed,
+            train_size=config.train_size,
+            validation_size=config.validation_size,
+            label_noise=config.label_noise,
+            device=where,
+            data_dir=data_dir,
+        )
+        model = build_model(config).to(where)
+        if not is_vit(config.model):
+            model = model.to(memory_format=torch.channels_last)
+        run = Run(config, model, splits, where)
+        state = checkpoint.load(checkpoints) if checkpoints else None
+        if state is not None and state["run_id"] == config.run_id:
+            run.load_state_dict(state)
+        saved = time.monotonic()
+        while run.epoch < config.epochs and not run.diverged:
+            begun = time.perf_counter()
+            run.train_epoch()
+            run.evaluate()
+            run.seconds.append(time.perf_counter() - begun)
+            if on_epoch is not None:
+                on_epoch(run)
+            due = time.monotonic() - saved >= checkpoint_seconds
+            if checkpoints and due and not run.diverged and run.epoch < config.epochs:
+                checkpoint.save(checkpoints, run.state_dict())
+                saved = time.monotonic()
+        if weights is not None:
+            checkpoint.save(weights, model.state_dict())
+    return _result(run, time.perf_counter() - started)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; valid: cpu, cuda, cuda:<number>") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA GPU is available here; use --device cpu")
+    return device
+
+
+def _result(run: Run, wall: float) -> dict:
+    curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
+    return {
+        "run_id": run.config.run_id,
+        "config": run.config.to_dict(),
+        "status": "diverged" if run.diverged else "completed",
+        "diverged_epoch": run.epoch - 1 if run.diverged else None,
+        "test_accuracy": curves["test_accuracy"][-1],
+        "best_test_accuracy": max(a for a in curves["test_accuracy"] if a is not None),
+        "validation_accuracy": curves["validation_accuracy"][-1],
+        "curves": curves,
+        "mask": mask and {"count": mask.count, "total": mask.total},
+        "measures": affine_measures(run.model),
+        "times": {"wall": wall, "epochs": run.seconds},
+        "provenance": provenance(str(run.device)),
+    }
+
+
+@torch.no_grad()
+def affine_measures(model: nn.Module) -> dict:
+    """Mean |gamma| and mean |beta| over all norm layers' channels at the end of a run."""
+    layers = [m for _, m in norm_layers(model)]
+    measures = {}
+    for name, leaf in (("gamma_abs_mean", "weight"), ("beta_abs_mean", "bias")):
+        found = [getattr(m, leaf) for m in layers if getattr(m, leaf, None) is not None]
+        value = torch.cat([p.abs().flatten() for p in found]).mean().item() if found else None
+        measures[name] = value and _finite(value)
+    return measures

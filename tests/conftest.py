@@ -1,0 +1,157 @@
+"""Shared by the tests: small data sets, small networks, and what "the same run" means."""
+
+import copy
+import dataclasses
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from samlib import datasets, masks, records
+
+
+class Net(nn.Module):
+    """Two convolutions with norm, one of them with a bias, and a linear head."""
+
+    def __init__(self, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(2, 4, 3, padding=1, bias=False), norm(4)
+        self.conv2, self.norm2 = nn.Conv2d(4, 6, 3), norm(6)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = torch.relu(self.norm2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def small_net(dtype=torch.float32, norm=nn.BatchNorm2d, seed=0):
+    """A `Net` in training mode whose parameters are all generic: no zero, no one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Net(norm)
+        with torch.no_grad():
+            for p in net.parameters():
+                if p.ndim == 1:
+                    p.copy_(torch.randn(p.shape) * 0.5 + 0.2)
+    return net.to(dtype)
+
+
+def small_batch(dtype=torch.float32, n=8, seed=1):
+    """Inputs and labels for a `Net`."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 2, 6, 6, generator=draw, dtype=torch.float64).to(dtype)
+    return x, torch.randint(3, (n,), generator=draw)
+
+
+def closure_of(net, x, y):
+    return lambda: F.cross_entropy(net(x), y)
+
+
+def some_coordinates(net):
+    """A mask of single coordinates in convolution, norm and head, of others nothing."""
+    draw = torch.Generator().manual_seed(3)
+    names = ("conv1.weight", "norm1.weight", "norm2.bias", "conv2.weight", "fc.weight")
+    shapes = {n: dict(net.named_parameters())[n].shape for n in names}
+    chosen = {n: torch.rand(shape, generator=draw) < 0.4 for n, shape in shapes.items()}
+    return masks.from_booleans(net, chosen)
+
+
+MASK_OF = {
+    "all": masks.all_parameters,
+    "only_norm": masks.only_norm,
+    "no_norm": masks.no_norm,
+    "coordinates": some_coordinates,
+}
+
+
+def flat(tensors):
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def selected(mask):
+    """The mask as one boolean per trainable coordinate, in the order of `flat`."""
+    entries = {id(e.parameter): e for e in mask.entries}
+    parts = []
+    for _, p in mask.trainable:
+        part = torch.zeros(p.numel(), dtype=torch.bool)
+        if id(p) in entries:
+            index = entries[id(p)].index
+            part[slice(None) if index is None else index] = True
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def snapshot(*holders):
+    """Deep copies of what modules and optimizers hold."""
+    return copy.deepcopy([h.state_dict() for h in holders])
+
+
+def identical(a, b):
+    """Whether nested states are equal bit for bit, in shape and type too."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return a == b
+
+
+def repeatable(result):
+    """What of a run must repeat byte for byte, as its record would hold it."""
+    return json.dumps(records.without_times(result), sort_keys=True, allow_nan=False)
+
+
+def one_line(caught):
+    """The message of a caught error, which must be one line."""
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Shrinks an image set to a few images; see the function it gives."""
+
+    def shrink(name="cifar10", train=300, test=40):
+        """Shrink a set to a few images, each of which holds its own number; return its arrays."""
+        info = datasets.INFO[name]
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for split, count, first in (("train", train, 0), ("test", test, train)):
+            shape = (count, info.image_size, info.image_size, info.channels)
+            images = rng.integers(0, 256, shape, dtype=np.uint8)
+            number = np.arange(first, first + count)
+            images[:, 0, 0, 0], images[:, 0, 1, 0] = number // 256, number % 256
+            arrays[f"{split}_images"] = images
+            arrays[f"{split}_labels"] = rng.integers(0, info.classes, count)
+        arrays["classes"] = np.array([f"class {i}" for i in range(info.classes)])
+        means = arrays["train_images"].mean((0, 1, 2)) / 255
+        info = dataclasses.replace(
+            info,
+            train_count=train,
+            test_count=test,
+            channel_means=tuple(means.tolist()) if info.channel_means else (),
+        )
+        monkeypatch.setitem(datasets.INFO, name, info)
+        return arrays
+
+    return shrink
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Fills the disk, once called: what is written is cut short and cannot be flushed."""
+
+    def no_space(descriptor):
+        os.ftruncate(descriptor, 3)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return lambda: monkeypatch.setattr(os, "fsync", no_space)
