@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--book", default="book", help="folder for the built book (default: book)")
     p = verb("tables", "write the tables made from the records")
     _common(p)
+    p = verb("readme", "put the headline figure and table of the records into README.md")
+    _common(p)
     return parser
 
 
@@ -226,6 +228,15 @@ def _tables(args: argparse.Namespace) -> int:
     return 0
 
 
+def _readme(args: argparse.Namespace) -> int:
+    from . import readme
+    from .paths import project_root
+
+    profile, results = _profile(args)
+    readme.update(profile.name, results, project_root() / "README.md")
+    return 0
+
+
 def _resolve(path: str) -> Path:
     from .paths import resolve
 
@@ -247,6 +258,7 @@ VERBS = {
     "notebook": _notebook,
     "book": _book,
     "tables": _tables,
+    "readme": _readme,
 }
 
 

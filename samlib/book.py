@@ -1,9 +1,11 @@
 """The book: executed notebooks beside the prose, built with warnings as errors."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from . import notebooks
@@ -36,12 +38,15 @@ def build(profile: str, results: Path, output: Path) -> Path:
     stage = output / "_build" / "source"
     shutil.rmtree(output / "_build", ignore_errors=True)
     shutil.copytree(root / "book", stage, ignore=shutil.ignore_patterns("_build", "__pycache__"))
-    for name in notebooks.names():
-        asked = {"profile": profile, "results": str(results), "missing": "error"}
-        declared = notebooks.parameters(name)
-        given = {key: value for key, value in asked.items() if key in declared}
-        notebooks.run(name, stage / "notebooks" / f"{name}.ipynb", given)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(stage)]
+    asked = {"profile": profile, "results": str(results), "missing": "error"}
+    # Processes, because papermill changes the working directory.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(_execute, name, stage, asked) for name in notebooks.names()]
+        for job in jobs:
+            job.result()
+    # It cannot be run with -m, and its script need not be on the PATH.
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(stage)]
     command += ["--path-output", str(output), "-W", "-n", "--keep-going"]
     # Jupyter's move to platform folders warns on stderr unless it is told.
     environment = os.environ | {"JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore"}
@@ -52,3 +57,9 @@ def build(profile: str, results: Path, output: Path) -> Path:
         wrong = [line for line in lines if "WARNING" in line or "ERROR" in line or "rror:" in line]
         raise BookError("the book did not build:\n" + "\n".join(wrong or lines[-20:]))
     return index
+
+
+def _execute(name: str, stage: Path, asked: dict) -> None:
+    declared = notebooks.parameters(name)
+    given = {key: value for key, value in asked.items() if key in declared}
+    notebooks.run(name, stage / "notebooks" / f"{name}.ipynb", given)

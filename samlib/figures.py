@@ -142,7 +142,7 @@ def rho_sweep(results: Results) -> Figure:
     """Accuracy against rho by geometry: the paper's curves above, ours below."""
     use_style()
     masks = ("all", "only_norm", "no_norm")
-    figure, axes = plt.subplots(2, len(SWEPT), figsize=(10.4, 5.6), sharey="row")
+    figure, axes = plt.subplots(2, len(SWEPT), figsize=(9.0, 5.6), sharey="row")
     base = results.accuracies(results.cell(BASE))
     floor = max(0.0, base.mean() - 15)
     for column, geometry in enumerate(SWEPT):
@@ -152,7 +152,7 @@ def rho_sweep(results: Results) -> Figure:
             _curve(below, results, Method(geometry, mask))
         above.axhline(reported.SGD_LINE.value, color=COLOURS["base"], ls="--", lw=1)
         below.axhline(base.mean(), color=COLOURS["base"], ls="--", lw=1)
-        above.set_title(GEOMETRY_NAMES[geometry])
+        above.set_title(GEOMETRY_NAMES[geometry].replace("ASAM ", "ASAM\n"))
         below.set_xlabel("ρ")
         for ax in (above, below):
             ax.set_xscale("log")
@@ -179,7 +179,7 @@ def variants(results: Results) -> Figure:
     use_style()
     families, geometries = results.profile.families, results.profile.geometries
     figure, axes = plt.subplots(
-        1, len(families), figsize=(9.6, 0.42 * len(geometries) + 1.5), sharey=True, sharex=True
+        1, len(families), figsize=(8.6, 0.42 * len(geometries) + 1.5), sharey=True, sharex=True
     )
     for ax, family in zip(np.atleast_1d(axes), families, strict=True):
         for y, geometry in enumerate(geometries):

@@ -65,10 +65,10 @@ def read_one(path: Path) -> dict:
             "results with `make reproduce`, or read them with the version that wrote them"
         )
     try:
-        checksum = _checksum(record)
+        intact = record.get("checksum") == _checksum(record)
     except ValueError:  # a NaN, which no record is written with
-        checksum = None
-    if checksum is None or record.get("checksum") != checksum or record["run_id"] != path.stem:
+        intact = False
+    if not intact or record.get("run_id") != path.stem:
         raise RecordError(f"{path} was changed after it was written")
     return record
 

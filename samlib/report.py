@@ -1,6 +1,7 @@
 """What people read: tables as HTML, verdict badges, status, provenance, changes between results."""
 
 import html
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -32,16 +33,23 @@ def _cell(value: object) -> str:
     return text
 
 
+def say(sentence: str) -> HTML:
+    """A finding as a paragraph of the page; intervals stay on one line."""
+    text = html.escape(sentence)
+    text = re.sub(r"\S+ \[[^\]]*\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return HTML(f'<p class="finding">{text}</p>')
+
+
 def badge(verdict: str) -> str:
     """A verdict as the book prints it."""
     return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def provenance(results: Results, notebook: str) -> HTML:
-    """One line under a page: which records, made by what, on what."""
+def provenance(results: Results, notebook: str | None = None) -> HTML:
+    """One line under a page: which records (of one notebook, or all), made by what, on what."""
     cells = [c for group in study.notebook_cells(results.profile, notebook) for c in group]
     wanted = study.needed(cells, results.records)
-    found = [results.records[run.run_id] for run in wanted]
+    found = [results.records[r.run_id] for r in wanted if r.run_id in results.records]
     hours = sum(record["times"]["wall"] for record in found) / 3600
     origins = Counter(_origin(record) for record in found)
     status = Counter(record["status"] for record in found)

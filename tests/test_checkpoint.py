@@ -96,7 +96,7 @@ class Code:
 def test_code_is_refused_and_does_not_run(path, tmp_path, writer):
     marker, buffer = tmp_path / "ran", io.BytesIO()
     state = {"state": Code(str(marker))}
-    torch.save(state, buffer) if writer == "torch" else pickle.dump(state, buffer)
+    torch.save(state, buffer) if writer == "torch" else pickle.dump(state, buffer, protocol=2)
     payload = buffer.getvalue()
     path.parent.mkdir()
     path.write_bytes(hashlib.sha256(payload).hexdigest().encode() + payload)

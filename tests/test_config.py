@@ -52,12 +52,12 @@ FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
 def test_run_ids_do_not_change():
     """Records are found by these: a renamed field or another default would orphan them all."""
     assert RunConfig().run_id == "wrn10_1-none-s0-44136fa355"
-    assert RunConfig(**BASE | OTHER).run_id == "resnet8-fisher-only_norm-rho0.5-s1-@@"
+    assert RunConfig(**BASE | OTHER).run_id == "resnet8-fisher-only_norm-rho0.5-s1-1a3b3a6d9f"
     few = RunConfig(
         **{"model": "resnet8", "geometry": "elementwise_l2", "mask": "no_norm", "rho": 1e-3},
         **{"seed": 12, "train_size": 1000, "validation_size": 297, "epochs": 30, "lr": 1},
     )
-    assert few.run_id == "resnet8-elementwise_l2-no_norm-rho0.001-s12-@@"
+    assert few.run_id == "resnet8-elementwise_l2-no_norm-rho0.001-s12-77bdc90734"
 
 
 def test_defaults_do_not_change():

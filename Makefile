@@ -1,0 +1,43 @@
+# The study's commands; `make help` lists them. Nothing here knows more than `python -m samlib`.
+PYTHON  ?= python3
+PROFILE ?= quick
+RESULTS ?= results
+VENV    ?= .venv
+SAMLIB  := $(VENV)/bin/python -m samlib
+READY   := $(VENV)/.installed
+
+.PHONY: help install reproduce book smoke test readme clean
+
+help: ## list these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[book,test]'
+	@touch $(READY)
+
+install: $(READY) ## make .venv with the pinned versions
+
+reproduce: $(READY) ## regenerate every result of PROFILE (quick), then the book
+	$(SAMLIB) reproduce --profile $(PROFILE) --results $(RESULTS)
+
+book: $(READY) ## build the book from the records that are there; trains nothing
+	$(SAMLIB) book --profile $(PROFILE) --results $(RESULTS)
+
+smoke: $(READY) ## the smoke profile through every notebook and the book, in build/smoke
+	rm -rf build/smoke
+	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book
+
+test: $(READY) ## lint and every test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+readme: $(READY) ## put the headline table and figure of the records into README.md
+	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)
+
+clean: ## remove what was built, never results
+	rm -rf build book/_build

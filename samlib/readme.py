@@ -1,0 +1,58 @@
+"""The README's first screen: the headline figure and table, from the records."""
+
+from pathlib import Path
+
+from . import figures, tables, verdicts
+from .errors import ConfigError
+from .files import write_atomically
+from .results import Results, load
+from .runner import clock
+
+BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
+
+
+def block(results: Results) -> str:
+    """The part of the README between the markers, as GitHub-flavoured Markdown."""
+    table = tables.headline(results)
+    columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
+    columns += ["minus base", "cost per epoch", "seeds"]
+    answered = verdicts.table(results)
+    answered = answered[answered["verdict"] != "not run"]
+    seconds = sum(record["times"]["wall"] for record in results.records.values())
+    figure = f"results/{results.profile.name}/figures/headline.svg"
+    return "\n\n".join(
+        [
+            BEGIN,
+            f"![Test accuracy of SGD, SAM and SAM-ON, a point per seed]({figure})",
+            _markdown(table[columns]),
+            _markdown(answered[["claim", "reported", "ours", "verdict"]]),
+            f"Profile `{results.profile.name}`: {results.profile.about}. "
+            f"{len(results.records)} runs, {clock(seconds)} of one core.",
+            END,
+        ]
+    )
+
+
+def _markdown(table) -> str:
+    lines = [list(map(str, table.columns)), ["---"] * table.shape[1]]
+    lines += [[str(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def update(profile: str, folder: Path, readme: Path) -> None:
+    """Write the headline figure and put the block between the README's markers.
+
+    Raises:
+        RecordsMissing: a run of the headline is missing.
+        ConfigError: the README has no markers.
+    """
+    results = load(profile, folder, needs="introduction")
+    path = results.folder / "figures" / "headline.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.headline(results).savefig(path, metadata={"Date": None})
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise ConfigError(f"{readme} has no lines {BEGIN} and {END} to write between")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    write_atomically(readme, (before + block(results) + after).encode())

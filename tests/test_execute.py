@@ -1,0 +1,217 @@
+"""Worker processes: records do not depend on their number, and a death costs an attempt."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import one_line, repeatable
+
+from samlib import campaign, records
+from samlib.campaign import Campaign, CampaignError
+from samlib.config import RunConfig
+from samlib.execute import LocalExecutor, one_run
+from samlib.train import train
+
+TINY = {"train_size": 64, "validation_size": 20, "epochs": 2, "batch_size": 32}
+CONFIGS = [
+    RunConfig(**TINY, seed=0),
+    RunConfig(**TINY, seed=1, geometry="l2", rho=0.1, mask="random", model="resnet8"),
+    RunConfig(**TINY, seed=1, geometry="fisher", rho=0.1, mask="dynamic"),
+]
+
+
+def children():
+    """Processes this one has started, by their ids."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if int(parent) == os.getpid():
+            found.append(int(stat.parent.name))
+    return found
+
+
+def children_left():
+    """Workers still there (the resource tracker of multiprocessing is not one)."""
+    return [
+        pid
+        for pid in children()
+        if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def training(pid):
+    """Whether a worker is past its imports: scikit-learn comes with the first data set."""
+    try:
+        return "sklearn" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def without_times(folder):
+    return {run_id: repeatable(record) for run_id, record in records.read(folder).items()}
+
+
+@pytest.mark.slow
+def test_records_do_not_depend_on_the_number_of_workers(tmp_path):
+    missing = RunConfig(dataset="cifar10", seed=9)
+    told, held = [], []
+    for workers in (1, 2):
+        place = Campaign(tmp_path / str(workers))
+        with LocalExecutor(place, workers=workers, data_dir=tmp_path) as executor:
+            outcome = executor.run(
+                [CONFIGS[0], missing, *CONFIGS[1:], RunConfig(seed=77)],
+                may_start=lambda config: config.seed != 77,
+                on_done=lambda config, failure: told.append((config.run_id, failure)),
+            )
+        ids = [c.run_id for c in CONFIGS]
+        assert sorted(outcome.done) == sorted(ids)
+        assert outcome.skipped == [RunConfig(seed=77).run_id]
+        assert list(outcome.failed) == [missing.run_id]
+        reason = outcome.failed[missing.run_id]
+        assert "prepare --dataset cifar10" in reason
+        assert "\n" not in reason
+        assert sorted(told) == sorted([(i, None) for i in ids] + [(missing.run_id, reason)])
+        told.clear()
+        assert sorted(p.stem for p in place.runs.iterdir()) == sorted(ids)
+        assert all(place.weights(i).exists() for i in ids)
+        assert not any(place.checkpoint(i).exists() for i in ids)
+        held.append(without_times(place.runs))
+    assert held[0] == held[1]
+    here = {"format": records.FORMAT, **train(CONFIGS[1])}
+    assert held[0][CONFIGS[1].run_id] == repeatable(here)
+    assert not children_left()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_an_attempt_only(tmp_path):
+    config = RunConfig(**TINY | {"epochs": 60, "eval_every": 60}, seed=3, model="resnet8")
+    killed = []
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for pid in children_left():
+                if training(pid):
+                    time.sleep(0.3)
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    assert not list((tmp_path / "runs").glob("*"))
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with LocalExecutor(Campaign(tmp_path), keep_weights=False) as executor:
+        outcome = executor.run([config])
+    killer.join()
+    assert len(killed) == 1
+    assert outcome.done == [config.run_id]
+    assert not outcome.failed
+    (record,) = records.read(tmp_path / "runs").values()
+    assert record["status"] == "completed"
+    assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.xfail(reason="submit to a pool that broke while idle raises", strict=True)
+def test_a_worker_killed_between_two_runs_costs_nothing(tmp_path):
+    def kill_all(config, failure):
+        for pid in children_left():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+
+    with LocalExecutor(Campaign(tmp_path), keep_weights=False) as executor:
+        outcome = executor.run(CONFIGS[:2], on_done=kill_all)
+    assert outcome.done == [c.run_id for c in CONFIGS[:2]]
+
+
+def test_an_unforeseen_error_is_one_line_and_a_log(tmp_path, monkeypatch):
+    def broken(config, **options):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("samlib.execute.train", broken)
+    place = Campaign(tmp_path)
+    reason = one_run(CONFIGS[0], place, "cpu", None, False)
+    log = place.log(CONFIGS[0].run_id)
+    assert reason == f"ZeroDivisionError: by zero (full text in {log})"
+    assert "in broken" in log.read_text()
+    assert not place.runs.exists()
+
+
+def test_a_full_disk_is_a_reason_and_not_a_traceback(tmp_path, full_disk):
+    full_disk()
+    reason = one_run(CONFIGS[0], Campaign(tmp_path), "cpu", None, False)
+    assert "the disk is full: free some space" in reason
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+# --- the lock ------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
+    first, second = Campaign(tmp_path / "quick"), Campaign(tmp_path / "quick")
+    for _ in range(2):  # given back at the end
+        with first.locked():
+            with (
+                pytest.raises(CampaignError, match=f"written by process {os.getpid()}: ") as caught,
+                second.locked(),
+            ):
+                pass
+            one_line(caught)
+            with Campaign(tmp_path / "other").locked():
+                pass
+    with second.locked():
+        pass
+
+
+def test_a_killed_holder_frees_the_lock(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from samlib.campaign import Campaign\n"
+        "with Campaign(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(CampaignError, match=f"process {holder.pid}:"),
+                Campaign(tmp_path).locked(),
+            ):
+                pass
+        finally:
+            holder.kill()
+    with Campaign(tmp_path).locked():
+        pass
+
+
+# --- the change of old for new -------------------------------------------------------------------
+
+
+def test_a_campaign_continues_and_then_replaces_the_old_results(tmp_path):
+    old = campaign.place(tmp_path, "quick").runs / "old.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("old")
+    for _ in range(2):
+        begun = campaign.fresh(tmp_path, "quick")
+    records.write(begun.runs, {"run_id": "new"})
+    assert old.exists()
+    campaign.put_in_place(begun, tmp_path, "quick")
+    assert [p.name for p in campaign.place(tmp_path, "quick").runs.iterdir()] == ["new.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["quick"]
+
+
+def test_a_campaign_begun_by_other_code_is_refused(tmp_path):
+    begun = campaign.fresh(tmp_path, "quick")
+    for content in ('{"source": "other"}', "cut sh"):
+        (begun.folder / "campaign.json").write_text(content)
+        with pytest.raises(CampaignError, match="begun by other code") as caught:
+            campaign.fresh(tmp_path, "quick")
+        assert str(begun.folder) in one_line(caught)

@@ -1,0 +1,189 @@
+"""Tables, verdicts and the README, from a campaign of the smoke profile made up here."""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from samlib import profiles, readme, records, report, reported, study, tables, verdicts
+from samlib.errors import RecordsMissing
+from samlib.results import load
+from samlib.stats import VERDICTS
+from samlib.study import ALL, BASE, ON, Method
+
+PROFILE = profiles.get("smoke")
+
+
+def made_up(run):
+    """A record with numbers that differ from run to run and depend on nothing else."""
+    rng = np.random.default_rng([ord(c) for c in run.run_id])
+    test, validation = rng.uniform(80, 95, size=2)
+    perturbed = run.geometry != "none"
+    return {
+        "run_id": run.run_id,
+        "config": run.to_dict(),
+        "status": "completed",
+        "diverged_epoch": None,
+        "test_accuracy": test,
+        "best_test_accuracy": test + 0.5,
+        "validation_accuracy": validation,
+        "curves": {
+            "train_loss": [1.0],
+            "train_accuracy": [60.0],
+            "validation_accuracy": [validation],
+            "test_accuracy": [test],
+            "norm_share": [rng.uniform() if perturbed else None],
+        },
+        "mask": {"count": 480, "total": 77_562} if perturbed else None,
+        "measures": {"gamma_abs_mean": 1.0, "beta_abs_mean": 0.1},
+        "times": {"wall": 2.0, "epochs": [1.0 + perturbed]},
+        "provenance": {
+            "python": "3.11",
+            "packages": {"torch": "2.11.0"},
+            "processor": "made up",
+            "gpu": None,
+            "commit": None,
+            "dirty": None,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    runs = results / "smoke" / "runs"
+    for cells in study.notebook_cells(PROFILE):
+        while todo := study.missing(cells, records.read(runs)):
+            for run in todo:
+                records.write(runs, made_up(run))
+    return results
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return load("smoke", folder)
+
+
+def test_every_accuracy_of_the_variants_table_is_in_the_records(found):
+    table = tables.variants(found)
+    assert len(table) == len(PROFILE.families) * len(PROFILE.geometries)
+    rows = itertools.product(PROFILE.families, PROFILE.geometries)
+    for (_, row), (family, geometry) in zip(table.iterrows(), rows, strict=True):
+        for column, mask in (("all", "all"), ("only norm", "only_norm")):
+            rho = float(row[f"ρ {column}"].rstrip("*"))
+            method = Method(geometry, mask)
+            runs = [method.on(PROFILE.bases[family], rho, seed) for seed in range(PROFILE.seeds)]
+            values = pd.Series([found.records[run.run_id]["test_accuracy"] for run in runs])
+            assert row[column] == f"{values.mean():.2f} ± {values.std():.2f}"
+
+
+def test_a_difference_is_paired_by_seed(found):
+    comparison = found.compare(found.cell(ON), found.cell(ALL))
+    on, everything = found.cell(ON), found.cell(ALL)
+    pairs = [
+        found.records[a.run_id]["test_accuracy"] - found.records[b.run_id]["test_accuracy"]
+        for a, b in zip(
+            on.at(found.rho(on), on.seeds), everything.at(found.rho(everything), 2), strict=True
+        )
+    ]
+    assert comparison.mean == pytest.approx(np.mean(pairs))
+    assert comparison.seeds == len(pairs)
+
+
+def test_the_accuracy_shown_is_the_last_epochs_not_the_best_on_test(found):
+    row = tables.headline(found).iloc[0]
+    assert row["ours, last epoch"] != row["best on test"]
+    assert row["ours, last epoch"].startswith(f"{found.accuracies(found.cell(BASE)).mean():.2f}")
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_tables_are_complete(found, name):
+    table = tables.TABLES[name](found)
+    assert len(table)
+    assert not table.isna().any().any()
+
+
+def test_reported_numbers_are_those_of_the_sources():
+    assert reported.HEADLINE["only_norm"].value == 84.19
+    assert reported.best("l2", "all") == (0.2, (83.58, None, reported.FIGURE))
+    gap = reported.best("l2", "only_norm")[1].value - reported.best("l2", "all")[1].value
+    assert gap == pytest.approx(0.60)
+    assert reported.best("fisher", "all") is None
+
+
+def test_there_is_a_row_for_each_of_the_fifteen_claims(found):
+    table = verdicts.table(found)
+    assert list(table[""]) == list(range(1, 16))
+    assert set(table["verdict"]) <= set(VERDICTS)
+    run = {claim.number for claim in verdicts.CLAIMS if claim.decide}
+    assert set(table[""][table["verdict"] != "not run"]) == run
+
+
+def test_a_claim_without_records_is_not_run(tmp_path):
+    empty = load("smoke", tmp_path)
+    table = verdicts.table(empty).set_index("")
+    assert (table["verdict"].drop(12) == "not run").all(), "12 is counted, not trained"
+
+
+def test_a_claim_about_many_falls_with_one_refuted_after_correction():
+    from samlib.stats import compare
+
+    good = compare([1.0, 1.1, 0.9, 1.0, 1.05])
+    bad = compare([-1.0, -1.1, -0.9, -1.0, -1.05])
+    open_ = compare([1.0, -1.0, 0.5, -0.4, 0.1])
+    assert verdicts._all_of([good, good], "").verdict == "holds"
+    assert verdicts._all_of([good, open_], "").verdict == "undecided"
+    assert verdicts._all_of([good, open_, bad], "").verdict == "refuted"
+
+
+def test_a_missing_record_names_the_command(folder, tmp_path):
+    with pytest.raises(RecordsMissing, match=r"python -m samlib run --profile smoke"):
+        load("smoke", tmp_path, needs="variants")
+
+
+def test_tables_are_written_beside_the_records(folder):
+    paths = tables.write("smoke", folder)
+    assert {path.stem for path in paths} == set(tables.TABLES)
+    assert all(path.parent == folder / "smoke" / "tables" for path in paths)
+
+
+def test_the_html_marks_verdicts_and_escapes_the_rest():
+    page = report.show(pd.DataFrame({"verdict": ["not run"], "x": ["<b>"]})).data
+    assert '<span class="verdict not-run">not run</span>' in page
+    assert "&lt;b&gt;" in page
+
+
+def test_the_readme_block_stands_between_its_markers(folder, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{readme.BEGIN}\nnumbers of last year\n{readme.END}\nafter\n")
+    readme.update("smoke", folder, path)
+    text = path.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "last year" not in text
+    once = text
+    readme.update("smoke", folder, path)
+    assert path.read_text() == once
+
+
+def test_status_counts_runs(folder):
+    text = report.status(PROFILE, folder)
+    for name, cells in study.NOTEBOOKS.items():
+        row = next(line for line in text.splitlines() if line.split()[:1] == [name])
+        assert int(row.split()[1]) == study.size(cells(PROFILE))
+
+
+def test_changes_are_told_run_by_run(folder, tmp_path):
+    old = folder / "smoke" / "runs"
+    new = tmp_path / "runs"
+    some = sorted(records.read(old).values(), key=lambda r: r["run_id"])[:3]
+    for index, r in enumerate(some):
+        moved = r | {"test_accuracy": r["test_accuracy"] + index}
+        moved["curves"] = r["curves"] | {"train_loss": [1.0 + index]}
+        records.write(new, {k: v for k, v in moved.items() if k not in ("format", "checksum")})
+    text = report.changes(old, new)
+    assert re.search(r"3 runs were there before: 1 have the same numbers", text)
+    assert f"{some[2]['run_id']}: " in text
+    assert "(+2.00)" in text
