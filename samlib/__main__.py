@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from .errors import SamlibError
 
@@ -45,13 +45,13 @@ def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
     )
     if compute:
         parser.add_argument(
-            "--workers", type=workers, default=os.cpu_count() or 1, help="worker processes"
+            "--workers", type=workers, help="worker processes (default: one per core; cuda: one)"
         )
-        _device(parser)
+        _device(parser, default=None, note="the profile's")
 
 
-def _device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
+    parser.add_argument("--device", default=default, help=f"cpu or cuda (default: {note})")
     parser.add_argument("--data", type=Path, help="folder of data caches (default: data)")
 
 
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     p = verb("status", "runs done, missing and diverged, and time left, per notebook")
     _common(p)
     p = verb("train", "train one configuration and print its record")
-    _device(p)
+    _device(p, default="cpu", note="cpu")
     _config_flags(p)
     p = verb("prepare", "build a data set's cache")
     p.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, fashion_mnist")
@@ -98,10 +98,11 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("configuration", RunConfig.__doc__.split("\n")[0])
     for field in fields(RunConfig):
-        kind = str(field.type).removesuffix(" | None")
+        # `int | None` on the command line is an int: None is what is not given.
+        kind = field.type if isinstance(field.type, type) else get_args(field.type)[0]
         group.add_argument(
             "--" + field.name.replace("_", "-"),
-            type={"int": int, "float": float}.get(kind, str),
+            type=kind,
             default=argparse.SUPPRESS,
             help=f"default: {field.default}",
         )
@@ -137,15 +138,16 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _bring(args: argparse.Namespace, profile, target):
-    from .runner import bring_up_to_date
+    from .runner import bring_up_to_date, default_workers
     from .study import notebook_cells
 
     only = getattr(args, "only", None)
+    device = args.device or profile.device
     return bring_up_to_date(
         notebook_cells(profile, only),
         target,
-        workers=args.workers,
-        device=args.device,
+        workers=args.workers or default_workers(device),
+        device=device,
         data_dir=args.data,
         time_budget=getattr(args, "time_budget", None),
     )

@@ -1,5 +1,7 @@
 """The figures of the study: one message each, every seed a point, one colour per mask."""
 
+from collections import defaultdict
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +24,7 @@ from .tables import (
 )
 
 # Okabe and Ito's palette, told apart with any colour vision; markers say the same once more.
-COLOURS = {
+COLOURS = defaultdict(lambda: "#000000") | {
     "base": "#666666",
     "all": "#0072B2",
     "only_norm": "#D55E00",
@@ -31,7 +33,7 @@ COLOURS = {
     "fisher": "#56B4E9",
     "dynamic": "#E69F00",
 }
-MARKERS = {
+MARKERS = defaultdict(lambda: "*") | {
     "base": "s",
     "all": "o",
     "only_norm": "D",

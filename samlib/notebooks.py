@@ -27,7 +27,7 @@ def source(name: str) -> Path:
 
 
 def _papermill():
-    # Their modules would have their servers phone home or write caches; nothing is needed here.
+    # Kernels inherit it; else each says on stderr that debugging frozen modules is slow.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         import papermill

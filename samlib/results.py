@@ -130,10 +130,8 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
         ConfigError: a bad parameter.
         RecordsMissing: a run is missing and is not to be trained, or failed.
     """
-    import os
-
     from .paths import resolve
-    from .runner import bring_up_to_date
+    from .runner import bring_up_to_date, default_workers
 
     choose("value of missing", missing, ("train", "error"))
     if not isinstance(results, str):
@@ -143,7 +141,6 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
     if missing == "train" and any(study.missing(cells, found.records) for cells in groups):
         campaign = place(resolve(results), profile)
         with campaign.locked():
-            bring_up_to_date(
-                groups, campaign, workers=os.cpu_count() or 1, device=found.profile.device
-            )
+            device = found.profile.device
+            bring_up_to_date(groups, campaign, workers=default_workers(device), device=device)
     return load(profile, resolve(results), needs=notebook)

@@ -1,5 +1,6 @@
 """Bringing a profile's records up to date: what is missing, in which order, for how long."""
 
+import os
 import statistics
 import sys
 import time
@@ -66,6 +67,11 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def default_workers(device: str) -> int:
+    """Worker processes where none were asked for: one per core, or one on a GPU."""
+    return (os.cpu_count() or 1) if device == "cpu" else 1
 
 
 class Progress:

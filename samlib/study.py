@@ -150,7 +150,7 @@ class Profile:
         sweep_seeds: seeds that choose rho; the rho curves run with all `seeds`.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
-        sparsities: of the sparse masks; None is the norm layers' own.
+        sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
         device: where the runs are meant to run, cpu or cuda.
     """
 
@@ -163,7 +163,7 @@ class Profile:
     sweep_seeds: int
     seeds: int
     headline_seeds: int
-    sparsities: tuple[float | None, ...] = (None,)
+    sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
     device: str = "cpu"
 
     def cell(self, family: str, method: Method) -> Cell:
@@ -206,8 +206,7 @@ def sparsity(profile: Profile) -> list[Cell]:
     """Sparse masks under both radius rules, beside SAM and SAM-ON: its sparsity table."""
     sparse = [
         Method("l2", mask, radius, level)
-        for level in profile.sparsities
-        for mask in SPARSE_MASKS
+        for mask, level in profile.sparse
         for radius in ("mask", "all")
     ]
     return [profile.cell(profile.headline, method) for method in (*HEADLINE, *sparse)]

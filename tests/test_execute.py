@@ -92,7 +92,7 @@ def test_records_do_not_depend_on_the_number_of_workers(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_an_attempt_only(tmp_path):
-    config = RunConfig(**TINY | {"epochs": 60, "eval_every": 60}, seed=3, model="resnet8")
+    config = RunConfig(**TINY | {"epochs": 40, "eval_every": 40}, seed=3, model="resnet8")
     killed = []
 
     def kill():

@@ -97,7 +97,7 @@ def test_the_sparsity_table_has_every_mask_under_both_rules():
 
 
 def test_unknown_names_list_the_valid_ones():
-    with pytest.raises(ConfigError, match="quick, smoke"):
+    with pytest.raises(ConfigError, match="smoke, quick"):
         profiles.get("slow")
     with pytest.raises(ConfigError, match="variants"):
         study.notebook_cells(profiles.get("quick"), "varianst")

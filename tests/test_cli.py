@@ -1,0 +1,178 @@
+"""The command line as a user meets it: one clear line and an exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from samlib import profiles, records, study
+from samlib.__main__ import main
+from samlib.campaign import Campaign, CampaignError, fresh, place, put_in_place
+
+TINY = ["--train-size", "40", "--validation-size", "20", "--epochs", "1", "--batch-size", "20"]
+
+
+def run(capsys, *arguments):
+    try:
+        code = main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status", "--profile", "slow"], "valid: smoke, quick"),
+        (["run", "--profile", "smoke", "--only", "varients"], "variants"),
+        (["train", "--model", "resnet57"], "resnet56"),
+        (["train", "--geometry", "l3"], "layerwise_l2"),
+        (["train", "--mask", "norms", "--geometry", "l2"], "only_norm"),
+        (["train", "--geometry", "l2", "--rho", "-1"], "rho must be at least 0"),
+        (["train", "--geometry", "l2", "--rho", "nan"], "rho must be finite"),
+        (["train", "--precision", "fp16"], "bf16"),
+        (["train", "--device", "cudaa"], "valid: cpu"),
+        (["train", "--dataset", "cifar11"], "cifar100"),
+        (["train", "--train-size", "40", "--batch-size", "0"], "batch_size"),
+        (["prepare", "--dataset", "imagenette"], "fashion_mnist"),
+        (["notebook", "variant"], "variants"),
+        (["notebook", "variants", "-p", "profil", "smoke"], "unknown parameter of variants"),
+    ],
+)
+def test_a_mistake_gets_one_line_that_names_the_valid_values(capsys, tmp_path, arguments, says):
+    if arguments[0] in ("status", "run"):
+        arguments = [*arguments, "--results", str(tmp_path)]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert says in err
+
+
+@pytest.mark.parametrize("text", ["9x", "-3m", "0", "infh", "nan", ""])
+def test_a_bad_duration_is_refused(capsys, text):
+    code, _, err = run(capsys, "run", f"--time-budget={text}")
+    assert code == 2
+    assert "duration" in err
+
+
+def test_help_names_every_verb(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb in ("reproduce", "run", "status", "train", "prepare", "notebook", "book"):
+        assert verb in out
+
+
+def test_train_prints_its_record(capsys):
+    code, out, err = run(capsys, "train", *TINY, "--geometry", "l2", "--rho", "0.1")
+    assert code == 0
+    record = json.loads(out)
+    assert record["config"]["rho"] == 0.1
+    assert "epoch 1/1" in err
+
+
+def test_a_data_set_that_is_absent_says_what_to_run(capsys, tmp_path):
+    code, _, err = run(
+        capsys, "train", "--dataset", "cifar100", "--data", str(tmp_path), "--epochs", "1"
+    )
+    assert code == 2
+    assert "python -m samlib prepare --dataset cifar100" in err
+
+
+def _start(results, *more):
+    command = [sys.executable, "-m", "samlib", "run", "--profile", "smoke", "--only"]
+    command += ["introduction", "--workers", "2", "--results", str(results), *more]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def _wait_for_a_record(results, process):
+    for _ in range(600):
+        if list((results / "smoke" / "runs").glob("*.json")) or process.poll() is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no record after 30 seconds")
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
+    runs = tmp_path / "smoke" / "runs"
+    process = _start(tmp_path)
+    _wait_for_a_record(tmp_path, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in out
+    after_interrupt = {p.name: p.read_bytes() for p in runs.glob("*.json")}
+    assert after_interrupt
+
+    process = _start(tmp_path)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must leave by themselves
+    process.communicate(timeout=60)
+
+    process = _start(tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    cells = study.introduction(profiles.get("smoke"))
+    found = records.read(runs)
+    assert not study.missing(cells, found)
+    for name, content in after_interrupt.items():
+        assert (runs / name).read_bytes() == content, "a finished run was touched"
+
+
+@pytest.mark.slow
+def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
+    process = _start(tmp_path, "--time-budget", "0.001s")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "the same command continues" in out
+
+
+@pytest.mark.filterwarnings("default")  # the command line prints it
+def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "NOTEBOOKS", {"introduction": lambda p: study.introduction(p)[:1]})
+    arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
+    assert run(capsys, *arguments)[0] == 0
+    good, bad = sorted((tmp_path / "smoke" / "runs").glob("*.json"))[:2]
+    before = good.read_bytes()
+    bad.write_text(bad.read_text().replace('"completed"', '"diverged"'))
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert "was changed after it was written; moved to" in err
+    assert "1 runs done" in out
+    assert good.read_bytes() == before
+    assert (tmp_path / "smoke" / "set_aside" / bad.name).exists()
+
+
+def test_a_second_campaign_says_who_holds_the_folder(tmp_path, capsys):
+    with place(tmp_path, "smoke").locked():
+        code, _, err = run(capsys, "run", "--profile", "smoke", "--results", str(tmp_path))
+    assert code == 2
+    assert f"process {os.getpid()}" in err
+
+
+def test_a_campaign_is_continued_by_the_same_code_only(tmp_path):
+    first = fresh(tmp_path, "smoke")
+    assert fresh(tmp_path, "smoke") == first
+    (first.folder / "campaign.json").write_text('{"source": "other"}')
+    with pytest.raises(CampaignError, match="remove that folder"):
+        fresh(tmp_path, "smoke")
+
+
+def test_new_results_take_the_place_of_the_old_ones_whole(tmp_path):
+    old = place(tmp_path, "smoke")
+    old.runs.mkdir(parents=True)
+    (old.runs / "old.json").write_text("{}")
+    campaign = fresh(tmp_path, "smoke")
+    campaign.runs.mkdir()
+    (campaign.runs / "new.json").write_text("{}")
+    put_in_place(campaign, tmp_path, "smoke")
+    assert [p.name for p in Campaign(tmp_path / "smoke").runs.iterdir()] == ["new.json"]
+    assert not campaign.folder.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["smoke"]
