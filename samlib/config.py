@@ -8,7 +8,7 @@ import types
 import typing
 from dataclasses import dataclass
 
-from . import augment, data, models, sparse_masks  # noqa: F401 (its masks join MASKS)
+from . import augment, data, models, sparse_masks
 from .errors import ConfigError, choose
 from .geometry import VARIANTS
 from .masks import MASKS
@@ -102,13 +102,17 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value!r}")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed must be below 2**32, not {self.seed}")
         if self.lr <= 0:
             raise ConfigError(f"lr must be positive, not {self.lr!r}")
         for name in ("label_noise", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)!r}")
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise ConfigError(f"sparsity must be in [0, 1), not {self.sparsity!r}")
+        if self.sparsity is not None:
+            choose("mask with a sparsity", self.mask, sparse_masks.NAMES)
+            if not 0 <= self.sparsity < 1:
+                raise ConfigError(f"sparsity must be in [0, 1), not {self.sparsity!r}")
         if self.end is not None and self.end < self.start:
             raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
         if self.geometry == NO_PERTURBATION and (self.rho or self.mask != "all"):
@@ -125,7 +129,7 @@ class RunConfig:
         Raises:
             ConfigError: a field this version does not have.
         """
-        valid = {f.name for f in dataclasses.fields(cls)}
+        valid = [f.name for f in dataclasses.fields(cls)]
         for name in fields:
             choose("field", name, valid)
         return cls(**fields)
@@ -162,6 +166,10 @@ def _typed(name: str, kind: typing.Any, value: typing.Any) -> typing.Any:
     good = isinstance(value, target) or (target is float and isinstance(value, int))
     if not good or isinstance(value, bool):
         raise ConfigError(f"{name} must be {target.__name__}, not {value!r}")
+    try:
+        value = target(value)
+    except OverflowError:
+        raise ConfigError(f"{name} is too large") from None
     if target is float and not math.isfinite(value):
         raise ConfigError(f"{name} must be finite, not {value!r}")
-    return target(value)
+    return value

@@ -128,8 +128,9 @@ class LocalExecutor:
             may_start: asked before each start; a run refused is skipped.
             on_done: told of every run that ended, with the reason if it failed.
         """
-        outcome, attempts = Outcome(), Counter()
+        outcome, deaths = Outcome(), Counter()
         waiting: deque[RunConfig] = deque(configs)
+        suspects: deque[RunConfig] = deque()  # in flight when a worker died: each runs alone
         flying: dict[Future, RunConfig] = {}
 
         def finish(config: RunConfig, failure: str | None) -> None:
@@ -139,32 +140,51 @@ class LocalExecutor:
                 outcome.failed[config.run_id] = failure
             on_done(config, failure)
 
-        while waiting or flying:
-            while waiting and len(flying) < self.workers:
-                config = waiting.popleft()
-                if may_start(config):
-                    flying[self._pool.submit(one_run, config, *self._job)] = config
-                else:
-                    outcome.skipped.append(config.run_id)
+        def start(config: RunConfig) -> None:
+            if not may_start(config):
+                outcome.skipped.append(config.run_id)
+                return
+            try:
+                job = self._pool.submit(one_run, config, *self._job)
+            except BrokenProcessPool:  # a worker died while it had nothing to do
+                self._restart()
+                job = self._pool.submit(one_run, config, *self._job)
+            flying[job] = config
+
+        while waiting or suspects or flying:
+            if suspects and not flying:
+                start(suspects.popleft())
+            while waiting and not suspects and len(flying) < self.workers:
+                start(waiting.popleft())
+            if not flying:
+                continue
             ended, _ = wait(flying, return_when=FIRST_COMPLETED)
-            if not any(isinstance(job.exception(), BrokenProcessPool) for job in ended):
+            if not any(_died(job) for job in ended):
                 for job in ended:
                     finish(flying.pop(job), _failure(job))
                 continue
-            # The pool cannot say whose worker died: everything in flight lost an attempt.
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = self._start()
+            # The pool is broken and cannot say by whom, unless a run was alone in it.
+            alone = len(flying) == 1
+            self._restart()
             for job, config in flying.items():
-                if job.done() and not isinstance(job.exception(), BrokenProcessPool):
+                if job.done() and not job.cancelled() and not _died(job):
                     finish(config, _failure(job))
                     continue
-                attempts[config.run_id] += 1
-                if attempts[config.run_id] < ATTEMPTS:
-                    waiting.appendleft(config)
+                deaths[config.run_id] += alone
+                if deaths[config.run_id] < ATTEMPTS:
+                    suspects.append(config)
                 else:
                     finish(config, f"its worker died {ATTEMPTS} times (out of memory?)")
-            flying = {}
+            flying.clear()
         return outcome
+
+    def _restart(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = self._start()
+
+
+def _died(job: Future) -> bool:
+    return not job.cancelled() and isinstance(job.exception(), BrokenProcessPool)
 
 
 def _failure(job: Future) -> str | None:

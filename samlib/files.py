@@ -27,8 +27,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         advice = {
             errno.ENOSPC: "the disk is full: free some space",
             errno.EDQUOT: "the disk quota is used up: free some space",
@@ -38,3 +36,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise DiskError(
             f"cannot write {path}: {advice}; finished runs are kept, and the same command continues"
         ) from error
+    finally:  # also after Ctrl-C
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -24,6 +24,10 @@ class RecordError(SamlibError):
     """A record that is not what was written; the message says which and why."""
 
 
+class FormatError(RecordError):
+    """A record of another format: the whole folder is, and is not touched."""
+
+
 def _canonical(record: dict) -> str:
     return json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
@@ -52,7 +56,8 @@ def read_one(path: Path) -> dict:
     """Read and check one record.
 
     Raises:
-        RecordError: truncated, edited, misnamed, or written by another format.
+        RecordError: truncated, edited or misnamed.
+        FormatError: written by another format.
     """
     try:
         record = json.loads(path.read_bytes())
@@ -60,7 +65,7 @@ def read_one(path: Path) -> dict:
     except (ValueError, KeyError, TypeError):
         raise RecordError(f"{path} is not a whole record") from None
     if claimed != FORMAT:
-        raise RecordError(
+        raise FormatError(
             f"{path} has record format {claimed!r}, this version reads {FORMAT}: regenerate the "
             "results with `make reproduce`, or read them with the version that wrote them"
         )
@@ -82,15 +87,15 @@ def read(folder: Path, *, set_aside: bool = False) -> Records:
             done again; otherwise they are only left out. Either way a warning names them.
 
     Raises:
-        RecordError: the folder was made by another record format.
+        FormatError: the folder was made by another record format.
     """
     records: Records = {}
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_one(path)
+        except FormatError:
+            raise
         except RecordError as error:
-            if "record format" in str(error):
-                raise
             note = "its run counts as missing"
             if set_aside:
                 aside = folder.parent / "set_aside" / path.name

@@ -185,6 +185,11 @@ def perturbed(
         ConfigError: the closure's result is no scalar with a gradient, or autocast is fp16.
     """
     mask = perturbation.mask
+    frozen = [e.name for e in mask.entries if not e.parameter.requires_grad]
+    if frozen:
+        raise ConfigError(
+            f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
+        )
     _refuse_fp16(mask.entries[0].parameter.device)
     before = _Saved(mask.norm_buffers)
     weights: _Saved | None = None
@@ -248,6 +253,7 @@ def sam_step(
         ConfigError: as `perturbed`.
     """
     if perturbation is None or not perturbation.active(epoch):
+        torch.clear_autocast_cache()  # as the perturbed step does
         optimizer.zero_grad()
         with torch.enable_grad():
             loss = closure()

@@ -283,6 +283,7 @@ def _sparsity(model: nn.Module, config) -> float:
     return only_norm(model).sparsity if config.sparsity is None else config.sparsity
 
 
+NAMES = ("random", "random_redrawn", "fisher", "dynamic")  # masks that take a sparsity
 MASKS["random"] = lambda model, config: random(
     model, sparsity=_sparsity(model, config), seed=config.seed
 )

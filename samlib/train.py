@@ -74,7 +74,7 @@ class Run:
             return self.model(x).float()
 
     def train_epoch(self) -> None:
-        """One epoch; sets `diverged` if a loss was not finite."""
+        """One epoch; sets `diverged` if a loss or a weight is not finite."""
         config, splits = self.config, self.splits
         epoch = self.epoch
         self.model.train()
@@ -102,9 +102,11 @@ class Run:
             correct += (seen[0].argmax(1) == y).sum()
         self.scheduler.step()
         mean_loss = loss_sum.item() / len(images)
-        finite = math.isfinite(mean_loss)
+        # The loss is taken before the step, so the last one shows in the weights only.
+        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()))).sum().item()
+        finite = math.isfinite(mean_loss) and math.isfinite(weights)
         # JSON has no NaN; a diverged epoch shows as null.
-        self.curves["train_loss"].append(mean_loss if finite else None)
+        self.curves["train_loss"].append(_finite(mean_loss))
         self.curves["train_accuracy"].append(100 * correct.item() / len(images))
         self.curves["norm_share"].append(_finite(share[0].item()) if share else None)
         self.diverged = not finite

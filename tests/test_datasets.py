@@ -155,12 +155,7 @@ def test_prepare_checks_what_was_downloaded(fake, tmp_path):
     ("error", "named"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
-        pytest.param(
-            *(KeyboardInterrupt(), None),
-            marks=pytest.mark.xfail(
-                reason="files.write_atomically leaves .tmp behind", strict=True
-            ),
-        ),
+        (KeyboardInterrupt(), None),
     ],
 )
 def test_interrupted_write_leaves_nothing(fake, tmp_path, monkeypatch, error, named):

@@ -120,7 +120,6 @@ def test_a_killed_worker_costs_an_attempt_only(tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
-@pytest.mark.xfail(reason="submit to a pool that broke while idle raises", strict=True)
 def test_a_worker_killed_between_two_runs_costs_nothing(tmp_path):
     def kill_all(config, failure):
         for pid in children_left():

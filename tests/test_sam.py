@@ -689,3 +689,23 @@ def test_on_a_gpu_the_step_is_the_same(mask):
             sam_step(closure_of(net, x, y), optimizer, perturbation)
         trained.append(flat(net.parameters()).cpu())
     torch.testing.assert_close(*trained, rtol=0, atol=1e-10)
+
+
+def test_a_parameter_frozen_after_the_mask_was_made_is_named():
+    net, (x, y) = small_net(), small_batch()
+    perturbation = Perturbation(L2(), 0.1, masks.only_norm(net))
+    net.norm1.weight.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"norm1\.weight was frozen after its mask was made"):
+        sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=0.1), perturbation)
+
+
+def test_a_plain_step_under_an_outer_autocast_sees_the_weights_of_now():
+    net, (x, y) = small_net(norm=lambda channels: nn.Identity()), small_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=5.0), None)
+        second = sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=5.0), None)
+    net, (x, y) = small_net(norm=lambda channels: nn.Identity()), small_batch()
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            fresh = sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=5.0), None)
+    assert torch.equal(second, fresh)
