@@ -3,7 +3,7 @@
 The public face; the study's own machinery (runs, records, tables) is imported by module.
 """
 
-from . import geometry, masks, sparse_masks
+from . import geometry, masks, sparse_masks, ssam
 from .errors import ConfigError, DataMissing, RecordsMissing, SamlibError
 from .sam import Perturbation, perturbed, sam_step
 
@@ -18,5 +18,6 @@ __all__ = [
     "perturbed",
     "sam_step",
     "sparse_masks",
+    "ssam",
 ]
 __version__ = "0.1.0"

@@ -8,12 +8,13 @@ import types
 import typing
 from dataclasses import dataclass
 
-from . import augment, data, models, sparse_masks
+from . import augment, data, models, sparse_masks, ssam  # noqa: F401 (their masks join MASKS)
 from .errors import ConfigError, choose
 from .geometry import VARIANTS
 from .masks import MASKS
 
 OPTIMIZERS = ("sgd", "adamw", "lion")
+SPARSE = ("random", "random_redrawn", "fisher", "dynamic")  # masks that take a sparsity
 PRECISIONS = ("fp32", "bf16")
 NO_PERTURBATION = "none"
 
@@ -110,7 +111,7 @@ class RunConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)!r}")
         if self.sparsity is not None:
-            choose("mask with a sparsity", self.mask, sparse_masks.NAMES)
+            choose("mask with a sparsity", self.mask, SPARSE)
             if not 0 <= self.sparsity < 1:
                 raise ConfigError(f"sparsity must be in [0, 1), not {self.sparsity!r}")
         if self.end is not None and self.end < self.start:

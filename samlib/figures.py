@@ -12,16 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from . import reported, study
+from .names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES, method_name
 from .results import Results
 from .stats import interval
 from .study import BASE, SWEPT, Method
-from .tables import (
-    GEOMETRY_NAMES,
-    MASK_NAMES,
-    MODEL_NAMES,
-    method_name,
-    share_over_time,
-)
+from .tables import share_over_time
 
 # Okabe and Ito's palette, told apart with any colour vision; markers say the same once more.
 COLOURS = defaultdict(lambda: "#000000") | {
@@ -91,7 +86,7 @@ def headline(results: Results) -> Figure:
     labels = []
     for cell in cells:
         rho = "" if cell.method == BASE else f"\nρ = {results.rho(cell):g}"
-        labels.append(method_name(results, cell.method) + rho)
+        labels.append(method_name(results.profile, cell.method) + rho)
     left.set_xticks(range(len(cells)), labels)
     left.set_xlim(-0.5, len(cells) - 0.3)
     left.set_ylabel("test accuracy, %")
@@ -230,9 +225,9 @@ def sparsity(results: Results) -> Figure:
 
 def _sparse_label(results: Results, method: Method) -> str:
     if method.mask not in study.SPARSE_MASKS:
-        return method_name(results, method)
+        return method_name(results.profile, method)
     level = "norm layers' sparsity" if method.sparsity is None else f"{100 * method.sparsity:g} %"
-    return f"{method_name(results, method)}, {level}, radius over {method.radius_over}"
+    return f"{method_name(results.profile, method)}, {level}, radius over {method.radius_over}"
 
 
 def norm_share(results: Results) -> Figure:

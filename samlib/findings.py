@@ -1,6 +1,6 @@
 """Sentences of the book whose numbers and direction come from the records."""
 
-from . import tables, verdicts
+from . import names, tables, verdicts
 from .results import Results
 from .stats import Comparison
 from .study import ALL, BASE, ON, SPARSE_MASKS, SWEPT, Method
@@ -25,7 +25,7 @@ def _reading(comparison: Comparison, better: str, worse: str) -> str:
 def introduction(results: Results) -> str:
     """What the headline runs found."""
     base, everything, on = (results.cell(m) for m in (BASE, ALL, ON))
-    name = tables.method_name(results, BASE)
+    name = names.method_name(results.profile, BASE)
     gain = results.compare(everything, base)
     gain_on = results.compare(on, base)
     direct = results.compare(on, everything)
@@ -65,7 +65,7 @@ def rho_sweep(results: Results) -> str:
         everything = results.cell(Method(geometry, "all"))
         on = results.cell(Method(geometry, "only_norm"))
         ratio = results.rho(on) / results.rho(everything)
-        parts.append(f"{ratio:g} × for {tables.GEOMETRY_NAMES[geometry]}")
+        parts.append(f"{ratio:g} × for {names.GEOMETRY_NAMES[geometry]}")
     return (
         f"The chosen ρ of the only-norm mask is {', '.join(parts)} that of the full one "
         "(reported: 5, 2, 10 and 10 ×)."
@@ -75,8 +75,8 @@ def rho_sweep(results: Results) -> str:
 def without_norm(results: Results) -> str:
     """Whether leaving norm layers out costs what their share predicts."""
     comparisons = dict(zip(SWEPT, tables.without_norm(results)[1], strict=True))
-    harmed = [tables.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "holds"]
-    helped = [tables.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "refuted"]
+    harmed = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "holds"]
+    helped = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "refuted"]
     elementwise = comparisons["elementwise_l2"]
     text = "Leaving the normalization layers out "
     text += f"costs accuracy for {', '.join(harmed)}" if harmed else "costs no variant accuracy"
@@ -113,7 +113,7 @@ def sparsity(results: Results) -> str:
     base, on = results.cell(BASE), results.cell(ON)
     random = {rule: results.cell(Method("l2", "random", rule)) for rule in ("mask", "all")}
     gain = {rule: results.compare(cell, base) for rule, cell in random.items()}
-    name = tables.method_name(results, BASE)
+    name = names.method_name(results.profile, BASE)
     text = (
         f"With a ρ of its own, the random mask gains {gain['mask']} points over {name} where the "
         f"radius runs over the mask, and {gain['all']} where it runs over all. "
@@ -122,7 +122,7 @@ def sparsity(results: Results) -> str:
     for mask in SPARSE_MASKS:
         against = results.compare(on, results.cell(Method("l2", mask, "mask")))
         if against.verdict != "holds":
-            matching.append(tables.MASK_NAMES[mask])
+            matching.append(names.MASK_NAMES[mask])
     if matching:
         return (
             text + f"SAM-ON is not shown to be better than {', '.join(matching)} at its sparsity."

@@ -7,7 +7,7 @@ training live in `sparse_masks`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import RmsNorm, RmsNorm2d, RmsNorm2dFp32, RmsNormFp32
@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import ConfigError
-
-if TYPE_CHECKING:
-    from .config import RunConfig
 
 # timm's batch, layer and group norms subclass torch's; its RMS norms stand on their own.
 _NORM_TYPES: list[type[nn.Module]] = [
@@ -235,7 +232,7 @@ def from_booleans(model: nn.Module, selected: dict[str, Tensor], kind: str = "cu
 
 # By the name configurations use: how to make the mask of a network from a RunConfig. A mask of
 # your own is a function and a line in such a table; `sparse_masks` adds its masks to this one.
-MASKS: dict[str, Callable[[nn.Module, "RunConfig"], Mask]] = {
+MASKS: dict[str, Callable[[nn.Module, Any], Mask]] = {
     "all": lambda model, config: all_parameters(model),
     "only_norm": lambda model, config: only_norm(model),
     "no_norm": lambda model, config: no_norm(model),

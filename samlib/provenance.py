@@ -10,19 +10,40 @@ from pathlib import Path
 
 import torch
 
+_HERE = Path(__file__).parent
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+# The modules that decide what a run computes and which runs there are; a test holds this list
+# against what `train` and `profiles` import. Reports and prose may change without them.
+DECIDING = (
+    "augment",
+    "autoaugment",
+    "build",
+    "config",
+    "data",
+    "datasets",
+    "geometry",
+    "masks",
+    "measures",
+    "models",
+    "profiles",
+    "sam",
+    "sparse_masks",
+    "ssam",
+    "study",
+    "train",
+)
 
 
 def source_digest() -> str:
-    """Digest of the library's source files: equal digests ran equal code."""
+    """Digest of the modules that decide a run: equal digests ran equal code."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in DECIDING:
+        digest.update(name.encode() + b"\0" + (_HERE / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "-C", str(_HERE), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -43,10 +64,10 @@ def _processor() -> str:
 def provenance(device: str = "cpu") -> dict:
     """Versions, hardware and commit of this process, JSON-ready; read once per process.
 
-    `commit` and `dirty` are None outside a git checkout. `dirty` concerns the library's own
-    folder: results and prose may change without changing what ran.
+    `commit` and `dirty` are None outside a git checkout; `dirty` concerns the modules that decide
+    a run, as `source` does.
     """
-    status = _git("status", "--porcelain", "--", ".")
+    status = _git("status", "--porcelain", "--", *(f"{name}.py" for name in DECIDING))
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
     return {
         "python": platform.python_version(),

@@ -17,7 +17,7 @@ from .build import build_model, build_optimizer, build_perturbation
 from .config import RunConfig
 from .data import Splits, make_splits, normalize
 from .errors import ConfigError
-from .masks import norm_layers
+from .measures import affine_measures, finite, share_recorder
 from .models import is_vit
 from .provenance import provenance
 from .sam import sam_step
@@ -104,12 +104,11 @@ class Run:
         mean_loss = loss_sum.item() / len(images)
         # The loss is taken before the step, so the last one shows in the weights only.
         weights = torch.stack(torch._foreach_norm(list(self.model.parameters()))).sum().item()
-        finite = math.isfinite(mean_loss) and math.isfinite(weights)
+        self.diverged = not (math.isfinite(mean_loss) and math.isfinite(weights))
         # JSON has no NaN; a diverged epoch shows as null.
-        self.curves["train_loss"].append(_finite(mean_loss))
+        self.curves["train_loss"].append(finite(mean_loss))
         self.curves["train_accuracy"].append(100 * correct.item() / len(images))
-        self.curves["norm_share"].append(_finite(share[0].item()) if share else None)
-        self.diverged = not finite
+        self.curves["norm_share"].append(finite(share[0].item()) if share else None)
 
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
         """The first n examples of a fresh shuffle of the training set, augmented."""
@@ -166,22 +165,6 @@ class Run:
         self.draws.set_state(state["draws"])
         torch.set_rng_state(state["global"])
         self.curves, self.seconds = state["curves"], state["seconds"]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def share_recorder(perturbation, into: list[Tensor]) -> Callable[[list[Tensor]], None]:
-    """An `on_eps` for `sam_step` that appends ||eps||^2 on norm layers over ||eps||^2."""
-    norm = {id(p) for _, m in norm_layers(perturbation.mask.model) for p in m.parameters(False)}
-
-    def record(eps: list[Tensor]) -> None:
-        squared = torch.stack(torch._foreach_norm(eps)).square()
-        here = [id(e.parameter) in norm for e in perturbation.mask.entries]
-        into.append(squared[torch.tensor(here, device=squared.device)].sum() / squared.sum())
-
-    return record
 
 
 @contextmanager
@@ -286,15 +269,3 @@ def _result(run: Run, wall: float) -> dict:
         "times": {"wall": wall, "epochs": run.seconds},
         "provenance": provenance(str(run.device)),
     }
-
-
-@torch.no_grad()
-def affine_measures(model: nn.Module) -> dict:
-    """Mean |gamma| and mean |beta| over all norm layers' channels at the end of a run."""
-    layers = [m for _, m in norm_layers(model)]
-    measures = {}
-    for name, leaf in (("gamma_abs_mean", "weight"), ("beta_abs_mean", "bias")):
-        found = [getattr(m, leaf) for m in layers if getattr(m, leaf, None) is not None]
-        value = torch.cat([p.abs().flatten() for p in found]).mean().item() if found else None
-        measures[name] = value and _finite(value)
-    return measures

@@ -7,6 +7,7 @@ import pandas as pd
 
 from . import reported, tables
 from .errors import RecordsMissing
+from .names import MODEL_NAMES
 from .results import Results
 from .stats import NOT_RUN, Comparison, holm
 from .study import ALL, ON, SPARSE_MASKS, SWEPT, Method
@@ -106,8 +107,8 @@ def _sparsity(results: Results) -> Answer:
 
 def _share(results: Results) -> Answer:
     table = tables.norm_share().set_index("model")
-    named = [tables.MODEL_NAMES[n] for n in ("resnet56", "resnext29_32x4d", "wrn28_10")]
-    named += [tables.MODEL_NAMES[n] for n in ("vit_t", "vit_s")]
+    named = [MODEL_NAMES[n] for n in ("resnet56", "resnext29_32x4d", "wrn28_10")]
+    named += [MODEL_NAMES[n] for n in ("vit_t", "vit_s")]
     shares = [float(table.loc[name, "share"].removesuffix(" %")) for name in named]
     ours = f"{min(shares):.2f} to {max(shares):.2f} % in the paper's five CIFAR-100 networks"
     # "about 0.1 %" read as within a factor of two for every network the paper uses.

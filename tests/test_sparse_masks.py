@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from conftest import flat, identical, one_line, selected, small_batch, small_net, snapshot
 from test_models import on_meta
 
-from samlib import sparse_masks
+from samlib import ssam
 from samlib.config import RunConfig
 from samlib.errors import ConfigError
 from samlib.masks import MASKS, only_norm, trainable
-from samlib.sparse_masks import drop_and_grow, dynamic, fisher, fisher_scores, keep_count, random
+from samlib.sparse_masks import keep_count, random
+from samlib.ssam import drop_and_grow, dynamic, fisher, fisher_scores
 
 TOTAL = sum(p.numel() for p in small_net().parameters())
 WRN28_10 = 36_536_884  # trainable coordinates at 100 classes
@@ -161,7 +162,7 @@ def test_fisher_scores_are_squared_gradients_of_single_samples(training, chunk, 
     x, y = small_batch(torch.float64, n=7)
     net.norm1.running_mean += 0.3
     frozen = TOTAL - net.conv2.weight.numel()
-    monkeypatch.setattr(sparse_masks, "_CHUNK", chunk * frozen)
+    monkeypatch.setattr(ssam, "_CHUNK", chunk * frozen)
     before = snapshot(net)
     scores = fisher_scores(net, x, y)
     torch.testing.assert_close(scores, scores_one_by_one(net, x, y), rtol=1e-10, atol=1e-20)
