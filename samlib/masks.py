@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import ConfigError
+from .prefix import untouched_stages
 
 # timm's batch, layer and group norms subclass torch's; its RMS norms stand on their own.
 _NORM_TYPES: list[type[nn.Module]] = [
@@ -74,7 +75,9 @@ class Mask:
     Attributes:
         entries: tuple of `Entry`, in the model's parameter order.
         trainable: name and parameter of everything that could be selected.
-        norm_buffers: running statistics of the model's norm layers.
+        norms: the model's norm layers.
+        norm_buffers: their running statistics.
+        untouched: leading stages of the model without a selected coordinate.
         total: number of trainable coordinates in the model.
 
     Raises:
@@ -85,7 +88,8 @@ class Mask:
         self.model = model
         self.kind = kind
         self.trainable = trainable(model)
-        self.norm_buffers = [b for _, m in norm_layers(model) for b in m.buffers(recurse=False)]
+        self.norms = [m for _, m in norm_layers(model)]
+        self.norm_buffers = [b for m in self.norms for b in m.buffers(recurse=False)]
         self.total = sum(p.numel() for _, p in self.trainable)
         self.entries = tuple(e for e in entries if e.count)
         if not self.entries:
@@ -93,6 +97,7 @@ class Mask:
                 f"mask {kind} selects no trainable coordinate of {type(model).__name__}; "
                 "a normalization layer of your own is made known with masks.register_norm"
             )
+        self.untouched = untouched_stages(model, [e.parameter for e in self.entries])
         half = {e.parameter.dtype for e in self.entries} & {torch.bfloat16, torch.float16}
         if half:
             raise ConfigError(

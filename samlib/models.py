@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .errors import ConfigError, choose
+from .prefix import Staged
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -92,8 +93,8 @@ class PreactBlock(nn.Module):
         return y + self.downsample(x)
 
 
-class ResNet(nn.Module):
-    """A stem, stages of residual blocks, global average pooling and a linear head.
+class ResNet(Staged):
+    """A stem, three stages of residual blocks, global average pooling and a linear head.
 
     Args:
         block: called as `block(inputs, outputs, stride)`.
@@ -134,27 +135,33 @@ class ResNet(nn.Module):
     @property
     def stages(self) -> tuple[nn.Module, ...]:
         """The residual stages in forward order (B1, B2, B3 of the paper's runtime figure)."""
-        return tuple(m for name, m in self.named_children() if name.startswith("layer"))
+        return self.layer1, self.layer2, self.layer3
 
-    def forward(self, x: Tensor) -> Tensor:
+    def before_stages(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        if not self.preact:
-            x = F.relu(self.norm1(x))
-        for stage in self.stages:
-            x = stage(x)
+        return x if self.preact else F.relu(self.norm1(x))
+
+    def after_stages(self, x: Tensor) -> Tensor:
         if self.preact:
             x = F.relu(self.norm1(x))
         return self.fc(x.mean((2, 3)))
 
 
-class ViT(VisionTransformer):
+class ViT(Staged, VisionTransformer):
     """timm's vision transformer, its blocks grouped into three stages of equal depth."""
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
-        """Thirds of the encoder, in forward order, each an `nn.ModuleList` view of its blocks."""
+        """Thirds of the encoder, in forward order."""
         third = len(self.blocks) // 3
-        return tuple(nn.ModuleList(self.blocks[i * third : (i + 1) * third]) for i in range(3))
+        return tuple(self.blocks[i * third : (i + 1) * third] for i in range(3))
+
+    def before_stages(self, x: Tensor) -> Tensor:
+        x = self._pos_embed(self.patch_embed(x))
+        return self.norm_pre(self.patch_drop(x))
+
+    def after_stages(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.norm(x))
 
 
 def _resnet(depth: int, **shape) -> ResNet:

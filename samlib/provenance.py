@@ -25,6 +25,7 @@ DECIDING = (
     "masks",
     "measures",
     "models",
+    "prefix",
     "profiles",
     "sam",
     "sparse_masks",

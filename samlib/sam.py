@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from .errors import ConfigError, choose
 from .geometry import Geometry, Scale
 from .masks import Mask
+from .prefix import reuse
 
 Closure = Callable[[], Tensor]
 OnEps = Callable[[list[Tensor]], None]
@@ -78,7 +79,7 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
         or (k,) for k indices.
     """
     mask, geometry = perturbation.mask, perturbation.geometry
-    everything = perturbation.radius_over == "all" and geometry.p != math.inf
+    everything = _over_all(perturbation)
     if everything:
         over = mask.trainable
         position = {id(p): i for i, (_, p) in enumerate(over)}
@@ -96,6 +97,11 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
         masked = [_take(grads[i], j) for i, j in zip(at, index, strict=True)]
         T_masked: Scale = T and [_take(T[i], j) for i, j in zip(at, index, strict=True)]
         return geometry.eps(perturbation.rho, T_masked, masked, norm), masked
+
+
+def _over_all(perturbation: Perturbation) -> bool:
+    """Whether the step needs the gradient of every parameter; p = inf has no norm to take."""
+    return perturbation.radius_over == "all" and perturbation.geometry.p != math.inf
 
 
 def _take(tensor: Tensor, index: Tensor | None) -> Tensor:
@@ -191,25 +197,34 @@ def perturbed(
             f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
         )
     _refuse_fp16(mask.entries[0].parameter.device)
+    both = perturbation.batchnorm == "both"
+    # With the radius over everything the first backward pass uses up the whole graph.
+    kept_stages = 0 if _over_all(perturbation) else mask.untouched
     before = _Saved(mask.norm_buffers)
+    after_first: _Saved | None = None
     weights: _Saved | None = None
     try:
-        with torch.enable_grad():
-            loss = closure()
-        _check(loss)
-        eps, grads = ascent(perturbation, loss)
-        # A loss that lives through the second pass keeps the whole ascent graph alive with it.
-        first, loss = loss.detach(), None
-        with torch.no_grad():
-            after_first = _Saved(mask.norm_buffers) if perturbation.batchnorm == "first" else None
-            weights = _Saved([e.parameter for e in mask.entries], [e.index for e in mask.entries])
-            weights.add(eps)
-        if on_eps is not None:
-            on_eps(eps)
-        mask.observe(grads)  # last: it may choose other coordinates for the next step
-        del eps, grads
-        torch.clear_autocast_cache()  # or an outer autocast would reuse casts of the old weights
-        yield first
+        with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
+            with torch.enable_grad():
+                loss = closure()
+            _check(loss)
+            eps, grads = ascent(perturbation, loss)
+            # A loss that lives through the second pass keeps the ascent graph alive with it.
+            first, loss = loss.detach(), None
+            with torch.no_grad():
+                after_first = None if both else _Saved(mask.norm_buffers)
+                weights = _Saved(
+                    [e.parameter for e in mask.entries], [e.index for e in mask.entries]
+                )
+                weights.add(eps)
+            if on_eps is not None:
+                on_eps(eps)
+            mask.observe(grads)  # last: it may choose other coordinates for the next step
+            del eps, grads
+            if memory is not None:
+                memory.replaying = True
+            torch.clear_autocast_cache()  # or an outer autocast would reuse casts of old weights
+            yield first
     except BaseException:
         with torch.no_grad():
             before.restore()

@@ -36,6 +36,7 @@ class SparseMask(Mask):
         self.generator = torch.Generator().manual_seed(seed)
         self._sizes = [p.numel() for _, p in trainable(model)]
         super().__init__(model, _entries(model, flat), kind)
+        self.untouched = 0  # the next choice may lie anywhere
 
     @property
     def flat(self) -> Tensor:
