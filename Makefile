@@ -6,7 +6,7 @@ VENV    ?= .venv
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
 
-.PHONY: help install reproduce book smoke test readme clean
+.PHONY: help install reproduce book smoke test bench readme clean
 
 help: ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,11 @@ test: $(READY) ## lint and every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
+
+bench: $(READY) ## time the step against its floor and its peers, one thread
+	$(SAMLIB) bench step --model resnet56
+	$(SAMLIB) bench step --model wrn16_4
+	$(SAMLIB) bench step --model vit_t --rounds 10
 
 readme: $(READY) ## put the headline table and figure of the records into README.md
 	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)

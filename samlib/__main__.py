@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--book", default="book", help="folder for the built book (default: book)")
     p = verb("tables", "write the tables made from the records")
     _common(p)
+    p = verb("bench", "time the step against its floor and its peers; records in DIR/bench")
+    p.add_argument("what", choices=["step"])
+    p.add_argument("--results", default="results", help="folder of results")
+    for name, default in (("model", "resnet56"), ("batch-size", 32), ("rounds", 20)):
+        p.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+    p.add_argument("--threads", type=workers, default=1, help="CPU threads (default: 1)")
+    p.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     p = verb("readme", "put the headline figure and table of the records into README.md")
     _common(p)
     return parser
@@ -230,6 +237,17 @@ def _tables(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from . import bench
+
+    names = [field.name for field in fields(bench.Setting)]
+    setting = bench.Setting(**{name: getattr(args, name) for name in names})
+    record, path = bench.run(setting, _resolve(args.results))
+    print(bench.table(record))
+    print(path)
+    return 0
+
+
 def _readme(args: argparse.Namespace) -> int:
     from . import readme
     from .paths import project_root
@@ -261,6 +279,7 @@ VERBS = {
     "book": _book,
     "tables": _tables,
     "readme": _readme,
+    "bench": _bench,
 }
 
 

@@ -104,10 +104,11 @@ def put_in_place(campaign: Campaign, results: Path, profile: str) -> None:
     """Let a complete campaign take the place of the profile's old results."""
     target, old = results / profile, results / f".old-{profile}"
     shutil.rmtree(old, ignore_errors=True)
-    for leftover in ("campaign.json", "checkpoints", "logs"):
-        path = campaign.folder / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    # Killed between these two renames, the next `reproduce` finds the campaign complete.
     if target.exists():
         target.rename(old)
     campaign.folder.rename(target)
+    for leftover in ("campaign.json", "checkpoints", "logs", ".lock"):
+        path = target / leftover
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)

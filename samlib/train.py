@@ -207,7 +207,7 @@ def train(
         DataMissing: the data set is not on disk.
         DiskError: weights or checkpoints cannot be written.
     """
-    where = _device(device)
+    where = usable_device(device)
     started = time.perf_counter()
     with _deterministic(where, config.seed):
         splits = make_splits(
@@ -243,7 +243,12 @@ def train(
     return _result(run, time.perf_counter() - started)
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        ConfigError: no such device, or no GPU here.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:
