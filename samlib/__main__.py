@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from .errors import SamlibError
 
@@ -55,8 +55,15 @@ def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> 
     parser.add_argument("--data", type=Path, help="folder of data caches (default: data)")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"samlib: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m samlib", description="SAM-ON, reproduced.")
+    parser = _Parser(prog="python -m samlib", description="SAM-ON, reproduced.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, help: str) -> argparse.ArgumentParser:
@@ -116,29 +123,46 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from . import book, campaign, report, tables
+    from . import book, campaign, readme, report, tables
 
     profile, results = _profile(args)
-    fresh = campaign.fresh(results, profile.name)
-    with fresh.locked():
-        outcome = _bring(args, profile, fresh)
+    _check_data(args, profile)
+    new, old = campaign.fresh(results, profile.name), campaign.place(results, profile.name)
+    with new.locked():
+        campaign.check_origin(new)
+        outcome = _bring(args, profile, new)
         if outcome.failed or outcome.skipped:
             return _summary(outcome)
-        old = campaign.place(results, profile.name)
-        comparison = report.changes(old.runs, fresh.runs)
-        campaign.put_in_place(fresh, results, profile.name)
-    print(comparison)
-    tables.write(profile.name, results)
-    index = book.build(profile.name, results, _resolve(args.book))
+        print(report.changes(old.runs, new.runs))
+        with old.locked():
+            campaign.put_in_place(new, results, profile.name)
+    try:
+        tables.write(profile.name, results)
+        readme.write_figure(profile.name, results)
+        index = book.build(profile.name, results, _resolve(args.book))
+    except SamlibError as error:
+        again = f"python -m samlib book --profile {profile.name} --results {results}"
+        raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
     print(tables.headline_text(profile.name, results))
     print(f"\nThe book: {index}")
     return 0
+
+
+def _check_data(args: argparse.Namespace, profile) -> None:
+    """Have a missing device or data set told once, not once per run."""
+    from . import data
+    from .train import usable_device
+
+    usable_device(args.device or profile.device)
+    for name in {base.dataset for base in profile.bases.values()}:
+        data.load(name, args.data)
 
 
 def _run(args: argparse.Namespace) -> int:
     from . import campaign
 
     profile, results = _profile(args)
+    _check_data(args, profile)
     target = campaign.place(results, profile.name)
     with target.locked():
         return _summary(_bring(args, profile, target))

@@ -72,22 +72,30 @@ class Campaign:
 
 def place(results: Path, profile: str) -> Campaign:
     """Where a profile's results are: `<results>/<profile>`."""
+    _recover(results, profile)
     return Campaign(results / profile)
 
 
 def fresh(results: Path, profile: str) -> Campaign:
-    """The unfinished campaign of a profile, made if there is none.
+    """Where a new campaign of a profile is kept until it is complete; see `check_origin`."""
+    _recover(results, profile)
+    return Campaign(results / f".campaign-{profile}")
+
+
+def check_origin(campaign: Campaign) -> None:
+    """Note the code that begins a campaign, or check that it is the same that continues it.
+
+    Called with the campaign's lock held.
 
     Raises:
         CampaignError: it was begun by other code, whose numbers must not be mixed with ours.
-        DiskError: the folder cannot be made.
+        DiskError: the note cannot be written.
     """
-    campaign = Campaign(results / f".campaign-{profile}")
     note = campaign.folder / "campaign.json"
     now = {key: provenance()[key] for key in ("source", "packages", "python")}
     if not note.exists():
         write_atomically(note, json.dumps(now).encode())
-        return campaign
+        return
     try:
         begun = json.loads(note.read_bytes())
     except ValueError:
@@ -97,18 +105,29 @@ def fresh(results: Path, profile: str) -> Campaign:
             f"{campaign.folder} was begun by other code or package versions: remove that folder "
             "to start anew, or go back to the code that began it to continue"
         )
-    return campaign
 
 
-def put_in_place(campaign: Campaign, results: Path, profile: str) -> None:
-    """Let a complete campaign take the place of the profile's old results."""
-    target, old = results / profile, results / f".old-{profile}"
+def put_in_place(campaign: Campaign, results: Path, profile: str) -> Campaign:
+    """Let a complete campaign take the place of the profile's old results; returns it there."""
+    _recover(results, profile)
+    target, old = results / profile, _old(results, profile)
     shutil.rmtree(old, ignore_errors=True)
-    # Killed between these two renames, the next `reproduce` finds the campaign complete.
     if target.exists():
         target.rename(old)
     campaign.folder.rename(target)
-    for leftover in ("campaign.json", "checkpoints", "logs", ".lock"):
-        path = target / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for leftover in ("checkpoints", "logs", "set_aside"):
+        shutil.rmtree(target / leftover, ignore_errors=True)
+    (target / "campaign.json").unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
+    return Campaign(target)
+
+
+def _old(results: Path, profile: str) -> Path:
+    return results / f".old-{profile}"
+
+
+def _recover(results: Path, profile: str) -> None:
+    """Bring the old results back if a crash came between the two renames of `put_in_place`."""
+    old, target = _old(results, profile), results / profile
+    if old.exists() and not target.exists():
+        old.rename(target)

@@ -1,6 +1,7 @@
 """RunConfig: everything that decides a run, and the run's id."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -77,7 +78,7 @@ class RunConfig:
     eval_every: int = 1
 
     def __post_init__(self):
-        for name, kind in typing.get_type_hints(type(self)).items():
+        for name, kind in _field_types().items():
             object.__setattr__(self, name, _typed(name, kind, getattr(self, name)))
         choose("data set", self.dataset, data.names())
         choose("model", self.model, models.names())
@@ -139,7 +140,7 @@ class RunConfig:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """Name of the run's record: readable parts and a digest of every field.
 
@@ -156,6 +157,11 @@ class RunConfig:
         if method != NO_PERTURBATION:
             method += f"-{self.mask}-rho{self.rho:g}"
         return f"{self.model}-{method}-s{self.seed}-{digest}"
+
+
+@functools.cache
+def _field_types() -> dict[str, typing.Any]:
+    return typing.get_type_hints(RunConfig)
 
 
 def _typed(name: str, kind: typing.Any, value: typing.Any) -> typing.Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import DataMissing, choose
 from .files import DiskError, write_atomically
+from .paths import resolve
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def names() -> tuple[str, ...]:
 
 
 def default_data_dir() -> Path:
-    """The folder of the caches: environment variable SAMLIB_DATA, or `data` where we are."""
-    return Path(os.environ.get("SAMLIB_DATA") or "data")
+    """The folder of the caches: environment variable SAMLIB_DATA, or the project's `data`."""
+    return resolve(os.environ.get("SAMLIB_DATA") or "data")
 
 
 def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:

@@ -22,6 +22,7 @@ from . import checkpoint, records
 from .campaign import Campaign
 from .config import RunConfig
 from .errors import SamlibError
+from .files import DiskError
 from .train import train
 
 ATTEMPTS = 3  # of a run whose worker died
@@ -51,6 +52,8 @@ def one_run(
         )
         records.write(campaign.runs, result)
         checkpoint.discard(campaign.checkpoint(run_id))
+    except DiskError:
+        raise  # no other run could be kept, either
     except SamlibError as error:
         return str(error)
     except Exception as error:
@@ -127,6 +130,9 @@ class LocalExecutor:
             configs: what to run, in this order.
             may_start: asked before each start; a run refused is skipped.
             on_done: told of every run that ended, with the reason if it failed.
+
+        Raises:
+            DiskError: a record cannot be written; what was written before is kept.
         """
         outcome, deaths = Outcome(), Counter()
         waiting: deque[RunConfig] = deque(configs)
@@ -189,4 +195,6 @@ def _died(job: Future) -> bool:
 
 def _failure(job: Future) -> str | None:
     error = job.exception()
+    if isinstance(error, DiskError):
+        raise error
     return job.result() if error is None else f"{type(error).__name__}: {error}"

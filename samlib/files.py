@@ -26,6 +26,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except OSError as error:
         advice = {
             errno.ENOSPC: "the disk is full: free some space",
@@ -39,3 +40,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:  # also after Ctrl-C
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

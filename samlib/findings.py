@@ -30,8 +30,8 @@ def introduction(results: Results) -> str:
     gain_on = results.compare(on, base)
     direct = results.compare(on, everything)
     return (
-        f"At the ρ their validation accuracy chose, SAM gains {gain} points over {name} and "
-        f"SAM-ON {gain_on}. Against each other, "
+        f"At the ρ their validation accuracy chose, SAM − {name} is {gain} points and "
+        f"SAM-ON − {name} is {gain_on}. Against each other, "
         f"{_reading(direct, 'SAM-ON', 'SAM')} (SAM-ON − SAM: {_points(direct)})."
     )
 
@@ -51,10 +51,10 @@ def is_it_rho(results: Results) -> str:
     if elsewhere and tuned.verdict != "holds":
         text += (
             f"Left at ρ = {' or '.join(elsewhere)}, SAM would lose to SAM-ON by more than chance: "
-            "here an advantage of SAM-ON would be made by the choice of SAM's ρ."
+            "here the choice of SAM's ρ alone decides whether SAM-ON looks better."
         )
     elif elsewhere:
-        text += f"SAM also loses at ρ = {', '.join(elsewhere)}: the gain is more than a radius."
+        text += f"SAM also loses at ρ = {', '.join(elsewhere)}."
     return text
 
 
@@ -79,12 +79,15 @@ def without_norm(results: Results) -> str:
     helped = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "refuted"]
     elementwise = comparisons["elementwise_l2"]
     text = "Leaving the normalization layers out "
-    text += f"costs accuracy for {', '.join(harmed)}" if harmed else "costs no variant accuracy"
+    text += f"costs {', '.join(harmed)} accuracy" if harmed else "is not shown to cost accuracy"
     if helped:
-        text += f" and gains some for {', '.join(helped)}"
+        text += f", and is better for {', '.join(helped)}"
+    shares = tables.without_norm(results)[0].set_index("variant")["share on norm layers"]
+    share = shares[names.GEOMETRY_NAMES["elementwise_l2"]]
+    reported_gap = tables.reported_no_norm_gap("elementwise_l2")
     return (
-        f"{text}. For elementwise ℓ₂, where almost the whole perturbation falls on them, the "
-        f"difference is {_points(elementwise)}; the authors' curves show +2.44."
+        f"{text}. For elementwise ℓ₂, where {share} of the squared length falls on them, all − no "
+        f"norm is {_points(elementwise)}; the authors' curves show {reported_gap}."
     )
 
 
@@ -115,16 +118,21 @@ def sparsity(results: Results) -> str:
     gain = {rule: results.compare(cell, base) for rule, cell in random.items()}
     name = names.method_name(results.profile, BASE)
     text = (
-        f"With a ρ of its own, the random mask gains {gain['mask']} points over {name} where the "
-        f"radius runs over the mask, and {gain['all']} where it runs over all. "
+        f"With a ρ of its own, random mask − {name} is {gain['mask']} points where the radius runs "
+        f"over the mask, and {gain['all']} where it runs over all. "
     )
-    matching = []
-    for mask in SPARSE_MASKS:
-        against = results.compare(on, results.cell(Method("l2", mask, "mask")))
-        if against.verdict != "holds":
-            matching.append(names.MASK_NAMES[mask])
-    if matching:
-        return (
-            text + f"SAM-ON is not shown to be better than {', '.join(matching)} at its sparsity."
-        )
-    return text + "SAM-ON is better than each mask of its own sparsity."
+    against = {
+        names.MASK_NAMES[mask]: results.compare(on, results.cell(Method("l2", mask, "mask")))
+        for mask in SPARSE_MASKS
+    }
+    beaten = [name for name, c in against.items() if c.verdict == "holds"]
+    better = [name for name, c in against.items() if c.verdict == "refuted"]
+    open_ = [name for name, c in against.items() if c.verdict in ("undecided", "equivalent")]
+    parts = []
+    if beaten:
+        parts.append(f"better than {', '.join(beaten)}")
+    if better:
+        parts.append(f"worse than {', '.join(better)}")
+    if open_:
+        parts.append(f"not told apart from {', '.join(open_)}")
+    return text + f"At its own sparsity, each tuned over the mask, SAM-ON is {'; '.join(parts)}."

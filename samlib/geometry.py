@@ -11,6 +11,7 @@ travel in lists, so that a network of many small ones costs a handful of fused k
 """
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Geometry(ABC):
     p: ClassVar[float] = 2
 
     def __post_init__(self):
-        if not (math.isfinite(self.eta) and self.eta >= 0):
+        number = isinstance(self.eta, numbers.Real) and not isinstance(self.eta, bool)
+        if not (number and math.isfinite(self.eta) and self.eta >= 0):
             raise ConfigError(f"eta must be finite and >= 0, not {self.eta!r}")
 
     @abstractmethod

@@ -98,8 +98,6 @@ def top_eigenvalues(
     operator = LinearOperator((mask.count, mask.count), matvec=product, dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(mask.count)
     with evaluating(model):
-        if not product(start).any():  # linear in the mask; ARPACK calls that a bad start vector
-            return np.zeros(k)
         try:
             found = eigsh(
                 operator,
@@ -110,7 +108,10 @@ def top_eigenvalues(
                 maxiter=max_products,  # restarts, of several products each: `product` gives up
                 return_eigenvectors=False,
             )
-        except (ArpackNoConvergence, ArpackError) as error:
+        except ArpackError as error:
+            # ARPACK calls it a bad start vector when H = 0.
+            if not (isinstance(error, ArpackNoConvergence) or product(start).any()):
+                return np.zeros(k)
             raise NotConverged(_advice(done, tolerance)) from error
     order = np.argsort(-found if by == "algebraic" else -np.abs(found))
     return found[order]
@@ -145,8 +146,6 @@ def _hessian_vector(
                 (g * d).sum()
                 for g, d in zip(gradients(loss, leaves, True), directions, strict=True)
             )
-            if not slope.requires_grad:  # the loss is linear in every weight of the mask
-                continue
             curved = torch.autograd.grad(slope, leaves, allow_unused=True, materialize_grads=True)
             total += _gather(mask, curved) * (len(x) / len(inputs))
     return total.cpu().numpy()

@@ -200,6 +200,8 @@ def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
         ConfigError: a stage number the model does not have, or a model without stages.
     """
     parts = getattr(model, "stages", ())
+    if isinstance(stages, int):
+        raise ConfigError(f"stages is a list of stage numbers, such as [{stages}]")
     bad = [s for s in stages if not (isinstance(s, int) and 1 <= s <= len(parts))]
     if bad or not stages:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """The README's first screen: the headline figure and table, from the records."""
 
+import os
 from pathlib import Path
 
 from . import figures, tables, verdicts
@@ -11,7 +12,7 @@ from .runner import clock
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
 
-def block(results: Results) -> str:
+def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     table = tables.headline(results)
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
@@ -19,7 +20,6 @@ def block(results: Results) -> str:
     answered = verdicts.table(results)
     answered = answered[answered["verdict"] != "not run"]
     seconds = sum(record["times"]["wall"] for record in results.records.values())
-    figure = f"results/{results.profile.name}/figures/headline.svg"
     return "\n\n".join(
         [
             BEGIN,
@@ -47,12 +47,20 @@ def update(profile: str, folder: Path, readme: Path) -> None:
         ConfigError: the README has no markers.
     """
     results = load(profile, folder, needs="introduction")
-    path = results.folder / "figures" / "headline.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figures.headline(results).savefig(path, metadata={"Date": None})
+    figure = write_figure(profile, folder)
     text = readme.read_text()
     if BEGIN not in text or END not in text:
         raise ConfigError(f"{readme} has no lines {BEGIN} and {END} to write between")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    write_atomically(readme, (before + block(results) + after).encode())
+    link = os.path.relpath(figure, readme.resolve().parent)
+    write_atomically(readme, (before + block(results, link) + after).encode())
+
+
+def write_figure(profile: str, folder: Path) -> Path:
+    """Draw the headline figure beside the records; returns its path."""
+    results = load(profile, folder, needs="introduction")
+    path = results.folder / "figures" / "headline.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.headline(results).savefig(path, metadata={"Date": None})
+    return path.resolve()

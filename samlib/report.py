@@ -4,9 +4,9 @@ import html
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from IPython.display import HTML
 
 from . import records, study
 from .campaign import place
@@ -15,11 +15,16 @@ from .runner import Estimate, clock
 from .stats import VERDICTS
 from .study import Profile
 
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
-def show(table: pd.DataFrame) -> HTML:
+_SHOWN = 20  # changed runs told one by one
+
+
+def show(table: pd.DataFrame) -> "HTML":
     """A table for the book: no index, intervals unbroken, verdicts as badges."""
     cells = table.map(_cell)
-    return HTML(cells.to_html(index=False, escape=False, border=0))
+    return _html(cells.to_html(index=False, escape=False, border=0))
 
 
 def _cell(value: object) -> str:
@@ -33,11 +38,17 @@ def _cell(value: object) -> str:
     return text
 
 
-def say(sentence: str) -> HTML:
+def say(sentence: str) -> "HTML":
     """A finding as a paragraph of the page; intervals stay on one line."""
     text = html.escape(sentence)
     text = re.sub(r"\S+ \[[^\]]*\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
-    return HTML(f'<p class="finding">{text}</p>')
+    return _html(f'<p class="finding">{text}</p>')
+
+
+def _html(text: str) -> "HTML":
+    from IPython.display import HTML  # only notebooks need it to be installed
+
+    return HTML(text)
 
 
 def badge(verdict: str) -> str:
@@ -45,7 +56,7 @@ def badge(verdict: str) -> str:
     return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def provenance(results: Results, notebook: str | None = None) -> HTML:
+def provenance(results: Results, notebook: str | None = None) -> "HTML":
     """One line under a page: which records (of one notebook, or all), made by what, on what."""
     cells = [c for group in study.notebook_cells(results.profile, notebook) for c in group]
     wanted = study.needed(cells, results.records)
@@ -58,7 +69,7 @@ def provenance(results: Results, notebook: str | None = None) -> HTML:
         f"Profile {results.profile.name}: {len(found)} runs, {status['diverged']} diverged, "
         f"{60 * hours:.0f} core-minutes. {lines}."
     )
-    return HTML(f'<p class="provenance">{html.escape(text)}</p>')
+    return _html(f'<p class="provenance">{html.escape(text)}</p>')
 
 
 def _origin(record: dict) -> str:
@@ -88,21 +99,28 @@ def status(profile: Profile, folder: Path) -> str:
 
 
 def changes(old: Path, new: Path) -> str:
-    """How new records compare with the old ones, run by run, in a few lines."""
-    before, after = records.read(old), records.read(new)
-    both = sorted(before.keys() & after.keys())
+    """How new records compare with the old ones, run by run, the largest changes first."""
+    after = records.read(new)
+    try:
+        before = records.read(old)
+    except records.FormatError as error:
+        return f"{len(after)} new records; the old ones cannot be compared: {error}"
     if not before:
         return f"{len(after)} new records; there were none before."
-    same = [r for r in both if _numbers(before[r]) == _numbers(after[r])]
+    both = sorted(before.keys() & after.keys())
+    same = {r for r in both if _numbers(before[r]) == _numbers(after[r])}
     lines = [
         f"{len(both)} runs were there before: {len(same)} have the same numbers bit for bit, "
         f"{len(both) - len(same)} differ; {len(after) - len(both)} are new, "
         f"{len(before) - len(both)} are gone."
     ]
     moved = {r: after[r]["test_accuracy"] - before[r]["test_accuracy"] for r in both}
-    for run_id in sorted(set(both) - set(same), key=lambda r: -abs(moved[r])):
+    differing = sorted(set(both) - same, key=lambda r: -abs(moved[r]))
+    for run_id in differing[:_SHOWN]:
         was, now = before[run_id]["test_accuracy"], after[run_id]["test_accuracy"]
         lines.append(f"  {run_id}: {was:.2f} -> {now:.2f} ({now - was:+.2f})")
+    if len(differing) > _SHOWN:
+        lines.append(f"  ... and {len(differing) - _SHOWN} smaller changes")
     return "\n".join(lines)
 
 

@@ -109,8 +109,9 @@ def load(profile: str, results: Path, *, needs: str | None = None) -> Results:
         ConfigError: an unknown profile.
         RecordsMissing: a run the notebook needs is not there.
     """
+    known = profiles.get(profile)
     campaign = place(results, profile)
-    found = Results(profiles.get(profile), records.read(campaign.runs), campaign.folder)
+    found = Results(known, records.read(campaign.runs), campaign.folder)
     if needs is not None:
         for cells in study.notebook_cells(found.profile, needs):
             found.require(cells)

@@ -9,6 +9,7 @@ subtracting eps would not give in floating point.
 """
 
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,16 @@ class Perturbation:
     end: int | None = None
 
     def __post_init__(self):
-        if isinstance(self.rho, bool) or not isinstance(self.rho, int | float):
+        if isinstance(self.rho, bool) or not isinstance(self.rho, numbers.Real):
             raise ConfigError(f"rho must be a number, not {self.rho!r}")
+        for name, kind in (("geometry", Geometry), ("mask", Mask)):
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(
+                    f"{name} must be a samlib {kind.__name__}, not {getattr(self, name)!r}"
+                )
+        epochs = (self.start, 0 if self.end is None else self.end)
+        if not all(isinstance(e, int) and not isinstance(e, bool) for e in epochs):
+            raise ConfigError(f"active epochs {self.start!r} to {self.end!r} are not whole numbers")
         if not (math.isfinite(self.rho) and self.rho >= 0):
             raise ConfigError(f"rho must be finite and >= 0, not {self.rho!r}")
         choose("radius_over", self.radius_over, ("mask", "all"))
@@ -159,8 +168,9 @@ def _check(loss: Tensor) -> None:
         raise ConfigError("fp16 needs a loss scaler, which SAM's step has no place for; use bf16")
 
 
-def _refuse_fp16(device: torch.device) -> None:
-    kind = device.type
+def _refuse_fp16(module, inputs) -> None:
+    """Forward pre-hook of the model: sees autocast wherever it was entered."""
+    kind = inputs[0].device.type if inputs and isinstance(inputs[0], Tensor) else "cpu"
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
         raise ConfigError(
             "fp16 autocast needs a loss scaler, which SAM's step has no place for; use bfloat16"
@@ -196,7 +206,6 @@ def perturbed(
         raise ConfigError(
             f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
         )
-    _refuse_fp16(mask.entries[0].parameter.device)
     both = perturbation.batchnorm == "both"
     # With the radius over everything the first backward pass uses up the whole graph.
     kept_stages = 0 if _over_all(perturbation) else mask.untouched
@@ -205,8 +214,12 @@ def perturbed(
     weights: _Saved | None = None
     try:
         with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
-            with torch.enable_grad():
-                loss = closure()
+            hook = mask.model.register_forward_pre_hook(_refuse_fp16)
+            try:
+                with torch.enable_grad():
+                    loss = closure()
+            finally:
+                hook.remove()
             _check(loss)
             eps, grads = ascent(perturbation, loss)
             # A loss that lives through the second pass keeps the ascent graph alive with it.

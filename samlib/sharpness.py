@@ -103,8 +103,8 @@ def m_sharpness(
 def normalized(logits: Tensor) -> Tensor:
     """(z - mean z) / ||z - mean z||_2 along the last dimension; 0 where all logits are equal.
 
-    >>> normalized(torch.tensor([[1.0, 2.0, 3.0]])) * 2**0.5
-    tensor([[-1.,  0.,  1.]])
+    >>> normalized(torch.tensor([[0.0, 2.0]]))
+    tensor([[-0.7071,  0.7071]])
     """
     centred = logits - logits.mean(-1, keepdim=True)
     return centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-10)
@@ -174,9 +174,7 @@ def _apgd(
     first = best = last
     best_grad = grad
     size = 2 * rho
-    ends = checkpoints(steps)
-    length = dict(pairwise([*ends[::-1], 0]))
-    length = {end: end - previous for end, previous in length.items()}
+    length = {end: end - begin for begin, end in pairwise([0, *checkpoints(steps)])}
     improving, halved, best_before = 0, False, first
     for i in range(1, steps + 1):
         z = _project(torch._foreach_add(u, _direction(grad, p), alpha=size), rho, p)

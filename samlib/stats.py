@@ -72,7 +72,7 @@ def _judge(low: float, high: float, margin: float) -> str:
         return "holds"
     if high < 0:
         return "refuted"
-    if low > -EQUIVALENCE and high < EQUIVALENCE:
+    if low > -margin and high < margin:
         return "equivalent"
     return "undecided"
 
@@ -110,7 +110,7 @@ def compare(differences: Sequence[float], margin: float = EQUIVALENCE) -> Compar
         return Comparison(mean, low, high, len(x), math.nan, "undecided")
     verdict = _judge(low, high, margin)
     deviation = float(x.std(ddof=1))
-    if deviation > 0:
+    if deviation > 1e-12 * max(1.0, abs(mean)):  # else equal but for rounding
         p = float(scipy_stats.ttest_1samp(x, 0).pvalue)
     else:
         p = 0.0 if mean else 1.0

@@ -5,6 +5,7 @@ chosen rho gets. rho is chosen by mean validation accuracy over the sweep's seed
 for every method; which runs a cell still needs therefore follows from the records it has.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Method:
         level = "norm" if self.sparsity is None else f"{self.sparsity:g}"
         return self.geometry, self.mask, self.radius_over, level
 
+    @functools.cache  # noqa: B019 (methods and bases are few and live as long as the study)
     def on(self, base: RunConfig, rho: float, seed: int) -> RunConfig:
         """The configuration of one run."""
         if self.geometry == NO_PERTURBATION:
@@ -145,8 +147,9 @@ class Profile:
         bases: configuration of the base optimizer by family (wrn, resnet, resnext, vit).
         headline: the family of the headline, the rho curves and the sparsity table.
         geometries: the rows of the variants table.
-        grids: values of rho by method, as many on every side of a comparison, so that rho is
-            tuned alike; `Method.key` says which entry a method takes.
+        ladders: values of rho of the curves over rho, by geometry; the same for every mask.
+        grids: values of rho elsewhere, by `Method.key`; as many on every side of a comparison,
+            so that rho is tuned alike.
         sweep_seeds: seeds that choose rho; the rho curves run with all `seeds`.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
@@ -159,6 +162,7 @@ class Profile:
     bases: dict[str, RunConfig]
     headline: str
     geometries: tuple[str, ...]
+    ladders: dict[str, tuple[float, ...]]
     grids: dict[tuple[str, ...], tuple[float, ...]]
     sweep_seeds: int
     seeds: int
@@ -170,10 +174,14 @@ class Profile:
         """The one cell of a method in a family: every notebook gets the same."""
         leads = family == self.headline
         curve = leads and method.geometry in SWEPT and method.mask not in SPARSE_MASKS
+        if method == BASE:
+            grid = (0.0,)
+        else:
+            grid = self.ladders[method.geometry] if curve else self.grids[method.key]
         return Cell(
             self.bases[family],
             method,
-            (0.0,) if method == BASE else self.grids[method.key],
+            grid,
             self.seeds if curve else self.sweep_seeds,
             self.headline_seeds if leads and method in HEADLINE else self.seeds,
         )

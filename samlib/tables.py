@@ -10,7 +10,7 @@ import torch
 from . import models, reported, study
 from .data import INFO
 from .files import write_atomically
-from .masks import only_norm
+from .masks import Mask, only_norm
 from .models import build
 from .names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES, method_name
 from .results import Results, load
@@ -185,9 +185,17 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 
 def window(results: Results, cell: Cell) -> str:
-    """The values of rho on the grid whose mean test accuracy is above the base optimizer's."""
-    base = results.accuracies(results.cell(BASE)).mean()
-    good = [rho for rho in sorted(cell.grid) if results.accuracies(cell, rho).mean() > base]
+    """The values of rho around the chosen one whose mean test accuracy is above the base's."""
+    base = results.accuracies(results.cell(BASE))
+    chosen, good = results.rho(cell), []
+    for rho in sorted(cell.grid):
+        values = results.accuracies(cell, rho)
+        if (values - base).mean() > 0:  # paired: over the seeds both have
+            good.append(rho)
+        elif rho < chosen:
+            good = []
+        else:
+            break
     return f"{good[0]:g} to {good[-1]:g}" if good else "none"
 
 
@@ -198,19 +206,25 @@ def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         everything = results.cell(Method(geometry, "all"))
         without = results.cell(Method(geometry, "no_norm"))
         comparisons.append(results.compare(everything, without))
-        shares = [s for r in results.runs(everything) for s in r["curves"]["norm_share"] if s]
-        both = [reported.best(geometry, mask) for mask in ("all", "no_norm")]
+        records = results.runs(everything)
+        shares = [s for r in records for s in r["curves"]["norm_share"] if s is not None]
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
                 "share on norm layers": f"{100 * pd.Series(shares).mean():.1f} %",
-                "reported all − no norm": f"{both[0][1].value - both[1][1].value:+.2f}",
+                "reported all − no norm": reported_no_norm_gap(geometry),
                 "all": spread(results.accuracies(everything)),
                 "no norm": spread(results.accuracies(without)),
                 "ρ no norm": _edge(results, without),
             }
         )
     return pd.DataFrame(rows).assign(**_verdicts(comparisons)), comparisons
+
+
+def reported_no_norm_gap(geometry: str) -> str:
+    """Best of the authors' curve over all minus best of its no-norm curve, in points."""
+    both = [reported.best(geometry, mask) for mask in ("all", "no_norm")]
+    return f"{both[0][1].value - both[1][1].value:+.2f}"
 
 
 def sparsity(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -249,13 +263,17 @@ def _reported_sparsity(method: Method) -> str:
     return str(found) if found else reported.NOT_SOURCED
 
 
+def norm_mask(name: str) -> Mask:
+    """The only-norm mask of a model of the zoo for 100 classes; nothing is computed with it."""
+    with torch.device("meta"):  # shapes are enough
+        return only_norm(build(name, num_classes=INFO["cifar100"].classes))
+
+
 def norm_share() -> pd.DataFrame:
     """Norm-layer parameters of every model of the zoo (claim 12); counted, not trained."""
     rows = []
     for name in models.names():
-        info = INFO["cifar100"]
-        with torch.device("meta"):  # shapes are enough
-            mask = only_norm(build(name, num_classes=info.classes))
+        mask = norm_mask(name)
         rows.append(
             {
                 "model": MODEL_NAMES[name],
@@ -296,6 +314,8 @@ def write(profile: str, folder: Path) -> list[Path]:
         RecordsMissing: a run is missing.
     """
     results = load(profile, folder)
+    for cells in study.notebook_cells(results.profile):
+        results.require(cells)
     paths = []
     for name, make in TABLES.items():
         path = results.folder / "tables" / f"{name}.csv"

@@ -19,7 +19,7 @@ from .data import Splits, make_splits, normalize
 from .errors import ConfigError
 from .measures import affine_measures, finite, share_recorder
 from .models import is_vit
-from .provenance import provenance
+from .provenance import provenance, source_digest
 from .sam import sam_step
 
 _EVAL_BATCH = 2048
@@ -44,6 +44,8 @@ class Run:
         # Drawn on the CPU, so that every device sees the same batches.
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator().manual_seed(config.seed + 1_000_003)
+        # A stream of its own: what a mask scores must not shift the others' augmentation.
+        self.scored = torch.Generator().manual_seed(config.seed + 2_000_003)
         self.curves: dict[str, list] = {
             name: []
             for name in (
@@ -113,8 +115,8 @@ class Run:
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
         """The first n examples of a fresh shuffle of the training set, augmented."""
         splits = self.splits
-        chosen = torch.randperm(len(splits.train_labels), generator=self.draws)[:n]
-        images = augment(splits.train_images[chosen], self.config.augment, self.draws)
+        chosen = torch.randperm(len(splits.train_labels), generator=self.scored)[:n]
+        images = augment(splits.train_images[chosen], self.config.augment, self.scored)
         return self.inputs(images), splits.train_labels[chosen]
 
     @torch.no_grad()
@@ -143,12 +145,14 @@ class Run:
         mask = self.perturbation.mask.state_dict() if self.perturbation else {}
         return {
             "run_id": self.config.run_id,
+            "source": source_digest(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "mask": mask,
             "order": self.order.get_state(),
             "draws": self.draws.get_state(),
+            "scored": self.scored.get_state(),
             "global": torch.get_rng_state(),
             "curves": self.curves,
             "seconds": self.seconds,
@@ -163,6 +167,7 @@ class Run:
             self.perturbation.mask.load_state_dict(state["mask"])
         self.order.set_state(state["order"])
         self.draws.set_state(state["draws"])
+        self.scored.set_state(state["scored"])
         torch.set_rng_state(state["global"])
         self.curves, self.seconds = state["curves"], state["seconds"]
 
@@ -224,7 +229,8 @@ def train(
             model = model.to(memory_format=torch.channels_last)
         run = Run(config, model, splits, where)
         state = checkpoint.load(checkpoints) if checkpoints else None
-        if state is not None and state["run_id"] == config.run_id:
+        ours = (config.run_id, source_digest())  # other code must not finish what we began
+        if state is not None and (state["run_id"], state["source"]) == ours:
             run.load_state_dict(state)
         saved = time.monotonic()
         while run.epoch < config.epochs and not run.diverged:
@@ -253,6 +259,8 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"unknown device {name!r}; valid: cpu, cuda, cuda:<number>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported; valid: cpu, cuda, cuda:<number>")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no CUDA GPU is available here; use --device cpu")
     return device

@@ -11,7 +11,14 @@ import pytest
 
 from samlib import profiles, records, study
 from samlib.__main__ import main
-from samlib.campaign import Campaign, CampaignError, fresh, place, put_in_place
+from samlib.campaign import (
+    Campaign,
+    CampaignError,
+    check_origin,
+    fresh,
+    place,
+    put_in_place,
+)
 
 TINY = ["--train-size", "40", "--validation-size", "20", "--epochs", "1", "--batch-size", "20"]
 
@@ -159,10 +166,11 @@ def test_a_second_campaign_says_who_holds_the_folder(tmp_path, capsys):
 
 def test_a_campaign_is_continued_by_the_same_code_only(tmp_path):
     first = fresh(tmp_path, "smoke")
-    assert fresh(tmp_path, "smoke") == first
+    check_origin(first)
+    check_origin(fresh(tmp_path, "smoke"))
     (first.folder / "campaign.json").write_text('{"source": "other"}')
     with pytest.raises(CampaignError, match="remove that folder"):
-        fresh(tmp_path, "smoke")
+        check_origin(first)
 
 
 def test_new_results_take_the_place_of_the_old_ones_whole(tmp_path):
@@ -170,9 +178,18 @@ def test_new_results_take_the_place_of_the_old_ones_whole(tmp_path):
     old.runs.mkdir(parents=True)
     (old.runs / "old.json").write_text("{}")
     campaign = fresh(tmp_path, "smoke")
+    check_origin(campaign)
     campaign.runs.mkdir()
     (campaign.runs / "new.json").write_text("{}")
     put_in_place(campaign, tmp_path, "smoke")
     assert [p.name for p in Campaign(tmp_path / "smoke").runs.iterdir()] == ["new.json"]
     assert not campaign.folder.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["smoke"]
+    assert not (old.folder / "campaign.json").exists()
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
+    runs = tmp_path / ".old-smoke" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "old.json").write_text("{}")
+    assert [p.name for p in place(tmp_path, "smoke").runs.iterdir()] == ["old.json"]

@@ -11,6 +11,7 @@ import torchvision.datasets
 
 from samlib import datasets
 from samlib.errors import ConfigError, DataMissing
+from samlib.paths import project_root
 
 
 def test_names_and_unknown_name():
@@ -36,7 +37,7 @@ def test_data_dir_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMLIB_DATA", str(tmp_path))
     assert datasets.default_data_dir() == tmp_path
     monkeypatch.delenv("SAMLIB_DATA")
-    assert str(datasets.default_data_dir()) == "data"
+    assert datasets.default_data_dir() == project_root() / "data"
 
 
 # --- the cache -----------------------------------------------------------------------------------

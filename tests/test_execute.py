@@ -15,6 +15,7 @@ from samlib import campaign, records
 from samlib.campaign import Campaign, CampaignError
 from samlib.config import RunConfig
 from samlib.execute import LocalExecutor, one_run
+from samlib.files import DiskError
 from samlib.train import train
 
 TINY = {"train_size": 64, "validation_size": 20, "epochs": 2, "batch_size": 32}
@@ -144,10 +145,11 @@ def test_an_unforeseen_error_is_one_line_and_a_log(tmp_path, monkeypatch):
     assert not place.runs.exists()
 
 
-def test_a_full_disk_is_a_reason_and_not_a_traceback(tmp_path, full_disk):
+def test_a_full_disk_ends_the_campaign_with_one_line(tmp_path, full_disk):
     full_disk()
-    reason = one_run(CONFIGS[0], Campaign(tmp_path), "cpu", None, False)
-    assert "the disk is full: free some space" in reason
+    with pytest.raises(DiskError, match="the disk is full: free some space") as caught:
+        one_run(CONFIGS[0], Campaign(tmp_path), "cpu", None, False)
+    one_line(caught)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -210,7 +212,8 @@ def test_a_campaign_continues_and_then_replaces_the_old_results(tmp_path):
 def test_a_campaign_begun_by_other_code_is_refused(tmp_path):
     begun = campaign.fresh(tmp_path, "quick")
     for content in ('{"source": "other"}', "cut sh"):
+        begun.folder.mkdir(exist_ok=True)
         (begun.folder / "campaign.json").write_text(content)
         with pytest.raises(CampaignError, match="begun by other code") as caught:
-            campaign.fresh(tmp_path, "quick")
+            campaign.check_origin(begun)
         assert str(begun.folder) in one_line(caught)

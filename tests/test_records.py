@@ -203,6 +203,6 @@ def test_writing_replaces_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", note("fsync", fsync))
     monkeypatch.setattr(os, "replace", note("replace", replace))
     write_atomically(path, b"new")
-    assert order == [("fsync", b"old"), ("replace", b"old")]
+    assert order == [("fsync", b"old"), ("replace", b"old"), ("fsync", b"new")]
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -118,6 +118,7 @@ def test_there_is_a_row_for_each_of_the_fifteen_claims(found):
     assert list(table[""]) == list(range(1, 16))
     assert set(table["verdict"]) <= set(VERDICTS)
     run = {claim.number for claim in verdicts.CLAIMS if claim.decide}
+    run -= {2}  # about WRN-28-10 on CIFAR-100 only
     assert set(table[""][table["verdict"] != "not run"]) == run
 
 
@@ -133,9 +134,13 @@ def test_a_claim_about_many_falls_with_one_refuted_after_correction():
     good = compare([1.0, 1.1, 0.9, 1.0, 1.05])
     bad = compare([-1.0, -1.1, -0.9, -1.0, -1.05])
     open_ = compare([1.0, -1.0, 0.5, -0.4, 0.1])
-    assert verdicts._all_of([good, good], "").verdict == "holds"
-    assert verdicts._all_of([good, open_], "").verdict == "undecided"
-    assert verdicts._all_of([good, open_, bad], "").verdict == "refuted"
+    same = compare([0.01, -0.01, 0.0, 0.02, -0.02])
+    for strict in (True, False):
+        assert verdicts._all_of([good, good], "", strict=strict).verdict == "holds"
+        assert verdicts._all_of([good, open_], "", strict=strict).verdict == "undecided"
+        assert verdicts._all_of([good, open_, bad], "", strict=strict).verdict == "refuted"
+    assert verdicts._all_of([good, same], "", strict=False).verdict == "holds"
+    assert verdicts._all_of([good, same], "", strict=True).verdict == "refuted"
 
 
 def test_a_missing_record_names_the_command(folder, tmp_path):

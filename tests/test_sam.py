@@ -709,3 +709,29 @@ def test_a_plain_step_under_an_outer_autocast_sees_the_weights_of_now():
         with torch.autocast("cpu", torch.bfloat16):
             fresh = sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=5.0), None)
     assert torch.equal(second, fresh)
+
+
+def test_fp16_autocast_inside_the_closure_is_refused_too():
+    net, (x, y) = small_net(), small_batch()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def closure():
+        with torch.autocast("cpu", torch.float16):
+            return F.cross_entropy(net(x).float(), y)
+
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ConfigError, match="fp16 autocast"):
+        sam_step(closure, optimizer, Perturbation(L2(), 0.1, masks.only_norm(net)))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert not net._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"geometry": "l2"}, {"mask": "only_norm"}, {"start": 1.5}, {"start": None}, {"end": True}],
+    ids=str,
+)
+def test_a_perturbation_of_the_wrong_parts_is_refused(wrong):
+    parts = {"geometry": L2(), "rho": 0.1, "mask": masks.only_norm(small_net())}
+    with pytest.raises(ConfigError):
+        Perturbation(**parts | wrong)

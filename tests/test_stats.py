@@ -79,3 +79,14 @@ def test_holm_leaves_what_is_not_known_out_of_the_count():
 def test_p_is_that_of_a_paired_t_test():
     a, b = np.array([93.0, 94.1, 92.5, 95.0]), np.array([92.0, 94.3, 91.0, 94.0])
     assert compare(a - b).p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
+
+
+def test_the_margin_of_equivalence_is_the_one_asked_for():
+    differences = [0.1, -0.1, 0.1, -0.1]
+    assert compare(differences).verdict == "equivalent"
+    assert compare(differences, margin=0.05).verdict == "undecided"
+
+
+def test_equal_differences_need_no_test(recwarn):
+    assert compare([0.3, 0.1 + 0.2, 0.3]).verdict == "holds"
+    assert not recwarn

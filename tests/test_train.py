@@ -271,7 +271,7 @@ def test_a_seed_gives_every_method_the_same_start():
 
 
 @pytest.mark.parametrize("method", [{"start": 3}, {"end": 0}])
-@pytest.mark.parametrize("mask", ["only_norm", "random", "dynamic"])
+@pytest.mark.parametrize("mask", ["only_norm", "random", "dynamic", "fisher"])
 def test_a_run_without_active_epochs_is_sgd(method, mask, tmp_path):
     """Also: a mask's own draws shift neither the batches nor the augmentation."""
     plain, never = tiny(augment="shift"), tiny(augment="shift", **SAM, mask=mask, **method)
