@@ -93,7 +93,7 @@ def headline(results: Results) -> Figure:
     model = MODEL_NAMES[cells[0].base.model]
     left.set_title(f"{model}, {cells[0].base.dataset}, {cells[0].seeds} seeds")
     base, everything, on = (results.accuracies(cell) for cell in cells)
-    pairs = [("SAM − base", everything - base, "all"), ("SAM-ON − SAM", on - everything, None)]
+    pairs = [("SAM\n− base", everything - base, "all"), ("SAM-ON\n− SAM", on - everything, None)]
     for x, (_, difference, key) in enumerate(pairs):
         _points(right, x, difference, key or "only_norm")
     right.axhline(0, color="#444444", lw=0.8)
@@ -155,7 +155,7 @@ def rho_sweep(results: Results) -> Figure:
             ax.set_xscale("log")
             ax.xaxis.set_minor_locator(NullLocator())
         rhos = sorted({rho for m in masks for rho in results.cell(Method(geometry, m)).grid})
-        below.xaxis.set_major_locator(FixedLocator(rhos[:: max(1, len(rhos) // 4)]))
+        below.xaxis.set_major_locator(FixedLocator(rhos[:: max(1, len(rhos) // 3)]))
         below.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes[1, 0].set_ylim(bottom=floor)
     axes[0, 0].set_ylabel("reported accuracy, %\nWRN-28-10, CIFAR-100")
@@ -187,7 +187,7 @@ def variants(results: Results) -> Figure:
             difference = on - everything
             mean, low, high = interval(difference)
             ax.scatter(
-                difference, [y] * len(difference), s=14, color="#888888", alpha=0.7, linewidths=0
+                difference, [y - 0.25] * len(difference), s=14, color="#888888", linewidths=0
             )
             if np.isfinite(low):
                 ax.plot([low, high], [y, y], color=COLOURS["only_norm"], lw=2)
@@ -235,6 +235,7 @@ def norm_share(results: Results) -> Figure:
     use_style()
     figure, ax = plt.subplots(figsize=(7.2, 3.2))
     table = share_over_time(results)
+    ends = {}
     for geometry in SWEPT:
         rows = table[table["variant"] == GEOMETRY_NAMES[geometry]]
         mean = rows.groupby("epoch")["share"].mean()
@@ -242,15 +243,12 @@ def norm_share(results: Results) -> Figure:
         for _, run in rows.groupby("seed"):
             ax.plot(run["epoch"], 100 * run["share"], color=colour, alpha=0.25, lw=0.8)
         ax.plot(mean.index, 100 * mean, color=colour, lw=2)
-        ax.annotate(
-            GEOMETRY_NAMES[geometry],
-            (mean.index[-1], 100 * mean.iloc[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontsize=9,
-        )
+        ends[geometry] = 100 * mean.iloc[-1]
+    lowest = -np.inf
+    for geometry in sorted(ends, key=ends.get):  # labels at the curves' ends, none on another
+        lowest = max(ends[geometry], lowest + 7)
+        label, colour = GEOMETRY_NAMES[geometry], _GEOMETRY_COLOURS[geometry]
+        ax.text(table["epoch"].max() * 1.02 + 0.1, lowest, label, color=colour, va="center")
     ax.set_xlim(right=table["epoch"].max() * 1.4 + 1)
     ax.set_ylim(0, 102)
     ax.set_xlabel("epoch")

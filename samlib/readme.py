@@ -14,7 +14,7 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
-    table = tables.headline(results)
+    table = tables.headline(results).rename(columns={"ρ ours, last epoch": "ρ"})
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
     columns += ["minus base", "cost per epoch", "seeds"]
     answered = verdicts.table(results)

@@ -22,8 +22,21 @@ _SHOWN = 20  # changed runs told one by one
 
 
 def show(table: pd.DataFrame) -> "HTML":
-    """A table for the book: no index, intervals unbroken, verdicts as badges."""
+    """A table for the book: no index, intervals unbroken, verdicts as badges, no wider than it is.
+
+    A column `ρ x` joins its column `x`, `seeds to decide` joins `verdict`, `diverged` is left out
+    where no run did, and a value in the first column that repeats the one above is left blank.
+    """
     cells = table.map(_cell)
+    for column in [c for c in table.columns if c.startswith("ρ ") and c[2:] in table.columns]:
+        cells[column[2:]] += " <small>(ρ\u00a0" + cells.pop(column) + ")</small>"
+    if "seeds to decide" in cells:
+        needed = cells.pop("seeds to decide")
+        cells["verdict"] += needed.map(lambda n: f" <small>{n}\u00a0seeds</small>" if n else "")
+    if "diverged" in cells and not table["diverged"].any():
+        del cells["diverged"]
+    first = cells.columns[0]
+    cells[first] = cells[first].mask(cells[first] == cells[first].shift(), "")
     return _html(cells.to_html(index=False, escape=False, border=0))
 
 
@@ -33,16 +46,19 @@ def _cell(value: object) -> str:
         return badge(text)
     if text in study.NOTEBOOKS:
         return f'<a href="{text}.html">{text.replace("_", " ")}</a>'
-    if "[" in text or "±" in text:
-        text = text.replace(" ", "\N{NO-BREAK SPACE}")
-    return text
+    return _unbroken(text)
+
+
+def _unbroken(text: str) -> str:
+    """Intervals and means with their spread stay on one line."""
+    return re.sub(
+        r"\S+ (\[[^\]]*\]|± \S+)", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text
+    )
 
 
 def say(sentence: str) -> "HTML":
-    """A finding as a paragraph of the page; intervals stay on one line."""
-    text = html.escape(sentence)
-    text = re.sub(r"\S+ \[[^\]]*\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
-    return _html(f'<p class="finding">{text}</p>')
+    """A finding as a paragraph of the page."""
+    return _html(f'<p class="finding">{_unbroken(html.escape(sentence))}</p>')
 
 
 def _html(text: str) -> "HTML":

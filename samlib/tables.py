@@ -66,7 +66,7 @@ def headline(results: Results) -> pd.DataFrame:
             {
                 "method": method_name(results.profile, method),
                 "reported (WRN-28-10, CIFAR-100)": str(reported.HEADLINE[key]),
-                "ρ": "–" if method == BASE else _edge(results, cell),
+                "ρ ours, last epoch": "–" if method == BASE else _edge(results, cell),
                 "ours, last epoch": spread(results.accuracies(cell)),
                 "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
                 "minus base": str(versus) if versus else "–",
@@ -240,11 +240,10 @@ def sparsity(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         comparisons.append(results.compare(on, cell))
         rows.append(
             {
-                "mask": method_name(results.profile, cell.method),
-                "sparsity": f"{level:.2f} %",
+                "mask": f"{method_name(results.profile, cell.method)}, {level:.2f} %",
                 "radius over": "–" if cell.method == ALL else cell.method.radius_over,
                 "reported": _reported_sparsity(cell.method),
-                "ρ": _edge(results, cell),
+                "ρ accuracy": _edge(results, cell),
                 "accuracy": spread(results.accuracies(cell)),
                 "minus base": str(results.compare(cell, base)),
                 "diverged": _diverged(results, cell),

@@ -268,12 +268,17 @@ def table(results: Results) -> pd.DataFrame:
             {
                 "": claim.number,
                 "claim": claim.statement,
-                "decided by": claim.decided_by,
-                "reported": claim.reported,
+                "verdict": found.verdict,
                 "ours": found.ours,
                 "seeds": found.seeds or "–",
-                "verdict": found.verdict,
+                "reported": claim.reported,
                 "chapter": claim.chapter or "–",
             }
         )
+    return pd.DataFrame(rows)
+
+
+def deciding() -> pd.DataFrame:
+    """What decides each claim."""
+    rows = [{"": claim.number, "decided by": claim.decided_by} for claim in CLAIMS]
     return pd.DataFrame(rows)

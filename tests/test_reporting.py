@@ -160,6 +160,30 @@ def test_the_html_marks_verdicts_and_escapes_the_rest():
     assert "&lt;b&gt;" in page
 
 
+def test_tables_for_the_book_are_narrow_and_lose_nothing():
+    table = pd.DataFrame(
+        {
+            "model": ["A", "A", "B"],
+            "all": ["90.00 ± 1.00"] * 3,
+            "ρ all": ["0.5", "1*", "2"],
+            "diverged": [0, 0, 0],
+            "difference": ["+1.00 [−1.00, +3.00]"] * 3,
+            "verdict": ["undecided", "holds", "undecided"],
+            "seeds to decide": ["12", "", ""],
+        }
+    )
+    page = report.show(table).data
+    assert "<th>diverged</th>" not in page
+    assert "<th>ρ all</th>" not in page
+    assert "90.00\u00a0±\u00a01.00 <small>(ρ\u00a01*)</small>" in page
+    assert "+1.00\u00a0[−1.00,\u00a0+3.00]" in page
+    assert "</span> <small>12\u00a0seeds</small>" in page
+    assert page.count("<td>A</td>") == 1
+    assert page.count("<td>B</td>") == 1
+    diverged = report.show(table.assign(diverged=[0, 1, 0])).data
+    assert "<th>diverged</th>" in diverged
+
+
 def test_the_readme_block_stands_between_its_markers(folder, tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{readme.BEGIN}\nnumbers of last year\n{readme.END}\nafter\n")
