@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from .errors import SamlibError
+from .errors import SamlibError, choose
 
 _DURATION = {"s": 1, "m": 60, "h": 3600}
 
@@ -79,10 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     p = verb("status", "runs done, missing and diverged, and time left, per notebook")
     _common(p)
     p = verb("train", "train one configuration and print its record")
-    _device(p, default="cpu", note="cpu")
+    p.add_argument("--profile", default="quick", help="whose base run the flags change")
+    p.add_argument("--family", help="which of its models: wrn, resnet, ... (default: the first)")
+    p.add_argument("--results", help="also keep record and weights in DIR/PROFILE")
+    _device(p, default=None, note="the profile's")
     _config_flags(p)
     p = verb("prepare", "build a data set's cache")
-    p.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, fashion_mnist")
+    p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")
+    p.add_argument("--profile", default="quick", help="without --dataset: all it needs")
     p.add_argument("--data", type=Path, help="folder of data caches (default: data)")
     p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
     p.add_argument("name")
@@ -118,7 +122,7 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
             "--" + field.name.replace("_", "-"),
             type=kind,
             default=argparse.SUPPRESS,
-            help=f"default: {field.default}",
+            help="default: the profile's",
         )
 
 
@@ -205,11 +209,16 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from . import campaign, profiles, records
     from .config import RunConfig
     from .train import Run, train
 
+    profile = profiles.get(args.profile)
+    family = choose("family", args.family or profile.headline, profile.bases)
     names = {field.name for field in fields(RunConfig)}
-    config = RunConfig(**{k: v for k, v in vars(args).items() if k in names})
+    given = {k: v for k, v in vars(args).items() if k in names}
+    config = profile.bases[family].replace(**given)
+    kept = campaign.place(_resolve(args.results), profile.name) if args.results else None
 
     def on_epoch(run: Run) -> None:
         loss, accuracy = run.curves["train_loss"][-1], run.curves["test_accuracy"][-1]
@@ -217,15 +226,26 @@ def _train(args: argparse.Namespace) -> int:
         tested = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
         print(f"epoch {run.epoch}/{config.epochs}: {shown}{tested}", file=sys.stderr)
 
-    print(json.dumps(train(config, device=args.device, data_dir=args.data, on_epoch=on_epoch)))
+    record = train(
+        config,
+        device=args.device or profile.device,
+        data_dir=args.data,
+        weights=kept and kept.weights(config.run_id),
+        on_epoch=on_epoch,
+    )
+    if kept:
+        records.write(kept.runs, record)
+    print(json.dumps(record))
     return 0
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from . import datasets
+    from . import datasets, profiles
 
-    path = datasets.prepare(args.dataset, args.data or datasets.default_data_dir())
-    print(f"{args.dataset}: {path or 'comes with scikit-learn, nothing to prepare'}")
+    bases = profiles.get(args.profile).bases.values()
+    for name in [args.dataset] if args.dataset else sorted({base.dataset for base in bases}):
+        path = datasets.prepare(name, args.data)
+        print(f"{name}: {path or 'comes with scikit-learn, nothing to prepare'}")
     return 0
 
 

@@ -47,6 +47,12 @@ def run(capsys, *arguments):
         (["train", "--dataset", "cifar11"], "cifar100"),
         (["train", "--train-size", "40", "--batch-size", "0"], "batch_size"),
         (["prepare", "--dataset", "imagenette"], "fashion_mnist"),
+        (["prepare", "--profile", "quikc"], "valid: smoke, quick"),
+        (["train", "--rho", "much"], "invalid float value"),
+        (["train", "--device", "meta"], "valid: cpu"),
+        (["run", "--device", "gpu"], "valid: cpu"),
+        (["run", "--profile", "paper", "--data", "none", "--device", "cpu"], "prepare"),
+        (["runn"], "invalid choice"),
         (["notebook", "variant"], "variants"),
         (["notebook", "variants", "-p", "profil", "smoke"], "unknown parameter of variants"),
     ],
@@ -80,6 +86,22 @@ def test_train_prints_its_record(capsys):
     record = json.loads(out)
     assert record["config"]["rho"] == 0.1
     assert "epoch 1/1" in err
+
+
+def test_train_starts_from_a_profiles_run_and_can_keep_its_record(capsys, tmp_path):
+    arguments = ["train", "--profile", "smoke", "--family", "resnet", "--results", str(tmp_path)]
+    code, out, _ = run(capsys, *arguments, "--seed", "3")
+    assert code == 0
+    base = profiles.get("smoke").bases["resnet"]
+    assert json.loads(out)["config"] == base.replace(seed=3).to_dict()
+    kept = records.read(place(tmp_path, "smoke").runs)
+    assert list(kept) == [base.replace(seed=3).run_id]
+
+
+def test_an_unknown_family_lists_the_profiles(capsys):
+    code, _, err = run(capsys, "train", "--family", "vgg")
+    assert code == 2
+    assert "valid: wrn, resnet, resnext" in err
 
 
 def test_a_data_set_that_is_absent_says_what_to_run(capsys, tmp_path):
