@@ -3,6 +3,7 @@
 import html
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 _SHOWN = 20  # changed runs told one by one
 
 
-def show(table: pd.DataFrame) -> "HTML":
-    """A table for the book: no index, intervals unbroken, verdicts as badges, no wider than it is.
+def show(table: pd.DataFrame, without: Sequence[str] = ()) -> "HTML":
+    """A table for the book: no index, intervals unbroken, verdicts as badges, narrow.
 
-    A column `ρ x` joins its column `x`, `seeds to decide` joins `verdict`, `diverged` is left out
-    where no run did, and a value in the first column that repeats the one above is left blank.
+    Columns named in `without` are left to the table's CSV file. A column `ρ x` joins its column
+    `x`, `seeds to decide` joins `verdict`, `diverged` is left out where no run did, and a value
+    in the first column that repeats the one above is left blank.
     """
+    table = table.drop(columns=list(without))
     cells = table.map(_cell)
     for column in [c for c in table.columns if c.startswith("ρ ") and c[2:] in table.columns]:
         cells[column[2:]] += " <small>(ρ\u00a0" + cells.pop(column) + ")</small>"

@@ -45,10 +45,10 @@ def _verdicts(comparisons: Sequence[Comparison]) -> dict[str, list]:
     """The columns every table of comparisons ends with."""
     return {
         "difference": [str(c) for c in comparisons],
-        "seeds": [c.seeds for c in comparisons],
-        "p (Holm)": [number(p, 3) for p in holm([c.p for c in comparisons])],
         "verdict": [c.verdict for c in comparisons],
         "seeds to decide": ["" if c.needed is None else str(c.needed) for c in comparisons],
+        "seeds": [c.seeds for c in comparisons],
+        "p (Holm)": [number(p, 3) for p in holm([c.p for c in comparisons])],
     }
 
 
@@ -175,8 +175,8 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                 "ρ only norm": _edge(results, on),
                 "our ρ ratio": f"{results.rho(on) / results.rho(everything):g}",
                 "log₁₀ ratio by seed": str(comparison),
-                "seeds": comparison.seeds,
                 "verdict": comparison.verdict,
+                "seeds": comparison.seeds,
                 "window all": window(results, everything),
                 "window only norm": window(results, on),
             }
@@ -251,7 +251,7 @@ def sparsity(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         )
     columns = _verdicts(comparisons)
     columns["SAM-ON minus it"] = columns.pop("difference")
-    order = ["SAM-ON minus it", "seeds", "p (Holm)", "verdict", "seeds to decide"]
+    order = ["SAM-ON minus it", "verdict", "seeds to decide", "seeds", "p (Holm)"]
     return pd.DataFrame(rows).assign(**{name: columns[name] for name in order}), comparisons
 
 
