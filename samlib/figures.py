@@ -244,7 +244,7 @@ def norm_share(results: Results) -> Figure:
             ax.plot(run["epoch"], 100 * run["share"], color=colour, alpha=0.25, lw=0.8)
         ax.plot(mean.index, 100 * mean, color=colour, lw=2)
         ends[geometry] = 100 * mean.iloc[-1]
-    lowest = -5.0
+    lowest = -3.0
     for geometry in sorted(ends, key=ends.get):  # labels at the curves' ends, none on another
         lowest = max(ends[geometry], lowest + 7)
         label, colour = GEOMETRY_NAMES[geometry], _GEOMETRY_COLOURS[geometry]

@@ -23,6 +23,15 @@ def number(value: float, digits: int = 2) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
+def p_value(p: float) -> str:
+    """A p-value for a table: three digits, never zero.
+
+    >>> p_value(0.0421), p_value(1e-9), p_value(float("nan"))
+    ('0.042', '<0.001', '–')
+    """
+    return "<0.001" if p < 0.0005 else number(p, 3)
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds."""
     series = pd.Series(values, dtype=float)
@@ -48,7 +57,7 @@ def _verdicts(comparisons: Sequence[Comparison]) -> dict[str, list]:
         "verdict": [c.verdict for c in comparisons],
         "seeds to decide": ["" if c.needed is None else str(c.needed) for c in comparisons],
         "seeds": [c.seeds for c in comparisons],
-        "p (Holm)": [number(p, 3) for p in holm([c.p for c in comparisons])],
+        "p (Holm)": [p_value(p) for p in holm([c.p for c in comparisons])],
     }
 
 
