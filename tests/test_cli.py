@@ -113,19 +113,21 @@ def test_a_data_set_that_is_absent_says_what_to_run(capsys, tmp_path):
 
 
 def _start(results, *more):
+    """A campaign of 50 runs: long enough to be interrupted in the middle."""
     command = [sys.executable, "-m", "samlib", "run", "--profile", "smoke", "--only"]
-    command += ["introduction", "--workers", "2", "--results", str(results), *more]
+    command += ["rho_sweep", "--workers", "2", "--results", str(results), *more]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def _wait_for_a_record(results, process):
-    for _ in range(600):
-        if list((results / "smoke" / "runs").glob("*.json")) or process.poll() is not None:
+def _wait_for_a_record(results, process, more_than=0):
+    for _ in range(1200):
+        records_there = list((results / "smoke" / "runs").glob("*.json"))
+        if len(records_there) > more_than or process.poll() is not None:
             return
         time.sleep(0.05)
-    raise AssertionError("no record after 30 seconds")
+    raise AssertionError("no record after a minute")
 
 
 @pytest.mark.slow
@@ -141,14 +143,15 @@ def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
     assert after_interrupt
 
     process = _start(tmp_path)
-    time.sleep(1)
+    _wait_for_a_record(tmp_path, process, more_than=len(after_interrupt))
+    assert process.poll() is None, "the campaign ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must leave by themselves
     process.communicate(timeout=60)
 
     process = _start(tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    cells = study.introduction(profiles.get("smoke"))
+    cells = study.rho_sweep(profiles.get("smoke"))
     found = records.read(runs)
     assert not study.missing(cells, found)
     for name, content in after_interrupt.items():
