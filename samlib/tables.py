@@ -334,4 +334,5 @@ def write(profile: str, folder: Path) -> list[Path]:
 
 def headline_text(profile: str, folder: Path) -> str:
     """The headline table as text, for the end of a campaign."""
-    return headline(load(profile, folder)).to_string(index=False)
+    table = headline(load(profile, folder)).rename(columns={"ρ ours, last epoch": "ρ"})
+    return table.to_string(index=False)
