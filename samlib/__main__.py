@@ -8,122 +8,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn, get_args
 
+from .cli import parser
 from .errors import SamlibError, choose
-
-_DURATION = {"s": 1, "m": 60, "h": 3600}
-
-
-def duration(text: str) -> float:
-    """Seconds in a duration such as 45s, 9m, 1.5h or 90.
-
-    >>> duration("9m"), duration("90")
-    (540.0, 90.0)
-    """
-    unit = _DURATION.get(text[-1:])
-    try:
-        seconds = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 45s, 9m or 1.5h")
-    return seconds
-
-
-def workers(text: str) -> int:
-    """A number of worker processes, at least one."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers >= 1")
-    return int(text)
-
-
-def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
-    parser.add_argument("--profile", default="quick", help="scale of the study (default: quick)")
-    parser.add_argument(
-        "--results", default="results", help="folder of results; records go to DIR/PROFILE/runs/"
-    )
-    if compute:
-        parser.add_argument(
-            "--workers", type=workers, help="worker processes (default: one per core; cuda: one)"
-        )
-        _device(parser, default=None, note="the profile's")
-
-
-def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
-    parser.add_argument("--device", default=default, help=f"cpu or cuda (default: {note})")
-    parser.add_argument("--data", type=Path, help="folder of data caches (default: data)")
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"samlib: {message} (see {self.prog} --help)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m samlib", description="SAM-ON, reproduced.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, help: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=help, description=help)
-
-    p = verb("reproduce", "train a whole profile anew, put it in place, build the book")
-    _common(p, compute=True)
-    p.add_argument("--book", default="book", help="folder for the built book (default: book)")
-    p = verb("run", "train only what is missing")
-    _common(p, compute=True)
-    p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one notebook")
-    p.add_argument("--time-budget", type=duration, help="start nothing that would end after it")
-    p = verb("status", "runs done, missing and diverged, and time left, per notebook")
-    _common(p)
-    p = verb("train", "train one configuration and print its record")
-    p.add_argument("--profile", default="quick", help="whose base run the flags change")
-    p.add_argument("--family", help="which of its models: wrn, resnet, ... (default: the first)")
-    p.add_argument("--results", help="also keep record and weights in DIR/PROFILE")
-    _device(p, default=None, note="the profile's")
-    _config_flags(p)
-    p = verb("prepare", "build a data set's cache")
-    p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")
-    p.add_argument("--profile", default="quick", help="without --dataset: all it needs")
-    p.add_argument("--data", type=Path, help="folder of data caches (default: data)")
-    p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
-    p.add_argument("name")
-    p.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
-    p.add_argument("--output", type=Path, help="executed copy (default: build/NAME.ipynb)")
-    _common(p)
-    p = verb("book", "execute the notebooks from the records and build the book; trains nothing")
-    _common(p)
-    p.add_argument("--book", default="book", help="folder for the built book (default: book)")
-    p = verb("tables", "write the tables made from the records")
-    _common(p)
-    p = verb("bench", "time the step against its floor and its peers; records in DIR/bench")
-    p.add_argument("what", choices=["step"])
-    p.add_argument("--results", default="results", help="folder of results")
-    for name, default in (("model", "resnet56"), ("batch-size", 32), ("rounds", 20)):
-        p.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
-    p.add_argument("--threads", type=workers, default=1, help="CPU threads (default: 1)")
-    p.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    p = verb("readme", "put the headline figure and table of the records into README.md")
-    _common(p)
-    return parser
-
-
-def _config_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per field of RunConfig."""
-    from .config import RunConfig
-
-    group = parser.add_argument_group("configuration", RunConfig.__doc__.split("\n")[0])
-    for field in fields(RunConfig):
-        # `int | None` on the command line is an int: None is what is not given.
-        kind = field.type if isinstance(field.type, type) else get_args(field.type)[0]
-        group.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=kind,
-            default=argparse.SUPPRESS,
-            help="default: the profile's",
-        )
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -329,7 +216,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 a run failed, 2 a user's mistake."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended, too
     try:

@@ -3,9 +3,9 @@ import subprocess
 import sys
 
 import pytest
-from test_reporting import PROFILE, made_up
+from test_reporting import made_up_results
 
-from samlib import notebooks, records, study
+from samlib import notebooks, study
 from samlib.errors import ConfigError
 from samlib.notebooks import NotebookError
 from samlib.paths import project_root, resolve
@@ -45,13 +45,7 @@ def test_a_misspelt_parameter_fails_before_anything_runs(tmp_path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    runs = folder / "smoke" / "runs"
-    for group in study.notebook_cells(PROFILE):
-        while todo := study.missing(group, records.read(runs)):
-            for run in todo:
-                records.write(runs, made_up(run))
-    return folder
+    return made_up_results(tmp_path_factory.mktemp("results"))
 
 
 @pytest.mark.slow

@@ -50,15 +50,19 @@ def made_up(run):
     }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    results = tmp_path_factory.mktemp("results")
+def made_up_results(results):
+    """Records of the whole smoke profile in a folder; returns the folder."""
     runs = results / "smoke" / "runs"
     for cells in study.notebook_cells(PROFILE):
         while todo := study.missing(cells, records.read(runs)):
             for run in todo:
                 records.write(runs, made_up(run))
     return results
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return made_up_results(tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="module")
