@@ -7,8 +7,8 @@ from .errors import choose
 from .geometry import VARIANTS
 from .study import Profile
 
-# 500 digits, 40 % of the labels redrawn, no augmentation: the base optimizer fits every label,
-# right or wrong, so that there is something for flatness to prevent.
+# 500 digits, 40 % of the labels redrawn, no augmentation: the base optimizer fits nearly every
+# label, right or wrong, so that there is something for flatness to prevent.
 _DIGITS = RunConfig(
     dataset="digits",
     model="wrn10_1",
@@ -37,7 +37,8 @@ _QUICK_LADDERS = {
 }
 
 # Elsewhere every method gets four values. Where a ladder starts was read off a coarse search on
-# validation accuracy, with seeds no table uses; what is chosen at an edge is marked in the tables.
+# validation accuracy and, where a choice lay at an edge, off a rehearsal of the whole profile;
+# what is chosen at an edge all the same is marked in the tables.
 _QUICK_GRIDS = {
     ("l2", "all"): _ladder(0.125),
     ("l2", "only_norm"): _ladder(0.5),
