@@ -114,8 +114,13 @@ def test_a_data_set_that_is_absent_says_what_to_run(capsys, tmp_path):
 
 def _start(results, *more):
     """A campaign of 50 runs: long enough to be interrupted in the middle."""
-    command = [sys.executable, "-m", "samlib", "run", "--profile", "smoke", "--only"]
-    command += ["rho_sweep", "--workers", "2", "--results", str(results), *more]
+    # A test run in the background inherits an ignored SIGINT, which Python would rightly keep.
+    code = (
+        "import signal, sys; from samlib.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "run", "--profile", "smoke", "--only", "rho_sweep"]
+    command += ["--workers", "2", "--results", str(results), *more]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
