@@ -1,6 +1,6 @@
 """Sentences of the book whose numbers and direction come from the records."""
 
-from . import names, tables, verdicts
+from . import names, reported, tables, verdicts
 from .results import Results
 from .stats import Comparison
 from .study import ALL, BASE, ON, SPARSE_MASKS, SWEPT, Method
@@ -68,7 +68,7 @@ def rho_sweep(results: Results) -> str:
         parts.append(f"{ratio:g} × for {names.GEOMETRY_NAMES[geometry]}")
     return (
         f"The chosen ρ of the only-norm mask is {', '.join(parts)} that of the full one "
-        "(reported: 5, 2, 10 and 10 ×)."
+        f"(reported: {', '.join(f'{reported.rho_ratio(g):g} ×' for g in SWEPT)})."
     )
 
 

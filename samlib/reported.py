@@ -80,6 +80,21 @@ RHO_SWEEP: dict[tuple[str, str], dict[float, float]] = {
 SGD_LINE = Number(80.70, None, FIGURE)
 
 
+def headline_gap() -> float:
+    """SAM-ON minus SAM as the poster's headline has it: a tuned rho against rho = 0.1."""
+    return HEADLINE["only_norm"].value - HEADLINE["all"].value
+
+
+def best_gap(geometry: str, better: str, worse: str) -> float:
+    """Best point of one of the figure's curves minus best of another, in points."""
+    return best(geometry, better)[1].value - best(geometry, worse)[1].value
+
+
+def rho_ratio(geometry: str) -> float:
+    """The rho of the figure's best only-norm point over that of its best point for all."""
+    return best(geometry, "only_norm")[0] / best(geometry, "all")[0]
+
+
 def best(geometry: str, mask: str) -> tuple[float, Number] | None:
     """The rho and accuracy of a reported curve's best point, chosen on the test set; or None."""
     curve = RHO_SWEEP.get((geometry, mask))

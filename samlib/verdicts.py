@@ -7,6 +7,7 @@ import pandas as pd
 
 from . import reported, tables
 from .errors import RecordsMissing
+from .names import GEOMETRY_NAMES
 from .results import Results
 from .stats import NOT_RUN, Comparison, holm
 from .study import ALL, BASE, ON, SPARSE_MASKS, SWEPT, Method
@@ -136,9 +137,7 @@ def _absolute(results: Results) -> Answer:
     return Answer(text, "holds" if near else "refuted", min(map(len, ours.values())))
 
 
-_FIGURE_GAPS = {
-    g: reported.best(g, "only_norm")[1].value - reported.best(g, "all")[1].value for g in SWEPT
-}
+_FIGURE_GAPS = {g: reported.best_gap(g, "only_norm", "all") for g in SWEPT}
 
 CLAIMS = (
     Claim(
@@ -162,7 +161,8 @@ CLAIMS = (
         3,
         "The gain of SAM-ON over SAM is no artefact of tuning",
         "SAM-ON − SAM, both at the ρ their validation split chose, last epoch",
-        "+1.08 (ρ 0.1 against a tuned one); best against best +0.60",
+        f"{reported.headline_gap():+.2f} (ρ 0.1 against a tuned one); "
+        f"best against best {reported.best_gap('l2', 'only_norm', 'all'):+.2f}",
         "rho_sweep",
         _best_against_best,
     ),
@@ -170,7 +170,7 @@ CLAIMS = (
         4,
         "Leaving the normalization layers out of the perturbation harms",
         "all − no norm for elementwise ℓ₂, where the effect is predicted to be largest",
-        "+2.44",
+        f"{reported.best_gap('elementwise_l2', 'all', 'no_norm'):+.2f}",
         "rho_sweep",
         _omitting_harms,
     ),
@@ -190,7 +190,7 @@ CLAIMS = (
         7,
         "The best ρ of SAM-ON is larger than SAM's",
         "log ratio of the chosen ρ, per seed, four variants",
-        "5 × for SAM; 2, 10 and 10 × for the others",
+        ", ".join(f"{reported.rho_ratio(g):g} × for {GEOMETRY_NAMES[g]}" for g in SWEPT),
         "rho_sweep",
         _rho_shift,
     ),
