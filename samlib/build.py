@@ -1,11 +1,13 @@
 """From a RunConfig to the objects a run is made of: network, optimizer, perturbation."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from . import data, geometry, models
 from .config import NO_PERTURBATION, RunConfig
-from .masks import MASKS
+from .masks import MASKS, no_norm, only_norm
 from .sam import Perturbation
 
 
@@ -23,15 +25,25 @@ def build_model(config: RunConfig) -> nn.Module:
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The base optimizer; weight decay acts on every parameter, as in the authors' code."""
+    """The base optimizer; weight decay acts on every parameter, as in the authors' code.
+
+    The two controls leave the norm layers' parameters out, of the decay or of the update; they
+    stay in the optimizer, so that it zeroes their gradients.
+    """
     common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    parameters: Iterable = model.parameters()
+    if (config.updated, config.decayed) != ("all", "all"):
+        norm = {"params": [e.parameter for e in only_norm(model).entries], "weight_decay": 0.0}
+        if config.updated == "no_norm":
+            norm["lr"] = 0.0
+        parameters = [{"params": [e.parameter for e in no_norm(model).entries]}, norm]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), foreach=True, **common)
+        return torch.optim.AdamW(parameters, foreach=True, **common)
     if config.optimizer == "lion":
         from timm.optim import Lion
 
-        return Lion(model.parameters(), foreach=True, **common)
-    return torch.optim.SGD(model.parameters(), momentum=config.momentum, foreach=True, **common)
+        return Lion(parameters, foreach=True, **common)
+    return torch.optim.SGD(parameters, momentum=config.momentum, foreach=True, **common)
 
 
 def build_perturbation(config: RunConfig, model: nn.Module) -> Perturbation | None:

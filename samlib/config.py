@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from . import augment, data, models, sparse_masks, ssam  # noqa: F401 (their masks join MASKS)
 from .errors import ConfigError, choose
-from .geometry import VARIANTS
+from .geometry import GEOMETRIES
 from .masks import MASKS
 
 OPTIMIZERS = ("sgd", "adamw", "lion")
@@ -38,6 +38,9 @@ class RunConfig:
     masks; None keeps as many coordinates as the norm layers have), `mask_every` (epochs between
     updates), `mask_samples` (examples SSAM-F scores), `radius_over`, `batchnorm`, `start`, `end`
     (active epochs).
+
+    Controls: `updated` and `decayed` (all, or no_norm: the base optimizer leaves the norm layers'
+    affine parameters at their initial values, or out of the weight decay).
 
     `seed` fixes split, label noise, initial weights, batch order and augmentation alike for every
     method, which makes comparisons paired.
@@ -76,17 +79,22 @@ class RunConfig:
     label_smoothing: float = 0.1
     precision: str = "fp32"
     eval_every: int = 1
+    # controls
+    updated: str = "all"
+    decayed: str = "all"
 
     def __post_init__(self):
         for name, kind in _field_types().items():
             object.__setattr__(self, name, _typed(name, kind, getattr(self, name)))
         choose("data set", self.dataset, data.names())
         choose("model", self.model, models.names())
-        choose("geometry", self.geometry, (NO_PERTURBATION, *VARIANTS))
+        choose("geometry", self.geometry, (NO_PERTURBATION, *GEOMETRIES))
         choose("augmentation", self.augment, augment.names())
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("radius_over", self.radius_over, ("mask", "all"))
         choose("batchnorm", self.batchnorm, ("both", "first"))
+        choose("updated", self.updated, ("all", "no_norm"))
+        choose("decayed", self.decayed, ("all", "no_norm"))
         if self.precision == "fp16":
             raise ConfigError("fp16 needs a loss scaler, which SAM has no place for; use bf16")
         choose("precision", self.precision, PRECISIONS)

@@ -151,6 +151,70 @@ class Fisher(Geometry):
         return torch._foreach_reciprocal(torch._foreach_sqrt(squared))
 
 
+class _ChannelScales(Geometry):
+    """SAM on one multiplicative scale per channel, s = 1 at the weights: the structured control.
+
+    W_c(s) = s_c W_c has the gradient g_s,c = <W_c, g_c>, and L2's step on s moves the weights by
+
+        eps_c = rho <W_c, g_c> / ||(<W_c, g_c>)_c||_2 * W_c
+
+    which has the form of every p = 2 step with the operator T = diag(W_c) from s to W
+    (science.md 2.3). Nothing is added to the network. rho is the length of the step in s.
+    """
+
+    axis: ClassVar[int]
+
+    def _T(self, weights, grads):
+        if any(w.ndim < 2 for w in weights):
+            raise ConfigError(
+                "channel scales are those of whole convolution or linear weights: use the mask "
+                "convolutions or weights, and the radius over the mask"
+            )
+        return list(weights)
+
+    def T(self, names, weights, grads):
+        """The weights themselves: the operator from scales to weights."""
+        return self._T(weights, grads)
+
+    def _scales(self, T: Scale, grads: Sequence[Tensor]) -> list[Tensor]:
+        """Gradient with respect to the scales, (channels, 1, ...) along the axis."""
+        products = zip(T, grads, strict=True)
+        return [
+            (w * g).sum([d for d in range(w.ndim) if d != self.axis], keepdim=True)
+            for w, g in products
+        ]
+
+    def norm(self, T: Scale, grads: Sequence[Tensor]) -> Tensor:
+        """||g_s||_2, a scalar tensor."""
+        return super().norm(None, self._scales(T, grads))
+
+    def eps(self, rho, T, grads, norm=None):
+        """The step on the weights that the step on their scales amounts to."""
+        factor = rho / (self.norm(T, grads) + _FLOOR)
+        scales = torch._foreach_mul(self._scales(T, grads), factor)
+        return [s * w for s, w in zip(scales, T, strict=True)]
+
+
+class OutputScales(_ChannelScales):
+    """SAM on one scale per output channel of each weight.
+
+    A convolution that feeds straight into batch norm does not feel its scale (g_s = 0), so that
+    only the others are moved.
+    """
+
+    axis = 0
+
+
+class InputScales(_ChannelScales):
+    """SAM on one scale per input channel of each weight.
+
+    Where relu(gamma x + beta) feeds a weight, its input scale is gamma's and beta's common factor:
+    the nearest thing to SAM-ON that touches no normalization layer.
+    """
+
+    axis = 1
+
+
 # Every variant of the study by the name tables and records use.
 VARIANTS: dict[str, Geometry] = {
     "l2": L2(),
@@ -162,15 +226,17 @@ VARIANTS: dict[str, Geometry] = {
     "layerwise_l2_orig": LayerwiseL2(normalize_bias=False),
     "fisher": Fisher(),
 }
+# What a configuration can name: the paper's variants, and the controls.
+GEOMETRIES = VARIANTS | {"output_scales": OutputScales(), "input_scales": InputScales()}
 
 
 def by_name(name: str, eta: float | None = None) -> Geometry:
-    """A variant of `VARIANTS`, with its default eta or the one given.
+    """A geometry of `GEOMETRIES`, with its default eta or the one given.
 
     Raises:
         ConfigError: unknown name, or an eta that is negative or not finite.
     """
-    variant = VARIANTS[choose("geometry", name, VARIANTS)]
+    variant = GEOMETRIES[choose("geometry", name, GEOMETRIES)]
     if eta is None:
         return variant
     return type(variant)(eta=eta, normalize_bias=variant.normalize_bias)

@@ -188,6 +188,21 @@ def only_beta(model: nn.Module) -> Mask:
     return _where(model, "only_beta", lambda p: norm.get(id(p)) == "bias")
 
 
+def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
+    chosen = {id(m.weight) for m in model.modules() if isinstance(m, types)}
+    return _where(model, kind, lambda p: id(p) in chosen)
+
+
+def convolutions(model: nn.Module) -> Mask:
+    """Weights of all convolutions."""
+    return _weights_of(model, "convolutions", nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def weights(model: nn.Module) -> Mask:
+    """Weights of all convolutions and linear layers, without their biases."""
+    return _weights_of(model, "weights", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
 def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
     """Normalization layers inside some of a model's stages.
 
@@ -245,6 +260,8 @@ MASKS: dict[str, Callable[[nn.Module, Any], Mask]] = {
     "no_norm": lambda model, config: no_norm(model),
     "only_gamma": lambda model, config: only_gamma(model),
     "only_beta": lambda model, config: only_beta(model),
+    "convolutions": lambda model, config: convolutions(model),
+    "weights": lambda model, config: weights(model),
 } | {
     "blocks_" + "".join(map(str, stages)): lambda model, config, s=stages: blocks(model, s)
     for stages in ([1], [2], [3], [1, 2], [1, 3], [2, 3], [1, 2, 3])

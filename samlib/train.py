@@ -17,7 +17,7 @@ from .build import build_model, build_optimizer, build_perturbation
 from .config import RunConfig
 from .data import Splits, make_splits, normalize
 from .errors import ConfigError
-from .measures import affine_measures, finite, share_recorder
+from .measures import affine_measures, finite, recalibrated, share_recorder
 from .models import is_vit
 from .provenance import provenance, source_digest
 from .sam import sam_step
@@ -119,7 +119,6 @@ class Run:
         images = augment(splits.train_images[chosen], self.config.augment, self.scored)
         return self.inputs(images), splits.train_labels[chosen]
 
-    @torch.no_grad()
     def evaluate(self) -> None:
         """Append validation and test accuracy, in percent.
 
@@ -127,18 +126,33 @@ class Run:
         """
         splits, done = self.splits, self.epoch + 1
         due = done % self.config.eval_every == 0 or done == self.config.epochs or self.diverged
-        self.model.eval()
         for name, images, labels in (
             ("validation_accuracy", splits.val_images, splits.val_labels),
             ("test_accuracy", splits.test_images, splits.test_labels),
         ):
-            if not due or not len(labels):
-                self.curves[name].append(None)
-                continue
-            correct = torch.zeros((), dtype=torch.int64, device=self.device)
-            for x, y in zip(images.split(_EVAL_BATCH), labels.split(_EVAL_BATCH), strict=True):
-                correct += (self.forward(self.inputs(x)).argmax(1) == y).sum()
-            self.curves[name].append(100 * correct.item() / len(labels))
+            self.curves[name].append(self.accuracy(images, labels) if due and len(labels) else None)
+
+    @torch.no_grad()
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Accuracy in percent on uint8 images, in evaluation mode."""
+        self.model.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for x, y in zip(images.split(_EVAL_BATCH), labels.split(_EVAL_BATCH), strict=True):
+            correct += (self.forward(self.inputs(x)).argmax(1) == y).sum()
+        return 100 * correct.item() / len(labels)
+
+    def recalibrated_accuracy(self) -> float | None:
+        """Test accuracy with BatchNorm statistics of the final weights over the training images.
+
+        As they are, without augmentation; None for a network without running statistics.
+        """
+        splits, size = self.splits, self.config.batch_size
+        # A last batch of one image has no variance.
+        batches = (b for b in splits.train_images.split(size) if len(b) > 1)
+        with recalibrated(self.model, (self.inputs(b) for b in batches)) as any_statistics:
+            if not any_statistics:
+                return None
+            return self.accuracy(splits.test_images, splits.test_labels)
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs to end as an uninterrupted one."""
@@ -278,7 +292,8 @@ def _result(run: Run, wall: float) -> dict:
         "validation_accuracy": curves["validation_accuracy"][-1],
         "curves": curves,
         "mask": mask and {"count": mask.count, "total": mask.total},
-        "measures": affine_measures(run.model),
+        "measures": affine_measures(run.model)
+        | {"recalibrated_test_accuracy": run.recalibrated_accuracy()},
         "times": {"wall": wall, "epochs": run.seconds},
         "provenance": provenance(str(run.device)),
     }
