@@ -60,13 +60,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _bring(args: argparse.Namespace, profile, target):
+    from .plan import chapter_needs
     from .runner import bring_up_to_date, default_workers
-    from .study import notebook_cells
 
     only = getattr(args, "only", None)
     device = args.device or profile.device
     return bring_up_to_date(
-        notebook_cells(profile, only),
+        chapter_needs(profile, only),
         target,
         workers=args.workers or default_workers(device),
         device=device,

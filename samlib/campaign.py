@@ -29,6 +29,10 @@ class Campaign:
         """Run records, one JSON file each."""
         return self.folder / "runs"
 
+    def measures(self, measure: str) -> Path:
+        """Records of one measure, one JSON file per run."""
+        return self.folder / "measures" / measure
+
     def weights(self, run_id: str) -> Path:
         """Final weights of a run."""
         return self.folder / "weights" / f"{run_id}.pt"

@@ -23,7 +23,10 @@ from .campaign import Campaign
 from .config import RunConfig
 from .errors import SamlibError
 from .files import DiskError
+from .measuring import Measurement, measure
 from .train import train
+
+Job = RunConfig | Measurement
 
 ATTEMPTS = 3  # of a run whose worker died
 
@@ -37,14 +40,17 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
 
 
-def one_run(
-    config: RunConfig, campaign: Campaign, device: str, data_dir: Path | None, keep_weights: bool
+def one_job(
+    job: Job, campaign: Campaign, device: str, data_dir: Path | None, keep_weights: bool
 ) -> str | None:
-    """Train one configuration and write its record; returns why it failed, or None."""
-    run_id = config.run_id
+    """Train or measure one run and write its record; returns why it failed, or None."""
+    run_id = job.run_id
     try:
+        if isinstance(job, Measurement):
+            measure(job, campaign, device=device, data_dir=data_dir)
+            return None
         result = train(
-            config,
+            job,
             device=device,
             data_dir=data_dir,
             weights=campaign.weights(run_id) if keep_weights else None,
@@ -97,7 +103,7 @@ class LocalExecutor:
         keep_weights: bool = True,
     ):
         self.workers = workers
-        self._job = (campaign, device, data_dir, keep_weights)
+        self._place = (campaign, device, data_dir, keep_weights)
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -119,43 +125,43 @@ class LocalExecutor:
 
     def run(
         self,
-        configs: Iterable[RunConfig],
+        jobs: Iterable[Job],
         *,
-        may_start: Callable[[RunConfig], bool] = lambda config: True,
-        on_done: Callable[[RunConfig, str | None], None] = lambda config, failure: None,
+        may_start: Callable[[Job], bool] = lambda job: True,
+        on_done: Callable[[Job, str | None], None] = lambda job, failure: None,
     ) -> Outcome:
-        """Run configurations; their records do not depend on the number of workers.
+        """Run jobs; their records do not depend on the number of workers.
 
         Args:
-            configs: what to run, in this order.
-            may_start: asked before each start; a run refused is skipped.
-            on_done: told of every run that ended, with the reason if it failed.
+            jobs: what to train or measure, in this order.
+            may_start: asked before each start; a job refused is skipped.
+            on_done: told of every job that ended, with the reason if it failed.
 
         Raises:
             DiskError: a record cannot be written; what was written before is kept.
         """
         outcome, deaths = Outcome(), Counter()
-        waiting: deque[RunConfig] = deque(configs)
-        suspects: deque[RunConfig] = deque()  # in flight when a worker died: each runs alone
-        flying: dict[Future, RunConfig] = {}
+        waiting: deque[Job] = deque(jobs)
+        suspects: deque[Job] = deque()  # in flight when a worker died: each runs alone
+        flying: dict[Future, Job] = {}
 
-        def finish(config: RunConfig, failure: str | None) -> None:
+        def finish(job: Job, failure: str | None) -> None:
             if failure is None:
-                outcome.done.append(config.run_id)
+                outcome.done.append(job.run_id)
             else:
-                outcome.failed[config.run_id] = failure
-            on_done(config, failure)
+                outcome.failed[job.run_id] = failure
+            on_done(job, failure)
 
-        def start(config: RunConfig) -> None:
-            if not may_start(config):
-                outcome.skipped.append(config.run_id)
+        def start(job: Job) -> None:
+            if not may_start(job):
+                outcome.skipped.append(job.run_id)
                 return
             try:
-                job = self._pool.submit(one_run, config, *self._job)
+                future = self._pool.submit(one_job, job, *self._place)
             except BrokenProcessPool:  # a worker died while it had nothing to do
                 self._restart()
-                job = self._pool.submit(one_run, config, *self._job)
-            flying[job] = config
+                future = self._pool.submit(one_job, job, *self._place)
+            flying[future] = job
 
         while waiting or suspects or flying:
             if suspects and not flying:
@@ -165,22 +171,22 @@ class LocalExecutor:
             if not flying:
                 continue
             ended, _ = wait(flying, return_when=FIRST_COMPLETED)
-            if not any(_died(job) for job in ended):
-                for job in ended:
-                    finish(flying.pop(job), _failure(job))
+            if not any(_died(future) for future in ended):
+                for future in ended:
+                    finish(flying.pop(future), _failure(future))
                 continue
             # The pool is broken and cannot say by whom, unless a run was alone in it.
             alone = len(flying) == 1
             self._restart()
-            for job, config in flying.items():
-                if job.done() and not job.cancelled() and not _died(job):
-                    finish(config, _failure(job))
+            for future, job in flying.items():
+                if future.done() and not future.cancelled() and not _died(future):
+                    finish(job, _failure(future))
                     continue
-                deaths[config.run_id] += alone
-                if deaths[config.run_id] < ATTEMPTS:
-                    suspects.append(config)
+                deaths[job.run_id] += alone
+                if deaths[job.run_id] < ATTEMPTS:
+                    suspects.append(job)
                 else:
-                    finish(config, f"its worker died {ATTEMPTS} times (out of memory?)")
+                    finish(job, f"its worker died {ATTEMPTS} times (out of memory?)")
             flying.clear()
         return outcome
 
@@ -189,12 +195,12 @@ class LocalExecutor:
         self._pool = self._start()
 
 
-def _died(job: Future) -> bool:
-    return not job.cancelled() and isinstance(job.exception(), BrokenProcessPool)
+def _died(future: Future) -> bool:
+    return not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
-def _failure(job: Future) -> str | None:
-    error = job.exception()
+def _failure(future: Future) -> str | None:
+    error = future.exception()
     if isinstance(error, DiskError):
         raise error
-    return job.result() if error is None else f"{type(error).__name__}: {error}"
+    return future.result() if error is None else f"{type(error).__name__}: {error}"

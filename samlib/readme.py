@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from . import figures, tables, verdicts
+from . import verdicts
+from .chapters import introduction
 from .errors import ConfigError
 from .files import write_atomically
 from .results import Results, load
@@ -14,7 +15,7 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
-    table = tables.headline(results).rename(columns={"ρ ours, last epoch": "ρ"})
+    table = introduction.table(results).rename(columns={"ρ ours, last epoch": "ρ"})
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
     columns += ["minus base", "cost per epoch", "seeds"]
     answered = verdicts.table(results)
@@ -62,5 +63,5 @@ def write_figure(profile: str, folder: Path) -> Path:
     results = load(profile, folder, needs="introduction")
     path = results.folder / "figures" / "headline.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures.headline(results).savefig(path, metadata={"Date": None})
+    introduction.figure(results).savefig(path, metadata={"Date": None})
     return path.resolve()

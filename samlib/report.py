@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from . import records, study
+from . import plan, records, study
 from .campaign import place
-from .results import Results
-from .runner import Estimate, clock
+from .results import Results, read
+from .runner import Backlog, Estimate, clock
 from .stats import VERDICTS
 from .study import Profile
 
@@ -47,7 +47,7 @@ def _cell(value: object) -> str:
     text = html.escape(str(value))
     if text in VERDICTS:
         return badge(text)
-    if text in study.NOTEBOOKS:
+    if text in plan.NEEDS:
         return f'<a href="{text}.html">{text.replace("_", " ")}</a>'
     return _unbroken(text)
 
@@ -77,7 +77,7 @@ def badge(verdict: str) -> str:
 
 def provenance(results: Results, notebook: str | None = None) -> "HTML":
     """One line under a page: which records (of one notebook, or all), made by what, on what."""
-    cells = [c for group in study.notebook_cells(results.profile, notebook) for c in group]
+    cells = plan.all_cells(plan.chapter_needs(results.profile, notebook))
     wanted = study.needed(cells, results.records)
     found = [results.records[r.run_id] for r in wanted if r.run_id in results.records]
     hours = sum(record["times"]["wall"] for record in found) / 3600
@@ -99,19 +99,17 @@ def _origin(record: dict) -> str:
 
 
 def status(profile: Profile, folder: Path) -> str:
-    """Runs done, missing and diverged, and time left, per notebook."""
-    found = records.read(place(folder, profile.name).runs)
-    estimate = Estimate(found)
+    """Runs and measurements done, missing and diverged, and time left, per notebook."""
+    found = read(profile, place(folder, profile.name))
+    estimate = Estimate(found.records, found.measures)
     rows = []
-    for name, cells_of in study.NOTEBOOKS.items():
-        cells = cells_of(profile)
-        done = [r.run_id for r in study.needed(cells, found) if r.run_id in found]
-        diverged = sum(found[run_id]["status"] == "diverged" for run_id in done)
-        todo = study.missing(cells, found)
-        total = study.size(cells)
-        unknown = max(0, total - len(done) - len(todo))
-        left = estimate.total(todo, unknown) if total > len(done) else 0.0
-        rows.append((name, len(done), total - len(done), diverged, clock(left)))
+    for name, needs in plan.NEEDS.items():
+        backlog = Backlog([needs(profile)], found.records, found.measures)
+        wanted = {run.run_id for run in study.needed(backlog.cells, found.records)}
+        diverged = sum(r["status"] == "diverged" for i, r in found.records.items() if i in wanted)
+        todo, done = backlog.jobs(), backlog.done
+        left = estimate.total(todo, max(0, backlog.total - done - len(todo)))
+        rows.append((name, done, backlog.total - done, diverged, clock(left)))
     header = ("notebook", "done", "missing", "diverged", "time left on one worker")
     table = pd.DataFrame(rows, columns=header)
     return f"profile {profile.name} in {folder / profile.name}\n{table.to_string(index=False)}"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import profiles, records, study
-from .campaign import place
+from . import measuring, plan, profiles, records, study
+from .campaign import Campaign, place
 from .errors import ConfigError, RecordsMissing, choose
+from .measuring import Measures
+from .plan import Needs
 from .records import Records
 from .stats import Comparison, compare
 from .study import Cell, Method, Profile
@@ -21,11 +23,13 @@ class Results:
     Attributes:
         profile: the profile.
         records: its records by run id.
+        measures: what was measured on their final weights, by measure and run id.
         folder: `<results>/<profile>`.
     """
 
     profile: Profile
     records: Records
+    measures: Measures
     folder: Path
 
     def cell(self, method: Method, family: str | None = None) -> Cell:
@@ -65,6 +69,24 @@ class Results:
         seeds = [record["config"]["seed"] for record in found]
         return pd.Series([record[column] for record in found], index=seeds, dtype=float)
 
+    def measured(self, cell: Cell, measure: str, rho: float | None = None) -> dict[int, dict]:
+        """What was measured on a cell's runs, by seed; see `runs`. Diverged ones have none.
+
+        Raises:
+            RecordsMissing: none was.
+        """
+        found = {
+            record["config"]["seed"]: self.measures[measure][record["run_id"]]["values"]
+            for record in self.runs(cell, rho)
+            if record["run_id"] in self.measures[measure]
+        }
+        if not found:
+            raise RecordsMissing(
+                f"no {measure} of {cell.method} has been measured in {self.folder / 'measures'}: "
+                f"run `{self._command}`"
+            )
+        return {seed: values for seed, values in found.items() if values is not None}
+
     def compare(
         self,
         better: Cell,
@@ -79,21 +101,35 @@ class Results:
         )
         return compare(difference.dropna())
 
-    def require(self, cells: Sequence[Cell]) -> None:
-        """Check that every run of some cells is there.
+    def require(self, needs: Needs) -> None:
+        """Check that every run and measurement of a chapter is there.
 
         Raises:
             RecordsMissing: names how many are missing and the command to run.
         """
-        if study.missing(cells, self.records):
-            raise RecordsMissing(self._missing(cells))
+        if study.missing(needs.cells, self.records):
+            raise RecordsMissing(self._missing(needs.cells))
+        jobs = measuring.missing(needs.measured, self.records, self.measures)
+        if jobs:
+            raise RecordsMissing(
+                f"{len(jobs)} measurements are not in {self.folder / 'measures'}, the first is "
+                f"{jobs[0].run_id}: run `{self._command}`"
+            )
+
+    def lacks(self, needs: Needs) -> bool:
+        """Whether a run or a measurement of a chapter is missing."""
+        jobs = measuring.missing(needs.measured, self.records, self.measures)
+        return bool(study.missing(needs.cells, self.records) or jobs)
+
+    @property
+    def _command(self) -> str:
+        return f"python -m samlib run --profile {self.profile.name} --results {self.folder.parent}"
 
     def _missing(self, cells: Sequence[Cell]) -> str:
         runs = study.missing(cells, self.records)
         return (
             f"{len(runs)} runs have no record in {self.folder / 'runs'}, the first is "
-            f"{runs[0].run_id}: run `python -m samlib run --profile {self.profile.name} "
-            f"--results {self.folder.parent}`"
+            f"{runs[0].run_id}: run `{self._command}`"
         )
 
 
@@ -110,12 +146,17 @@ def load(profile: str, results: Path, *, needs: str | None = None) -> Results:
         RecordsMissing: a run the notebook needs is not there.
     """
     known = profiles.get(profile)
-    campaign = place(results, profile)
-    found = Results(known, records.read(campaign.runs), campaign.folder)
+    found = read(known, place(results, profile))
     if needs is not None:
-        for cells in study.notebook_cells(found.profile, needs):
-            found.require(cells)
+        for of_chapter in plan.chapter_needs(found.profile, needs):
+            found.require(of_chapter)
     return found
+
+
+def read(profile: Profile, campaign: Campaign) -> Results:
+    """What a campaign's folder holds of a profile."""
+    runs = records.read(campaign.runs)
+    return Results(profile, runs, measuring.read(campaign, runs), campaign.folder)
 
 
 def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -> Results:
@@ -138,8 +179,8 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
     if not isinstance(results, str):
         raise ConfigError(f"results must be a folder's path, not {results!r}")
     found = load(profile, resolve(results))
-    groups = study.notebook_cells(found.profile, notebook)
-    if missing == "train" and any(study.missing(cells, found.records) for cells in groups):
+    groups = plan.chapter_needs(found.profile, notebook)
+    if missing == "train" and any(map(found.lacks, groups)):
         campaign = place(resolve(results), profile)
         with campaign.locked():
             device = found.profile.device

@@ -5,55 +5,112 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from . import measuring, study
 from . import records as records_
 from .campaign import Campaign
-from .config import NO_PERTURBATION, RunConfig
-from .execute import LocalExecutor, Outcome
+from .config import NO_PERTURBATION
+from .execute import Job, LocalExecutor, Outcome
+from .measuring import Measurement, Measures
+from .plan import Needs, all_cells
 from .records import Records
-from .study import Cell, missing, size
 
 
 class Estimate:
-    """How long runs take, learned from records of this machine's campaign."""
+    """How long jobs take, learned from records of this machine's campaign."""
 
-    def __init__(self, records: Records):
+    def __init__(self, runs: Records, measures: Measures | None = None):
         self._seconds: dict[tuple, list[float]] = {}
-        for record in records.values():
-            self.add(record)
+        for records in (runs, *(measures or {}).values()):
+            for record in records.values():
+                self.add(record)
 
     @staticmethod
-    def _kind(config: dict) -> tuple:
+    def _kind(config: dict, measure: str | None) -> tuple:
+        where = (config["dataset"], config["model"], measure)
+        if measure is not None:
+            return where
         perturbed = config["geometry"] != NO_PERTURBATION
-        return config["dataset"], config["model"], perturbed, config["mask"] == "only_norm"
+        return *where, perturbed, config["mask"] == "only_norm", config["batch_size"]
 
     def add(self, record: dict) -> None:
-        """Learn from one more record."""
-        per_epoch = record["times"]["wall"] / len(record["times"]["epochs"])
-        self._seconds.setdefault(self._kind(record["config"]), []).append(per_epoch)
+        """Learn from one more record, of a run or of a measurement."""
+        kind = self._kind(record["config"], record.get("measure"))
+        epochs = len(record["times"].get("epochs", [1]))
+        self._seconds.setdefault(kind, []).append(record["times"]["wall"] / epochs)
 
-    def seconds(self, config: RunConfig) -> float | None:
-        """Expected wall time of a run; None if nothing on its data set and model has run."""
-        kind = self._kind(config.to_dict())
+    def seconds(self, job: Job) -> float | None:
+        """Expected wall time of a job; None if nothing like it on its model has run."""
+        measure = job.measure if isinstance(job, Measurement) else None
+        config = job.config if isinstance(job, Measurement) else job
+        epochs = config.epochs if measure is None else 1
+        kind = self._kind(config.to_dict(), measure)
         known = self._seconds.get(kind)
         if known is None:  # the slowest kind on the same model stands in
-            same = [statistics.median(v) for k, v in self._seconds.items() if k[:2] == kind[:2]]
-            return max(same) * config.epochs if same else None
-        return statistics.median(known) * config.epochs
+            same = [statistics.median(v) for k, v in self._seconds.items() if k[:3] == kind[:3]]
+            return max(same) * epochs if same else None
+        return statistics.median(known) * epochs
 
-    def total(self, configs: Sequence[RunConfig], unknown_runs: int = 0) -> float | None:
-        """Expected seconds of some runs one after the other, and of as many more like them."""
-        known = [s for s in map(self.seconds, configs) if s is not None]
+    def total(self, jobs: Sequence[Job], unknown: int = 0) -> float | None:
+        """Expected seconds of some jobs one after the other, and of as many more like them."""
+        known = [s for s in map(self.seconds, jobs) if s is not None]
         if not known:
-            everything = [s for v in self._seconds.values() for s in v]
-            if not everything or not configs:
-                return None if configs or unknown_runs else 0.0
-            mean = statistics.mean(everything) * configs[0].epochs
+            return None if jobs or unknown else 0.0
+        return sum(known) + statistics.mean(known) * (len(jobs) - len(known) + unknown)
+
+
+@dataclass
+class Backlog:
+    """What some chapters need, and what of it is there.
+
+    Attributes:
+        needs: the chapters' needs, in the order they should be met.
+        runs, measures: the records so far; a new one is added by `learn`.
+    """
+
+    needs: Sequence[Needs]
+    runs: Records
+    measures: Measures
+
+    def __post_init__(self):
+        self.cells = all_cells(self.needs)
+        self.measured = list(dict.fromkeys(m for need in self.needs for m in need.measured))
+        self.total = study.size(self.cells) + sum(m.size for m in self.measured)
+
+    def jobs(self, needs: Sequence[Needs] | None = None) -> list[Job]:
+        """What is missing and can be done by now: runs, then measurements of runs that are done."""
+        needs = self.needs if needs is None else needs
+        cells = all_cells(needs)
+        measured = [m for need in needs for m in need.measured]
+        return [
+            *study.missing(cells, self.runs),
+            *measuring.missing(measured, self.runs, self.measures),
+        ]
+
+    @property
+    def done(self) -> int:
+        """How many of the runs and measurements are there."""
+        runs = {r.run_id for c in self.cells for r in c.runs(self.runs)} & self.runs.keys()
+        found = {
+            (m.measure, r.run_id)
+            for m in self.measured
+            for r in m.runs(self.runs)
+            if r.run_id in self.measures[m.measure]
+        }
+        return len(runs) + len(found)
+
+    def learn(self, job: Job, campaign: Campaign) -> dict:
+        """Take in the record a job has written; returns it."""
+        if isinstance(job, Measurement):
+            folder, kept = campaign.measures(job.measure), self.measures[job.measure]
+            run_id = job.config.run_id
         else:
-            mean = statistics.mean(known)
-        return sum(known) + mean * (len(configs) - len(known) + unknown_runs)
+            folder, kept, run_id = campaign.runs, self.runs, job.run_id
+        kept[run_id] = records_.read_one(folder / f"{run_id}.json")
+        return kept[run_id]
 
 
 def clock(seconds: float | None) -> str:
@@ -102,7 +159,7 @@ class Progress:
 
 
 def bring_up_to_date(
-    groups: Sequence[Sequence[Cell]],
+    needs: Sequence[Needs],
     campaign: Campaign,
     *,
     workers: int,
@@ -111,60 +168,56 @@ def bring_up_to_date(
     time_budget: float | None = None,
     quiet: bool = False,
 ) -> Outcome:
-    """Train every run of some cells that has no record yet.
+    """Train and measure everything some chapters need that has no record yet.
 
     Args:
-        groups: cells group by group; each is complete before the next begins, so that what is
+        needs: chapter by chapter; each is complete before the next begins, so that what is
             most decisive comes first.
         campaign: where the records are; the caller holds its lock.
         workers, device, data_dir: as in `execute.LocalExecutor`.
-        time_budget: seconds; no run is started that is expected to end after them.
+        time_budget: seconds; nothing is started that is expected to end after them.
         quiet: show no progress.
 
     Raises:
         RecordError: the folder was made by another record format.
     """
     begun = time.monotonic()
-    records = records_.read(campaign.runs, set_aside=True)
-    estimate = Estimate(records)
-    everything = list(dict.fromkeys(cell for group in groups for cell in group))
-    total, outcome = size(everything), Outcome()
-    open_runs = {run.run_id for run in missing(everything, records)}
-    progress = Progress(total, 0)
+    runs = records_.read(campaign.runs, set_aside=True)
+    backlog = Backlog(needs, runs, measuring.read(campaign, runs, set_aside=True))
+    estimate = Estimate(backlog.runs, backlog.measures)
+    outcome = Outcome()
+    progress = Progress(backlog.total, 0)
 
     def report(final: bool = False) -> None:
-        todo = [run for run in missing(everything, records) if run.run_id not in outcome.failed]
-        done = len(_wanted(everything, records))
-        progress.done, progress.failed = done, len(outcome.failed)
-        left = estimate.total(todo, max(0, total - done - len(todo)))
+        todo = [job for job in backlog.jobs() if job.run_id not in outcome.failed]
+        progress.done, progress.failed = backlog.done, len(outcome.failed)
+        left = estimate.total(todo, max(0, backlog.total - progress.done - len(todo)))
         if not quiet:
             progress.show(None if left is None else left / workers, final)
 
-    def may_start(config: RunConfig) -> bool:
+    def may_start(job: Job) -> bool:
         if time_budget is None:
             return True
         left = time_budget - (time.monotonic() - begun)
-        return left > (estimate.seconds(config) or 0)
+        return left > (estimate.seconds(job) or 0)
 
-    def on_done(config: RunConfig, failure: str | None) -> None:
+    def on_done(job: Job, failure: str | None) -> None:
         if failure is None:
-            record = records_.read_one(campaign.runs / f"{config.run_id}.json")
-            records[config.run_id] = record
-            estimate.add(record)
+            estimate.add(backlog.learn(job, campaign))
         else:
-            outcome.failed[config.run_id] = failure
+            outcome.failed[job.run_id] = failure
             if not quiet:
-                print(f"\n{config.run_id} failed: {failure}", file=sys.stderr)
+                print(f"\n{job.run_id} failed: {failure}", file=sys.stderr)
         report()
 
-    if not open_runs:
+    if not backlog.jobs():
         return outcome
     report()
     with LocalExecutor(campaign, workers=workers, device=device, data_dir=data_dir) as executor:
-        for group in groups:
-            while True:  # once for the sweeps, once more for the rho they chose
+        for chapter in needs:
+            while True:  # once for the sweeps, then for the rho they chose and the measures
                 tried = {*outcome.failed, *outcome.skipped}
-                todo = [run for run in missing(group, records) if run.run_id not in tried]
+                todo = [job for job in backlog.jobs([chapter]) if job.run_id not in tried]
                 if not todo:
                     break
                 part = executor.run(todo, may_start=may_start, on_done=on_done)
@@ -172,7 +225,3 @@ def bring_up_to_date(
                 outcome.skipped += part.skipped
     report(final=True)
     return outcome
-
-
-def _wanted(cells: Sequence[Cell], records: Records) -> set[str]:
-    return {r.run_id for cell in cells for r in cell.runs(records) if r.run_id in records}

@@ -1,4 +1,4 @@
-"""Which runs make which table or figure.
+"""What the study is made of: methods, cells and profiles. Which chapter needs which is `plan`.
 
 A `Cell` is one method on one model: its rho grid, the seeds every rho gets, and the seeds the
 chosen rho gets. rho is chosen by mean validation accuracy over the sweep's seeds, the same rule
@@ -6,22 +6,39 @@ for every method; which runs a cell still needs therefore follows from the recor
 """
 
 import functools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .config import NO_PERTURBATION, RunConfig
-from .errors import choose
 from .records import Records
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is perturbed and how, whatever the model."""
+    """What is perturbed and how, whatever the model.
+
+    Attributes:
+        geometry, mask, radius_over, sparsity: as in RunConfig.
+        changes: other fields of RunConfig in which the method differs, with their values.
+        own_rho: False takes the rho of the method without its changes instead of tuning one.
+    """
 
     geometry: str = NO_PERTURBATION
     mask: str = "all"
     radius_over: str = "mask"
     sparsity: float | None = None
+    changes: tuple[tuple[str, Any], ...] = ()
+    own_rho: bool = True
+
+    def but(self, own_rho: bool = True, **changes) -> "Method":
+        """The method with some more fields of RunConfig changed."""
+        return replace(self, changes=(*self.changes, *changes.items()), own_rho=own_rho)
+
+    @property
+    def plain(self) -> "Method":
+        """The method without its changes."""
+        return replace(self, changes=(), own_rho=True)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -39,9 +56,10 @@ class Method:
     def on(self, base: RunConfig, rho: float, seed: int) -> RunConfig:
         """The configuration of one run."""
         if self.geometry == NO_PERTURBATION:
-            return base.replace(seed=seed)
+            return base.replace(seed=seed, **dict(self.changes))
         return base.replace(
             seed=seed,
+            **dict(self.changes),
             rho=rho,
             geometry=self.geometry,
             mask=self.mask,
@@ -56,6 +74,7 @@ ON = Method("l2", "only_norm")  # SAM-ON
 HEADLINE = (BASE, ALL, ON)
 # the geometries of the paper's rho figure, swept with all seeds in the headline family
 SWEPT = ("l2", "elementwise_l2", "elementwise_linf", "layerwise_l2")
+CURVES = ("all", "only_norm", "no_norm")  # and the masks it draws
 SPARSE_MASKS = ("random", "fisher", "dynamic")
 BATCHNORM_FAMILIES = ("wrn", "resnet", "resnext")
 
@@ -70,6 +89,7 @@ class Cell:
         grid: values of rho; (0.0,) for the base optimizer.
         sweep_seeds: seeds 0 to sweep_seeds - 1 run at every rho and choose it.
         seeds: seeds 0 to seeds - 1 run at the chosen rho.
+        like: the cell whose chosen rho this one takes; None chooses its own.
     """
 
     base: RunConfig
@@ -77,6 +97,7 @@ class Cell:
     grid: tuple[float, ...]
     sweep_seeds: int
     seeds: int
+    like: "Cell | None" = None
 
     def at(self, rho: float, seeds: int) -> list[RunConfig]:
         """Runs at one rho."""
@@ -85,6 +106,8 @@ class Cell:
     @property
     def sweep(self) -> list[RunConfig]:
         """The runs that choose rho; none if there is nothing to choose."""
+        if self.like is not None:
+            return self.like.sweep
         if len(self.grid) == 1:
             return []
         return [run for rho in self.grid for run in self.at(rho, self.sweep_seeds)]
@@ -101,6 +124,8 @@ class Cell:
 
         None while the sweep is not complete.
         """
+        if self.like is not None:
+            return self.like.chosen(records)
         if len(self.grid) == 1:
             return self.grid[0]
         scores = {rho: self.validation(rho, records) for rho in sorted(self.grid)}
@@ -115,8 +140,8 @@ class Cell:
 
     @property
     def size(self) -> int:
-        """How many runs the cell comes to."""
-        if len(self.grid) == 1:
+        """How many runs the cell comes to, those that choose rho for another one left out."""
+        if self.like is not None or len(self.grid) == 1:
             return self.seeds
         return len(self.grid) * self.sweep_seeds + max(0, self.seeds - self.sweep_seeds)
 
@@ -144,12 +169,13 @@ class Profile:
     Attributes:
         name: of the profile and of its results folder.
         about: one line for the book.
-        bases: configuration of the base optimizer by family (wrn, resnet, resnext, vit).
+        bases: configuration of the base optimizer by family: wrn, resnet, resnext or vit, and
+            after a dash what it differs in (wrn-autoaugment, vit-lion).
         headline: the family of the headline, the rho curves and the sparsity table.
         geometries: the rows of the variants table.
         ladders: values of rho of the curves over rho, by geometry; the same for every mask.
-        grids: values of rho elsewhere, by `Method.key`; as many on every side of a comparison,
-            so that rho is tuned alike.
+        grids: values of rho elsewhere, by `Method.key` or, for one family alone, by its name and
+            the key; as many on every side of a comparison, so that rho is tuned alike.
         sweep_seeds: seeds that choose rho; the rho curves run with all `seeds`.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
@@ -172,12 +198,18 @@ class Profile:
 
     def cell(self, family: str, method: Method) -> Cell:
         """The one cell of a method in a family: every notebook gets the same."""
+        if not method.own_rho:
+            like = self.cell(family, method.plain)
+            return replace(like, method=method, seeds=self.seeds, like=like)
         leads = family == self.headline
-        curve = leads and method.geometry in SWEPT and method.mask not in SPARSE_MASKS
-        if method == BASE:
+        plain = method == method.plain
+        curve = leads and plain and method.geometry in SWEPT and method.mask in CURVES
+        if method.geometry == NO_PERTURBATION:
             grid = (0.0,)
+        elif curve:
+            grid = self.ladders[method.geometry]
         else:
-            grid = self.ladders[method.geometry] if curve else self.grids[method.key]
+            grid = self.grids.get((family, *method.key)) or self.grids[method.key]
         return Cell(
             self.bases[family],
             method,
@@ -188,53 +220,38 @@ class Profile:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The BatchNorm families this profile runs, in the order of the paper's Table 1."""
-        return tuple(family for family in BATCHNORM_FAMILIES if family in self.bases)
+        """The BatchNorm families this profile runs, in its order."""
+        return tuple(f for f in self.bases if f.split("-")[0] in BATCHNORM_FAMILIES)
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """The LayerNorm families this profile runs, in its order."""
+        return tuple(f for f in self.bases if f not in self.families)
 
 
-def introduction(profile: Profile) -> list[Cell]:
-    """Base optimizer, SAM and SAM-ON: the finding in one picture."""
-    return [profile.cell(profile.headline, method) for method in HEADLINE]
+@dataclass(frozen=True)
+class Measured:
+    """Runs whose final weights are measured.
 
-
-def variants(profile: Profile) -> list[Cell]:
-    """Every geometry x {all, only-norm} and the base optimizer: the paper's Table 1."""
-    methods = [Method(g, mask) for g in profile.geometries for mask in ("all", "only_norm")]
-    return [profile.cell(f, method) for f in profile.families for method in (BASE, *methods)]
-
-
-def rho_sweep(profile: Profile) -> list[Cell]:
-    """Accuracy against rho for three masks and four geometries: the paper's Figure 1."""
-    masks = ("all", "only_norm", "no_norm")
-    methods = [Method(g, mask) for g in SWEPT for mask in masks]
-    return [profile.cell(profile.headline, method) for method in (BASE, *methods)]
-
-
-def sparsity(profile: Profile) -> list[Cell]:
-    """Sparse masks under both radius rules, beside SAM and SAM-ON: its sparsity table."""
-    sparse = [
-        Method("l2", mask, radius, level)
-        for mask, level in profile.sparse
-        for radius in ("mask", "all")
-    ]
-    return [profile.cell(profile.headline, method) for method in (*HEADLINE, *sparse)]
-
-
-# What each notebook needs, the most decisive first; a notebook that is not here needs no runs.
-NOTEBOOKS: dict[str, Callable[[Profile], list[Cell]]] = {
-    "introduction": introduction,
-    "rho_sweep": rho_sweep,
-    "sparsity": sparsity,
-    "variants": variants,
-}
-
-
-def notebook_cells(profile: Profile, only: str | None = None) -> list[list[Cell]]:
-    """The cells of every notebook, or of one, as groups in the order they should run.
-
-    Raises:
-        ConfigError: no such notebook.
+    Attributes:
+        cell: the cell they belong to.
+        measure: name in `measuring.MEASURES`.
+        every_rho: at each rho of the grid, on the seeds all of them have; else at the chosen one.
     """
-    if only is not None:
-        return [NOTEBOOKS[choose("notebook", only, NOTEBOOKS)](profile)]
-    return [cells(profile) for cells in NOTEBOOKS.values()]
+
+    cell: Cell
+    measure: str
+    every_rho: bool = False
+
+    def runs(self, records: Records) -> list[RunConfig]:
+        """The runs to be measured that are known by now, done or not."""
+        cell, rho = self.cell, self.cell.chosen(records)
+        if self.every_rho:
+            return [run for value in cell.grid for run in cell.at(value, cell.sweep_seeds)]
+        return [] if rho is None else cell.at(rho, cell.seeds)
+
+    @property
+    def size(self) -> int:
+        """How many runs are measured."""
+        cell = self.cell
+        return len(cell.grid) * cell.sweep_seeds if self.every_rho else cell.seeds

@@ -229,19 +229,7 @@ def train(
     where = usable_device(device)
     started = time.perf_counter()
     with _deterministic(where, config.seed):
-        splits = make_splits(
-            config.dataset,
-            seed=config.seed,
-            train_size=config.train_size,
-            validation_size=config.validation_size,
-            label_noise=config.label_noise,
-            device=where,
-            data_dir=data_dir,
-        )
-        model = build_model(config).to(where)
-        if not is_vit(config.model):
-            model = model.to(memory_format=torch.channels_last)
-        run = Run(config, model, splits, where)
+        run = _begin(config, where, data_dir)
         state = checkpoint.load(checkpoints) if checkpoints else None
         ours = (config.run_id, source_digest())  # other code must not finish what we began
         if state is not None and (state["run_id"], state["source"]) == ours:
@@ -259,8 +247,46 @@ def train(
                 checkpoint.save(checkpoints, run.state_dict())
                 saved = time.monotonic()
         if weights is not None:
-            checkpoint.save(weights, model.state_dict())
-    return _result(run, time.perf_counter() - started)
+            checkpoint.save(weights, run.model.state_dict())
+        result = _result(run)
+    return result | {"times": {"wall": time.perf_counter() - started, "epochs": run.seconds}}
+
+
+def _begin(config: RunConfig, where: torch.device, data_dir: Path | None) -> Run:
+    splits = make_splits(
+        config.dataset,
+        seed=config.seed,
+        train_size=config.train_size,
+        validation_size=config.validation_size,
+        label_noise=config.label_noise,
+        device=where,
+        data_dir=data_dir,
+    )
+    model = build_model(config).to(where)
+    if not is_vit(config.model):
+        model = model.to(memory_format=torch.channels_last)
+    return Run(config, model, splits, where)
+
+
+@contextmanager
+def restored(
+    config: RunConfig, weights: dict, *, device: str = "cpu", data_dir: Path | None = None
+) -> Iterator[Run]:
+    """A finished run as it was at its end: for whatever is measured on its final weights.
+
+    Inside the block, as in `train`, one thread is used on the CPU and results repeat bit for bit.
+
+    Args:
+        config: the run.
+        weights: the network's state_dict that `train` wrote.
+        device, data_dir: as in `train`.
+    """
+    where = usable_device(device)
+    with _deterministic(where, config.seed):
+        run = _begin(config, where, data_dir)
+        run.model.load_state_dict(weights)
+        run.model.eval()
+        yield run
 
 
 def usable_device(name: str) -> torch.device:
@@ -280,7 +306,7 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def _result(run: Run, wall: float) -> dict:
+def _result(run: Run) -> dict:
     curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
     return {
         "run_id": run.config.run_id,
@@ -294,6 +320,5 @@ def _result(run: Run, wall: float) -> dict:
         "mask": mask and {"count": mask.count, "total": mask.total},
         "measures": affine_measures(run.model)
         | {"recalibrated_test_accuracy": run.recalibrated_accuracy()},
-        "times": {"wall": wall, "epochs": run.seconds},
         "provenance": provenance(str(run.device)),
     }

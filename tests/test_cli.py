@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from samlib import profiles, records, study
+from samlib import plan, profiles, records, study
 from samlib.__main__ import main
 from samlib.campaign import (
     Campaign,
@@ -156,7 +156,7 @@ def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
     process = _start(tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    cells = study.rho_sweep(profiles.get("smoke"))
+    cells = plan.rho_sweep(profiles.get("smoke")).cells
     found = records.read(runs)
     assert not study.missing(cells, found)
     for name, content in after_interrupt.items():
@@ -173,7 +173,8 @@ def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command line prints it
 def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(study, "NOTEBOOKS", {"introduction": lambda p: study.introduction(p)[:1]})
+    few = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
+    monkeypatch.setattr(plan, "NEEDS", few)
     arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
     assert run(capsys, *arguments)[0] == 0
     good, bad = sorted((tmp_path / "smoke" / "runs").glob("*.json"))[:2]

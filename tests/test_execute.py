@@ -14,7 +14,7 @@ from conftest import one_line, repeatable
 from samlib import campaign, records
 from samlib.campaign import Campaign, CampaignError
 from samlib.config import RunConfig
-from samlib.execute import LocalExecutor, one_run
+from samlib.execute import LocalExecutor, one_job
 from samlib.files import DiskError
 from samlib.train import train
 
@@ -138,7 +138,7 @@ def test_an_unforeseen_error_is_one_line_and_a_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr("samlib.execute.train", broken)
     place = Campaign(tmp_path)
-    reason = one_run(CONFIGS[0], place, "cpu", None, False)
+    reason = one_job(CONFIGS[0], place, "cpu", None, False)
     log = place.log(CONFIGS[0].run_id)
     assert reason == f"ZeroDivisionError: by zero (full text in {log})"
     assert "in broken" in log.read_text()
@@ -148,7 +148,7 @@ def test_an_unforeseen_error_is_one_line_and_a_log(tmp_path, monkeypatch):
 def test_a_full_disk_ends_the_campaign_with_one_line(tmp_path, full_disk):
     full_disk()
     with pytest.raises(DiskError, match="the disk is full: free some space") as caught:
-        one_run(CONFIGS[0], Campaign(tmp_path), "cpu", None, False)
+        one_job(CONFIGS[0], Campaign(tmp_path), "cpu", None, False)
     one_line(caught)
     assert list((tmp_path / "runs").iterdir()) == []
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from test_reporting import made_up_results
 
-from samlib import notebooks, study
+from samlib import notebooks, plan
 from samlib.errors import ConfigError
 from samlib.notebooks import NotebookError
 from samlib.paths import project_root, resolve
@@ -27,7 +27,7 @@ def test_notebooks_in_git_are_clean_and_have_one_parameters_cell(name):
 
 
 def test_every_notebook_of_the_study_exists():
-    assert set(study.NOTEBOOKS) <= set(notebooks.names())
+    assert set(plan.NEEDS) <= set(notebooks.names())
 
 
 def test_the_table_of_contents_has_every_notebook():

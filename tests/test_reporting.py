@@ -6,58 +6,15 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import PROFILE, made_up_results
 
-from samlib import profiles, readme, records, report, reported, study, tables, verdicts
+from samlib import answers, plan, readme, records, report, reported, tables, verdicts
+from samlib.chapters import CHAPTERS, introduction, variants
 from samlib.errors import RecordsMissing
 from samlib.results import load
+from samlib.runner import Backlog
 from samlib.stats import VERDICTS
 from samlib.study import ALL, BASE, ON, Method
-
-PROFILE = profiles.get("smoke")
-
-
-def made_up(run):
-    """A record with numbers that differ from run to run and depend on nothing else."""
-    rng = np.random.default_rng([ord(c) for c in run.run_id])
-    test, validation = rng.uniform(80, 95, size=2)
-    perturbed = run.geometry != "none"
-    return {
-        "run_id": run.run_id,
-        "config": run.to_dict(),
-        "status": "completed",
-        "diverged_epoch": None,
-        "test_accuracy": test,
-        "best_test_accuracy": test + 0.5,
-        "validation_accuracy": validation,
-        "curves": {
-            "train_loss": [1.0],
-            "train_accuracy": [60.0],
-            "validation_accuracy": [validation],
-            "test_accuracy": [test],
-            "norm_share": [rng.uniform() if perturbed else None],
-        },
-        "mask": {"count": 480, "total": 77_562} if perturbed else None,
-        "measures": {"gamma_abs_mean": 1.0, "beta_abs_mean": 0.1},
-        "times": {"wall": 2.0, "epochs": [1.0 + perturbed]},
-        "provenance": {
-            "python": "3.11",
-            "packages": {"torch": "2.11.0"},
-            "processor": "made up",
-            "gpu": None,
-            "commit": None,
-            "dirty": None,
-        },
-    }
-
-
-def made_up_results(results):
-    """Records of the whole smoke profile in a folder; returns the folder."""
-    runs = results / "smoke" / "runs"
-    for cells in study.notebook_cells(PROFILE):
-        while todo := study.missing(cells, records.read(runs)):
-            for run in todo:
-                records.write(runs, made_up(run))
-    return results
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +28,7 @@ def found(folder):
 
 
 def test_every_accuracy_of_the_variants_table_is_in_the_records(found):
-    table = tables.variants(found)
+    table = variants.table(found)
     assert len(table) == len(PROFILE.families) * len(PROFILE.geometries)
     rows = itertools.product(PROFILE.families, PROFILE.geometries)
     for (_, row), (family, geometry) in zip(table.iterrows(), rows, strict=True):
@@ -97,14 +54,17 @@ def test_a_difference_is_paired_by_seed(found):
 
 
 def test_the_accuracy_shown_is_the_last_epochs_not_the_best_on_test(found):
-    row = tables.headline(found).iloc[0]
+    row = introduction.table(found).iloc[0]
     assert row["ours, last epoch"] != row["best on test"]
     assert row["ours, last epoch"].startswith(f"{found.accuracies(found.cell(BASE)).mean():.2f}")
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+TABLES = {name: make for chapter in CHAPTERS.values() for name, make in chapter.TABLES.items()}
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_tables_are_complete(found, name):
-    table = tables.TABLES[name](found)
+    table = TABLES[name](found)
     assert len(table)
     assert not table.isna().any().any()
 
@@ -121,7 +81,7 @@ def test_there_is_a_row_for_each_of_the_fifteen_claims(found):
     table = verdicts.table(found)
     assert list(table[""]) == list(range(1, 16))
     assert set(table["verdict"]) <= set(VERDICTS)
-    run = {claim.number for claim in verdicts.CLAIMS if claim.decide}
+    run = {claim.number for claim in verdicts.CLAIMS if claim.chapter}
     run -= {2}  # about WRN-28-10 on CIFAR-100 only
     assert set(table[""][table["verdict"] != "not run"]) == run
 
@@ -140,11 +100,11 @@ def test_a_claim_about_many_falls_with_one_refuted_after_correction():
     open_ = compare([1.0, -1.0, 0.5, -0.4, 0.1])
     same = compare([0.01, -0.01, 0.0, 0.02, -0.02])
     for strict in (True, False):
-        assert verdicts._all_of([good, good], "", strict=strict).verdict == "holds"
-        assert verdicts._all_of([good, open_], "", strict=strict).verdict == "undecided"
-        assert verdicts._all_of([good, open_, bad], "", strict=strict).verdict == "refuted"
-    assert verdicts._all_of([good, same], "", strict=False).verdict == "holds"
-    assert verdicts._all_of([good, same], "", strict=True).verdict == "refuted"
+        assert answers.all_of([good, good], "", strict=strict).verdict == "holds"
+        assert answers.all_of([good, open_], "", strict=strict).verdict == "undecided"
+        assert answers.all_of([good, open_, bad], "", strict=strict).verdict == "refuted"
+    assert answers.all_of([good, same], "", strict=False).verdict == "holds"
+    assert answers.all_of([good, same], "", strict=True).verdict == "refuted"
 
 
 def test_a_missing_record_names_the_command(folder, tmp_path):
@@ -154,7 +114,7 @@ def test_a_missing_record_names_the_command(folder, tmp_path):
 
 def test_tables_are_written_beside_the_records(folder):
     paths = tables.write("smoke", folder)
-    assert {path.stem for path in paths} == set(tables.TABLES)
+    assert {path.stem for path in paths} == set(TABLES)
     assert all(path.parent == folder / "smoke" / "tables" for path in paths)
 
 
@@ -203,9 +163,9 @@ def test_the_readme_block_stands_between_its_markers(folder, tmp_path):
 
 def test_status_counts_runs(folder):
     text = report.status(PROFILE, folder)
-    for name, cells in study.NOTEBOOKS.items():
+    for name, needs in plan.NEEDS.items():
         row = next(line for line in text.splitlines() if line.split()[:1] == [name])
-        assert int(row.split()[1]) == study.size(cells(PROFILE))
+        assert int(row.split()[1]) == Backlog([needs(PROFILE)], {}, {}).total
 
 
 def test_changes_are_told_run_by_run(folder, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from samlib import profiles, study
+from samlib import plan, profiles, study
 from samlib.config import RunConfig
 from samlib.errors import ConfigError
 from samlib.study import ALL, BASE, ON, SPARSE_MASKS, Cell, Method
@@ -57,32 +57,34 @@ def test_the_base_optimizer_has_nothing_to_choose():
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_rho_is_tuned_alike_on_both_sides(name):
     profile = profiles.get(name)
-    cells = {cell for of in study.NOTEBOOKS.values() for cell in of(profile)}
-    curves = {cell for cell in study.rho_sweep(profile) if cell.method != BASE}
+    cells = set(plan.all_cells(plan.chapter_needs(profile)))
+    tuned = {cell for cell in cells if len(cell.grid) > 1 and cell.like is None}
+    curves = {cell for cell in plan.rho_sweep(profile).cells if cell.method != BASE}
     by_geometry = {(cell.method.geometry, cell.grid) for cell in curves}
     assert len(by_geometry) == len(study.SWEPT), "masks that are compared share one ladder"
-    others = {len(cell.grid) for cell in cells - curves if cell.method != BASE}
+    others = {len(cell.grid) for cell in tuned - curves}
     assert len(others) == 1, "elsewhere every method gets as many values of rho"
-    for cell in cells:
+    for cell in tuned:
         ratios = {round(b / a, 6) for a, b in zip(cell.grid, cell.grid[1:], strict=False)}
-        assert cell.method == BASE or len(ratios) == 1, "each twice, or alike, the one before"
+        assert len(ratios) == 1, "each twice, or alike, the one before"
+    bases = {cell for cell in cells if cell.method.geometry == "none"}
+    assert all(cell.grid == (0.0,) for cell in bases)
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_a_method_has_one_cell_whatever_the_notebook(name):
     profile = profiles.get(name)
     seen = {}
-    for cells in study.NOTEBOOKS.values():
-        for cell in cells(profile):
+    for needs in plan.chapter_needs(profile):
+        for cell in needs.cells:
             assert seen.setdefault((cell.base, cell.method), cell) == cell
 
 
 def test_quick_has_the_seeds_the_design_asks_for():
     quick = profiles.get("quick")
-    for cell in study.introduction(quick):
+    for cell in plan.introduction(quick).cells:
         assert cell.seeds == 10
-    for of in study.NOTEBOOKS.values():
-        assert all(cell.seeds >= 5 for cell in of(quick))
+    assert all(cell.seeds >= 5 for cell in plan.all_cells(plan.chapter_needs(quick)))
 
 
 def test_runs_of_different_methods_are_paired():
@@ -94,7 +96,7 @@ def test_runs_of_different_methods_are_paired():
 
 
 def test_the_sparsity_table_has_every_mask_under_both_rules():
-    methods = {cell.method for cell in study.sparsity(profiles.get("quick"))}
+    methods = {cell.method for cell in plan.sparsity(profiles.get("quick")).cells}
     for mask in SPARSE_MASKS:
         assert {m.radius_over for m in methods if m.mask == mask} == {"mask", "all"}
 
@@ -103,4 +105,34 @@ def test_unknown_names_list_the_valid_ones():
     with pytest.raises(ConfigError, match="smoke, quick"):
         profiles.get("slow")
     with pytest.raises(ConfigError, match="variants"):
-        study.notebook_cells(profiles.get("quick"), "varianst")
+        plan.chapter_needs(profiles.get("quick"), "varianst")
+
+
+def test_a_switched_method_takes_the_rho_of_the_one_it_switches():
+    profile = profiles.get("quick")
+    late = profile.cell("wrn", ON.but(own_rho=False, start=6))
+    always = profile.cell("wrn", ON)
+    records = {r.run_id: record(90.0 + (r.rho == 2.0)) for r in always.sweep}
+    assert late.chosen({}) is None
+    assert late.chosen(records) == always.chosen(records) == 2.0
+    extra = [run for run in late.runs(records) if run not in always.sweep]
+    assert {(run.rho, run.start, run.seed) for run in extra} == {(2.0, 6, s) for s in range(5)}
+    assert late.size == len(extra)
+
+
+def test_a_changed_method_tunes_its_own_rho_on_the_grid_of_the_others():
+    profile = profiles.get("quick")
+    fixed = profile.cell("wrn", ON.but(**plan.FIXED))
+    assert fixed.grid == profile.grids["l2", "only_norm"]
+    assert all(run.updated == "no_norm" for run in fixed.sweep)
+    assert {run.updated for run in profile.cell("wrn", BASE.but(**plan.FIXED)).runs({})} == {
+        "no_norm"
+    }
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_every_run_of_every_chapter_is_a_valid_configuration(name):
+    for needs in plan.chapter_needs(profiles.get(name)):
+        for cell in needs.cells:
+            assert cell.at(cell.grid[-1], 1)[0].run_id
+        assert {m.cell for m in needs.measured} <= set(needs.cells)

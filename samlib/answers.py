@@ -1,0 +1,50 @@
+"""What the records say of a claim: one comparison, or all of several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .stats import NOT_RUN, Comparison, holm
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the records say of a claim: the number that decides, and the verdict."""
+
+    ours: str
+    verdict: str
+    seeds: int = 0
+
+
+NOT_ANSWERED = Answer("–", NOT_RUN.verdict)
+
+
+def single(comparison: Comparison) -> Answer:
+    """The verdict of one comparison."""
+    return Answer(str(comparison), comparison.verdict, comparison.seeds)
+
+
+def all_of(comparisons: Sequence[Comparison], what: str, *, strict: bool) -> Answer:
+    """A claim about every one of several comparisons, corrected with Holm's method.
+
+    Refuted if one is below zero after the correction, or, where the claim is strict ("larger",
+    not "at least as good"), equivalent; holds if each holds, or is equivalent where that is
+    enough; else undecided.
+    """
+    adjusted = holm([c.p for c in comparisons])
+    against = any(
+        (c.mean < 0 and p < 0.05) or (strict and c.verdict == "equivalent")
+        for c, p in zip(comparisons, adjusted, strict=True)
+    )
+    enough = ("holds",) if strict else ("holds", "equivalent")
+    counts = pd.Series([c.verdict for c in comparisons]).value_counts()
+    summary = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    if against:
+        verdict = "refuted"
+    elif all(c.verdict in enough for c in comparisons):
+        verdict = "holds"
+    else:
+        verdict = "undecided"
+    fewest = min(c.seeds for c in comparisons)
+    return Answer(f"{len(comparisons)} {what}: {summary}", verdict, fewest)

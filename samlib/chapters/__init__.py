@@ -1,0 +1,15 @@
+"""The report, chapter by chapter: tables, figure and finding, and the claims they decide.
+
+A chapter is a module here and a notebook of the same name; which runs it needs is `plan`'s to say.
+`TABLES` are written beside the records as CSV files, `DECIDES` maps numbers of claims to what the
+records say of them.
+"""
+
+from types import ModuleType
+
+from . import carriers, introduction, rho_sweep, sparsity, variants
+
+CHAPTERS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (introduction, variants, rho_sweep, carriers, sparsity)
+}

@@ -1,0 +1,113 @@
+"""Who carries the perturbation: its share on norm layers, and what leaving them out costs."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import names, reported
+from ..answers import Answer, single
+from ..columns import edge, spread, verdicts
+from ..figures import GEOMETRY_COLOURS, use_style
+from ..names import GEOMETRY_NAMES
+from ..results import Results
+from ..sentences import points
+from ..stats import Comparison
+from ..study import SWEPT, Method
+
+
+def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """All minus no-norm, and the share of the perturbation on norm layers (claim 4)."""
+    rows, comparisons = [], []
+    for geometry in SWEPT:
+        everything = results.cell(Method(geometry, "all"))
+        without = results.cell(Method(geometry, "no_norm"))
+        comparisons.append(results.compare(everything, without))
+        records = results.runs(everything)
+        shares = [s for r in records for s in r["curves"]["norm_share"] if s is not None]
+        rows.append(
+            {
+                "variant": GEOMETRY_NAMES[geometry],
+                "share on norm layers": f"{100 * pd.Series(shares).mean():.1f} %",
+                "reported all − no norm": reported_no_norm_gap(geometry),
+                "all": spread(results.accuracies(everything)),
+                "no norm": spread(results.accuracies(without)),
+                "ρ no norm": edge(results, without),
+            }
+        )
+    return pd.DataFrame(rows).assign(**verdicts(comparisons)), comparisons
+
+
+def reported_no_norm_gap(geometry: str) -> str:
+    """Best of the authors' curve over all minus best of its no-norm curve, in points."""
+    return f"{reported.best_gap(geometry, 'all', 'no_norm'):+.2f}"
+
+
+def share_over_time(results: Results) -> pd.DataFrame:
+    """Share of ||eps||² on norm layers by geometry, seed and epoch, all parameters perturbed."""
+    rows = [
+        {"variant": GEOMETRY_NAMES[g], "seed": r["config"]["seed"], "epoch": e, "share": share}
+        for g in SWEPT
+        for r in results.runs(results.cell(Method(g, "all")))
+        for e, share in enumerate(r["curves"]["norm_share"])
+        if share is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+def figure(results: Results) -> Figure:
+    """Share of the full perturbation that falls on norm layers, along training."""
+    use_style()
+    figure, ax = plt.subplots(figsize=(7.2, 3.2))
+    table = share_over_time(results)
+    ends = {}
+    for geometry in SWEPT:
+        rows = table[table["variant"] == GEOMETRY_NAMES[geometry]]
+        mean = rows.groupby("epoch")["share"].mean()
+        colour = GEOMETRY_COLOURS[geometry]
+        for _, run in rows.groupby("seed"):
+            ax.plot(run["epoch"], 100 * run["share"], color=colour, alpha=0.25, lw=0.8)
+        ax.plot(mean.index, 100 * mean, color=colour, lw=2)
+        ends[geometry] = 100 * mean.iloc[-1]
+    lowest = -3.0
+    for geometry in sorted(ends, key=ends.get):  # labels at the curves' ends, none on another
+        lowest = max(ends[geometry], lowest + 7)
+        label, colour = GEOMETRY_NAMES[geometry], GEOMETRY_COLOURS[geometry]
+        ax.text(table["epoch"].max() * 1.02 + 0.1, lowest, label, color=colour, va="center")
+    ax.set_xlim(right=table["epoch"].max() * 1.4 + 1)
+    ax.set_ylim(0, 102)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("‖ε‖² on norm layers, %")
+    figure.tight_layout()
+    return figure
+
+
+def finding(results: Results) -> str:
+    """Whether leaving norm layers out costs what their share predicts."""
+    comparisons = dict(zip(SWEPT, without_norm(results)[1], strict=True))
+    harmed = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "holds"]
+    helped = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "refuted"]
+    elementwise = comparisons["elementwise_l2"]
+    text = "Leaving the normalization layers out "
+    text += f"costs {', '.join(harmed)} accuracy" if harmed else "is not shown to cost accuracy"
+    if helped:
+        text += f", and is better for {', '.join(helped)}"
+    shares = without_norm(results)[0].set_index("variant")["share on norm layers"]
+    share = shares[names.GEOMETRY_NAMES["elementwise_l2"]]
+    reported_gap = reported_no_norm_gap("elementwise_l2")
+    return (
+        f"{text}. For elementwise ℓ₂, where {share} of the squared length falls on them, all − no "
+        f"norm is {points(elementwise)}; the authors' curves show {reported_gap}."
+    )
+
+
+def omitting_harms(results: Results) -> Answer:
+    """all minus no norm for elementwise l2 (claim 4)."""
+    comparison = results.compare(
+        results.cell(Method("elementwise_l2", "all")),
+        results.cell(Method("elementwise_l2", "no_norm")),
+    )
+    return single(comparison)
+
+
+TABLES = {"without_norm": lambda results: without_norm(results)[0]}
+DECIDES = {4: omitting_harms}

@@ -1,0 +1,151 @@
+"""The finding in one picture: base optimizer, SAM and SAM-ON, and whether it is just rho."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import names, plan, reported
+from ..answers import Answer, single
+from ..columns import diverged, edge, spread, verdicts
+from ..figures import key_of, points, use_style
+from ..names import MODEL_NAMES, method_name
+from ..results import Results
+from ..sentences import points as in_points
+from ..sentences import reading
+from ..study import ALL, BASE, ON, Cell
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Base optimizer, SAM and SAM-ON in the headline family, each at its chosen rho."""
+    cells = plan.introduction(results.profile).cells
+    base = results.cell(BASE)
+    cost = {cell: _seconds(results, cell) for cell in cells}
+    rows = []
+    for cell in cells:
+        method = cell.method
+        key = "base" if method == BASE else method.mask
+        versus = results.compare(cell, base) if method != BASE else None
+        rows.append(
+            {
+                "method": method_name(results.profile, method),
+                "reported (WRN-28-10, CIFAR-100)": str(reported.HEADLINE[key]),
+                "ρ ours, last epoch": "–" if method == BASE else edge(results, cell),
+                "ours, last epoch": spread(results.accuracies(cell)),
+                "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
+                "minus base": str(versus) if versus else "–",
+                "cost per epoch": f"{cost[cell] / cost[base]:.2f} ×",
+                "seeds": len(results.runs(cell)),
+                "diverged": diverged(results, cell),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _seconds(results: Results, cell: Cell) -> float:
+    """Median over runs of the median epoch."""
+    epochs = [pd.Series(r["times"]["epochs"]).median() for r in results.runs(cell)]
+    return float(pd.Series(epochs).median())
+
+
+def is_it_rho(results: Results, family: str | None = None) -> pd.DataFrame:
+    """SAM-ON minus SAM: each at its own chosen rho, and SAM at other values beside it."""
+    on, everything = results.cell(ON, family), results.cell(ALL, family)
+    chosen = results.rho(everything)
+    pairs: list[tuple[str, float | None]] = [(f"SAM at its own choice, ρ = {chosen:g}", None)]
+    pairs += [(f"SAM at ρ = {rho:g}", rho) for rho in everything.grid if rho != chosen]
+    comparisons = [results.compare(on, everything, rhos=(None, rho)) for _, rho in pairs]
+    return pd.DataFrame(
+        {f"SAM-ON (ρ = {results.rho(on):g}) minus": [label for label, _ in pairs]}
+        | verdicts(comparisons)
+    )
+
+
+def figure(results: Results) -> Figure:
+    """Test accuracy of base optimizer, SAM and SAM-ON, and the paired differences."""
+    use_style()
+    cells = plan.introduction(results.profile).cells
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3), width_ratios=[3, 2])
+    for x, cell in enumerate(cells):
+        points(left, x, results.accuracies(cell), key_of(cell.method))
+    labels = []
+    for cell in cells:
+        rho = "" if cell.method == BASE else f"\nρ = {results.rho(cell):g}"
+        labels.append(method_name(results.profile, cell.method) + rho)
+    left.set_xticks(range(len(cells)), labels)
+    left.set_xlim(-0.5, len(cells) - 0.3)
+    left.set_ylabel("test accuracy, %")
+    model = MODEL_NAMES[cells[0].base.model]
+    left.set_title(f"{model}, {cells[0].base.dataset}, {cells[0].seeds} seeds")
+    base, everything, on = (results.accuracies(cell) for cell in cells)
+    pairs = [("SAM\n− base", everything - base, "all"), ("SAM-ON\n− SAM", on - everything, None)]
+    for x, (_, difference, key) in enumerate(pairs):
+        points(right, x, difference, key or "only_norm")
+    right.axhline(0, color="#444444", lw=0.8)
+    right.set_xticks(range(len(pairs)), [label for label, _, _ in pairs])
+    right.set_xlim(-0.5, len(pairs) - 0.3)
+    right.set_ylabel("paired difference, points")
+    right.set_title("same seed, same data")
+    figure.tight_layout()
+    return figure
+
+
+def finding(results: Results) -> str:
+    """What the headline runs found."""
+    base, everything, on = (results.cell(m) for m in (BASE, ALL, ON))
+    name = names.method_name(results.profile, BASE)
+    gain = results.compare(everything, base)
+    gain_on = results.compare(on, base)
+    direct = results.compare(on, everything)
+    return (
+        f"At the ρ their validation accuracy chose, SAM − {name} is {gain} points and "
+        f"SAM-ON − {name} is {gain_on}. Against each other, "
+        f"{reading(direct, 'SAM-ON', 'SAM')} (SAM-ON − SAM: {in_points(direct)})."
+    )
+
+
+def finding_is_it_rho(results: Results) -> str:
+    """Whether SAM-ON's advantage survives a tuned SAM."""
+    on, everything = results.cell(ON), results.cell(ALL)
+    tuned = results.compare(on, everything)
+    losing = [
+        rho
+        for rho in everything.grid
+        if results.compare(on, everything, rhos=(None, rho)).verdict == "holds"
+    ]
+    chosen = results.rho(everything)
+    text = f"With SAM at its own choice, {reading(tuned, 'SAM-ON', 'SAM')} ({in_points(tuned)}). "
+    elsewhere = [f"{rho:g}" for rho in losing if rho != chosen]
+    if elsewhere and tuned.verdict != "holds":
+        text += (
+            f"Left at ρ = {' or '.join(elsewhere)}, SAM would lose to SAM-ON by more than chance: "
+            "here the choice of SAM's ρ alone decides whether SAM-ON looks better."
+        )
+    elif elsewhere:
+        text += f"SAM also loses at ρ = {', '.join(elsewhere)}."
+    return text
+
+
+def best_against_best(results: Results) -> Answer:
+    """SAM-ON minus SAM, each at its own chosen rho (claim 3)."""
+    return single(results.compare(results.cell(ON), results.cell(ALL)))
+
+
+def absolute(results: Results) -> Answer:
+    """The poster's three accuracies within ±0.4, on the network and data they belong to."""
+    base = results.cell(BASE).base
+    if (base.model, base.dataset) != ("wrn28_10", "cifar100"):
+        return Answer("–", "not run")
+    pairs = {"base": (BASE, None), "all": (ALL, 0.1), "only_norm": (ON, 1.0)}
+    ours = {
+        key: results.accuracies(results.cell(method), rho) for key, (method, rho) in pairs.items()
+    }
+    if any(values.empty for values in ours.values()):
+        return Answer("–", "not run")
+    means = {key: values.mean() for key, values in ours.items()}
+    near = all(abs(means[key] - reported.HEADLINE[key].value) <= 0.4 for key in means)
+    text = ", ".join(f"{mean:.2f}" for mean in means.values())
+    return Answer(text, "holds" if near else "refuted", min(map(len, ours.values())))
+
+
+TABLES = {"headline": table, "is_it_rho": is_it_rho}
+DECIDES = {2: absolute, 3: best_against_best}

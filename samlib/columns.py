@@ -1,0 +1,54 @@
+"""Columns that the tables of the study share: numbers as text, the chosen rho, verdicts."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from .results import Results
+from .stats import Comparison, holm
+from .study import Cell
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for a table: a true minus sign, an en dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """A p-value for a table: three digits, never zero.
+
+    >>> p_value(0.0421), p_value(1e-9), p_value(float("nan"))
+    ('0.042', '<0.001', '–')
+    """
+    return "<0.001" if p < 0.0005 else number(p, 3)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    series = pd.Series(values, dtype=float)
+    return f"{number(series.mean())} ± {number(series.std())}"
+
+
+def edge(results: Results, cell: Cell) -> str:
+    """The chosen rho, marked if it is the smallest or largest of its grid."""
+    rho = results.rho(cell)
+    mark = "*" if len(cell.grid) > 1 and rho in (min(cell.grid), max(cell.grid)) else ""
+    return f"{rho:g}{mark}"
+
+
+def diverged(results: Results, *cells: Cell) -> int:
+    """How many of the cells' runs at the chosen rho diverged."""
+    records = [record for cell in cells for record in results.runs(cell)]
+    return sum(record["status"] == "diverged" for record in records)
+
+
+def verdicts(comparisons: Sequence[Comparison]) -> dict[str, list]:
+    """The columns every table of comparisons ends with."""
+    return {
+        "difference": [str(c) for c in comparisons],
+        "verdict": [c.verdict for c in comparisons],
+        "seeds to decide": ["" if c.needed is None else str(c.needed) for c in comparisons],
+        "seeds": [c.seeds for c in comparisons],
+        "p (Holm)": [p_value(p) for p in holm([c.p for c in comparisons])],
+    }

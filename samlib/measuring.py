@@ -1,0 +1,117 @@
+"""What is measured on the final weights of a run, after it: one more record beside the run's own.
+
+A run's record is written once, so that a measure thought of later is a record of its own, at
+`results/<profile>/measures/<measure>/<run_id>.json`. It names the checksum of the run it belongs
+to: a run done again is measured again. Weights are kept beside the records, out of git; where
+they are gone the run is repeated, and must end as its record says.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import checkpoint, records
+from .campaign import Campaign
+from .config import RunConfig
+from .errors import SamlibError
+from .landscape import sharpness
+from .provenance import provenance
+from .records import Records
+from .robustness import robustness
+from .study import Measured
+from .train import Run, restored, train
+
+MEASURES: dict[str, Callable[[Run], dict]] = {"sharpness": sharpness, "robustness": robustness}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measure of one run: what `execute` is handed beside runs."""
+
+    config: RunConfig
+    measure: str
+
+    @property
+    def run_id(self) -> str:
+        """Name for logs and summaries."""
+        return f"{self.measure}-of-{self.config.run_id}"
+
+
+class NotTheSame(SamlibError):
+    """A run repeated for its weights did not end as its record says."""
+
+
+def measure(
+    job: Measurement, campaign: Campaign, *, device: str = "cpu", data_dir: Path | None = None
+) -> dict:
+    """Measure a run that has a record, write what was found, and return it.
+
+    Raises:
+        NotTheSame: its weights were gone, and repeating it gave other numbers.
+        DiskError: the record cannot be written.
+    """
+    run_id = job.config.run_id
+    record = records.read_one(campaign.runs / f"{run_id}.json")
+    weights = checkpoint.load(campaign.weights(run_id))
+    if weights is None:
+        weights = _repeated(job.config, record, campaign, device, data_dir)
+    begun, found = time.perf_counter(), None
+    if record["status"] == "completed":
+        with restored(job.config, weights, device=device, data_dir=data_dir) as run:
+            found = MEASURES[job.measure](run)
+    result = {
+        "run_id": run_id,
+        "measure": job.measure,
+        "of": record["checksum"],
+        "config": job.config.to_dict(),
+        "values": found,
+        "times": {"wall": time.perf_counter() - begun},
+        "provenance": provenance(device),
+    }
+    records.write(campaign.measures(job.measure), result)
+    return result
+
+
+def _repeated(
+    config: RunConfig, record: dict, campaign: Campaign, device: str, data_dir: Path | None
+) -> dict[str, torch.Tensor]:
+    path = campaign.weights(config.run_id)
+    again = train(config, device=device, data_dir=data_dir, weights=path)
+    if again["curves"] != record["curves"]:
+        path.unlink()
+        raise NotTheSame(
+            f"the weights of {config.run_id} are not at {path}, and the run repeated here does "
+            "not end as its record says: measure it where it was trained, or remove its record "
+            "to have it trained anew"
+        )
+    return checkpoint.load(path)
+
+
+Measures = dict[str, Records]  # by measure, then by run id
+
+
+def read(campaign: Campaign, runs: Records, *, set_aside: bool = False) -> Measures:
+    """Every good measurement that belongs to one of these runs; see `records.read`."""
+    found = {}
+    for name in MEASURES:
+        kept = records.read(campaign.measures(name), set_aside=set_aside)
+        found[name] = {
+            run_id: record
+            for run_id, record in kept.items()
+            if run_id in runs and record["of"] == runs[run_id]["checksum"]
+        }
+    return found
+
+
+def missing(measured: Iterable[Measured], runs: Records, measures: Measures) -> list[Measurement]:
+    """What is still to be measured, of the runs that are known and done, in order."""
+    jobs = {
+        Measurement(run, wanted.measure): None
+        for wanted in measured
+        for run in wanted.runs(runs)
+        if run.run_id in runs and run.run_id not in measures[wanted.measure]
+    }
+    return list(jobs)

@@ -1,0 +1,2 @@
+def robustness(run):
+    return {}

@@ -1,0 +1,31 @@
+"""Comparisons in words, in the direction the records give them."""
+
+from collections.abc import Sequence
+
+from .stats import Comparison
+
+
+def points(comparison: Comparison) -> str:
+    """A difference with its unit and its seeds."""
+    return f"{comparison} points over {comparison.seeds} seeds"
+
+
+def reading(comparison: Comparison, better: str, worse: str) -> str:
+    """A comparison in words, in the direction the records give it."""
+    if comparison.verdict == "holds":
+        return f"{better} is better than {worse}"
+    if comparison.verdict == "refuted":
+        return f"{better} is worse than {worse}"
+    if comparison.verdict == "equivalent":
+        return f"{better} and {worse} differ by less than 0.2 points"
+    more = f"; {comparison.needed} seeds would decide it" if comparison.needed else ""
+    return f"{better} and {worse} cannot be told apart with {comparison.seeds} seeds{more}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,110 @@
+"""A campaign of the smoke profile made up: every record whole, no number from a run."""
+
+import numpy as np
+
+from samlib import landscape, measuring, plan, profiles, records, study
+from samlib.campaign import place
+from samlib.measures import QUANTILES
+
+PROFILE = profiles.get("smoke")
+PROVENANCE = {
+    "python": "3.11",
+    "packages": {"torch": "2.11.0"},
+    "processor": "made up",
+    "gpu": None,
+    "commit": None,
+    "dirty": None,
+}
+
+
+def numbers_of(name):
+    """A generator that depends on the name alone."""
+    return np.random.default_rng([ord(c) for c in name])
+
+
+def affine(layer, rng):
+    """gamma and beta of one norm layer, as `measures.affine_measures` gives them."""
+    gamma = np.sort(rng.uniform(0.5, 1.5, size=len(QUANTILES)))
+    beta = np.sort(rng.uniform(-0.2, 0.2, size=len(QUANTILES)))
+    return {
+        "layer": layer,
+        "gamma": gamma.tolist(),
+        "gamma_abs_mean": float(gamma.mean()),
+        "beta": beta.tolist(),
+    }
+
+
+def measured(job, run):
+    """The record of a measurement of a made-up run."""
+    rng = numbers_of(job.run_id)
+    if job.measure == "sharpness":
+        settings = [
+            setting.to_dict() | {"value": rng.uniform(0.01, 0.1)} for setting in landscape.SETTINGS
+        ]
+        values = {"m": 64, "images": 64, "settings": settings, "eigenvalue": rng.uniform(5, 50)}
+    else:
+        values = {
+            "clean": run["test_accuracy"],
+            "corruptions": {"gaussian_noise": sorted(rng.uniform(20, 90, size=5), reverse=True)},
+            "corrupted": rng.uniform(40, 70),
+            "attacks": [
+                {"norm": norm, "radius": radius, "accuracy": rng.uniform(20, 80)}
+                for norm, radius in (("l2", 0.25), ("linf", 0.25 / 255))
+            ],
+        }
+    return {
+        "run_id": run["run_id"],
+        "measure": job.measure,
+        "of": run["checksum"],
+        "config": run["config"],
+        "values": values,
+        "times": {"wall": 1.0},
+        "provenance": PROVENANCE,
+    }
+
+
+def made_up(run):
+    """A record with numbers that differ from run to run and depend on nothing else."""
+    rng = numbers_of(run.run_id)
+    test, validation = rng.uniform(80, 95, size=2)
+    perturbed = run.geometry != "none"
+    return {
+        "run_id": run.run_id,
+        "config": run.to_dict(),
+        "status": "completed",
+        "diverged_epoch": None,
+        "test_accuracy": test,
+        "best_test_accuracy": test + 0.5,
+        "validation_accuracy": validation,
+        "curves": {
+            "train_loss": [1.0],
+            "train_accuracy": [60.0],
+            "validation_accuracy": [validation],
+            "test_accuracy": [test],
+            "norm_share": [rng.uniform() if perturbed else None],
+        },
+        "mask": {"count": 480, "total": 77_562} if perturbed else None,
+        "measures": {
+            "gamma_abs_mean": 1.0,
+            "beta_abs_mean": 0.1,
+            "affine": [affine(layer, rng) for layer in ("norm1", "layer1.0.norm1")],
+            "recalibrated_test_accuracy": test - 0.5,
+        },
+        "times": {"wall": 2.0, "epochs": [1.0 + perturbed]},
+        "provenance": PROVENANCE,
+    }
+
+
+def made_up_results(results):
+    """Records and measurements of the whole smoke profile in a folder; returns the folder."""
+    campaign = place(results, PROFILE.name)
+    for needs in plan.chapter_needs(PROFILE):
+        while todo := study.missing(needs.cells, records.read(campaign.runs)):
+            for run in todo:
+                records.write(campaign.runs, made_up(run))
+    runs = records.read(campaign.runs)
+    for needs in plan.chapter_needs(PROFILE):
+        for job in measuring.missing(needs.measured, runs, measuring.read(campaign, runs)):
+            found = measured(job, runs[job.config.run_id])
+            records.write(campaign.measures(job.measure), found)
+    return results
