@@ -3,7 +3,7 @@
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,19 +76,32 @@ def badge(verdict: str) -> str:
 
 
 def provenance(results: Results, notebook: str | None = None) -> "HTML":
-    """One line under a page: which records (of one notebook, or all), made by what, on what."""
-    cells = plan.all_cells(plan.chapter_needs(results.profile, notebook))
-    wanted = study.needed(cells, results.records)
-    found = [results.records[r.run_id] for r in wanted if r.run_id in results.records]
-    hours = sum(record["times"]["wall"] for record in found) / 3600
-    origins = Counter(_origin(record) for record in found)
-    status = Counter(record["status"] for record in found)
+    """One line under a page: which records (of one notebook, or all), their cost, made on what."""
+    needs = plan.chapter_needs(results.profile, notebook)
+    wanted = {run.run_id for run in study.needed(plan.all_cells(needs), results.records)}
+    runs = [record for run_id, record in results.records.items() if run_id in wanted]
+    measured = {
+        (m.measure, run.run_id): results.measures[m.measure][run.run_id]
+        for need in needs
+        for m in need.measured
+        for run in m.runs(results.records)
+        if run.run_id in results.measures[m.measure]
+    }
+    origins = Counter(_origin(record) for record in runs)
+    diverged = sum(record["status"] == "diverged" for record in runs)
     lines = "; ".join(f"{count} by {origin}" for origin, count in origins.most_common())
-    text = (
-        f"Profile {results.profile.name}: {len(found)} runs, {status['diverged']} diverged, "
-        f"{60 * hours:.0f} core-minutes. {lines}."
+    everything = [results.records, *results.measures.values()]
+    total = _minutes(record for records in everything for record in records.values())
+    text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"
+    text += f", {len(measured)} measurements" if measured else ""
+    text += (
+        f"; {_minutes([*runs, *measured.values()]):.0f} of the profile's {total:.0f} core-minutes"
     )
-    return _html(f'<p class="provenance">{html.escape(text)}</p>')
+    return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.")}</p>')
+
+
+def _minutes(records: Iterable[dict]) -> float:
+    return sum(record["times"]["wall"] for record in records) / 60
 
 
 def _origin(record: dict) -> str:
