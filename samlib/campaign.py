@@ -4,10 +4,12 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from .errors import SamlibError
 from .files import DiskError, write_atomically
@@ -41,9 +43,20 @@ class Campaign:
         """Newest checkpoint of an unfinished run."""
         return self.folder / "checkpoints" / f"{run_id}.pt"
 
+    @property
+    def logs(self) -> Path:
+        """What the campaign says while it runs; see `journal`."""
+        return self.folder / "logs"
+
     def log(self, run_id: str) -> Path:
         """What a run had to say."""
-        return self.folder / "logs" / f"{run_id}.log"
+        return self.logs / f"{run_id}.log"
+
+    @property
+    def holder(self) -> str | None:
+        """Who holds the folder now, or None."""
+        content = held(self.folder / ".lock")
+        return None if content is None else content.decode().strip() or "another process"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -60,18 +73,39 @@ class Campaign:
         except OSError as error:
             raise DiskError(f"cannot write to {self.folder}: {error.strerror}") from error
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(handle):
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
                 raise CampaignError(
                     f"{self.folder} is being written by {holder}: wait for it or stop it"
-                ) from None
+                )
             handle.truncate(0)
             handle.write(f"process {os.getpid()}")
             handle.flush()
             yield
+
+
+def _lock(handle: TextIO) -> bool:
+    for wait in (0.05, 0.05, 0.0):  # whoever only looks, in `held`, is gone at once
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(wait)
+    return False
+
+
+def held(path: Path) -> bytes | None:
+    """What a file says that some process holds locked; None if none does, or it is not there."""
+    try:
+        with open(path, "rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read()
+    except OSError:
+        pass
+    return None
 
 
 def place(results: Path, profile: str) -> Campaign:
@@ -83,7 +117,12 @@ def place(results: Path, profile: str) -> Campaign:
 def fresh(results: Path, profile: str) -> Campaign:
     """Where a new campaign of a profile is kept until it is complete; see `check_origin`."""
     _recover(results, profile)
-    return Campaign(results / f".campaign-{profile}")
+    return folders(results, profile)[1]
+
+
+def folders(results: Path, profile: str) -> tuple[Campaign, Campaign]:
+    """The folders of `place` and `fresh` as they are, for who only looks and mends nothing."""
+    return Campaign(results / profile), Campaign(results / f".campaign-{profile}")
 
 
 def check_origin(campaign: Campaign) -> None:

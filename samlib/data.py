@@ -100,12 +100,13 @@ def normalize(images: Tensor, info: Info, dtype: torch.dtype = torch.float32) ->
 
     Computed in float32, as torchvision's ToTensor and Normalize do, then converted to `dtype`.
     """
-    mean, std = _mean_std(info, images.device)
+    mean, std = mean_std(info, images.device)
     return images.float().div_(255).sub_(mean).div_(std).to(dtype)
 
 
 @functools.cache  # a copy to the device for every batch would make the GPU wait
-def _mean_std(info: Info, device: torch.device) -> tuple[Tensor, Tensor]:
+def mean_std(info: Info, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel of pixels in [0, 1], each (channels, 1, 1)."""
     mean, std = torch.tensor((info.mean, info.std), device=device).view(2, -1, 1, 1)
     return mean, std
 

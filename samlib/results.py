@@ -64,10 +64,14 @@ class Results:
     def accuracies(
         self, cell: Cell, rho: float | None = None, column: str = "test_accuracy"
     ) -> pd.Series:
-        """Accuracy in percent by seed; see `runs`. Last epoch unless `column` says otherwise."""
+        """Accuracy in percent by seed; see `runs`. Last epoch unless `column` says otherwise.
+
+        `column` is a field of the record or of its measures; None there is NaN here.
+        """
         found = self.runs(cell, rho)
         seeds = [record["config"]["seed"] for record in found]
-        return pd.Series([record[column] for record in found], index=seeds, dtype=float)
+        values = [(record["measures"] | record)[column] for record in found]
+        return pd.Series(values, index=seeds, dtype=float)
 
     def measured(self, cell: Cell, measure: str, rho: float | None = None) -> dict[int, dict]:
         """What was measured on a cell's runs, by seed; see `runs`. Diverged ones have none.
