@@ -74,7 +74,7 @@ def sparsity(profile: Profile) -> Needs:
 def sharpness(profile: Profile) -> Needs:
     """Sharpness of the base optimizer, and of SAM and SAM-ON at every rho."""
     cells = introduction(profile).cells
-    return Needs(cells, [Measured(c, "sharpness", every_rho=len(c.grid) > 1) for c in cells])
+    return Needs(cells, [Measured(c, "sharpness", profile.seeds, every_rho=True) for c in cells])
 
 
 def shift(profile: Profile) -> Needs:
@@ -107,7 +107,7 @@ def when(profile: Profile) -> Needs:
 def robustness(profile: Profile) -> Needs:
     """The headline runs on corrupted and attacked test images."""
     cells = introduction(profile).cells
-    return Needs(cells, [Measured(cell, "robustness") for cell in cells])
+    return Needs(cells, [Measured(cell, "robustness", profile.measured_seeds) for cell in cells])
 
 
 # The most decisive first; a notebook that is not here needs no runs.

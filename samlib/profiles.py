@@ -95,6 +95,8 @@ _QUICK_GRIDS = {
     ("l2", "blocks_23"): _ladder(1.0),
     ("output_scales", "convolutions"): _ladder(1.0),
     ("input_scales", "weights"): _ladder(0.5),
+    ("resnet", "elementwise_l2", "only_norm"): _ladder(1.0),
+    ("resnext", "layerwise_l2_orig", "all"): _ladder(0.025),
     ("vit", "l2", "all"): _ladder(0.05),
     ("vit", "l2", "only_norm"): _ladder(0.2),
     ("vit", "elementwise_l2", "all"): _ladder(0.4),
@@ -122,7 +124,9 @@ _QUICK = Profile(
     grids=_QUICK_GRIDS,
     sweep_seeds=2,
     seeds=5,
-    headline_seeds=10,
+    # As many as the first campaign of this profile, with ten, said would decide SAM-ON against SAM.
+    headline_seeds=64,
+    measured_seeds=10,
     sparse=_LEVELS,
 )
 
@@ -142,6 +146,7 @@ _SMOKE = replace(
     sweep_seeds=1,
     seeds=2,
     headline_seeds=2,
+    measured_seeds=2,
     sparse=tuple((mask, None) for mask in SPARSE_MASKS),
 )
 
@@ -247,6 +252,7 @@ _PAPER = Profile(
     sweep_seeds=1,
     seeds=3,
     headline_seeds=3,
+    measured_seeds=3,
     sparse=_LEVELS,
     device="cuda",
 )

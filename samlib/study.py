@@ -179,6 +179,7 @@ class Profile:
         sweep_seeds: seeds that choose rho; the rho curves run with all `seeds`.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
+        measured_seeds: seeds of those whose robustness is measured.
         sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
         device: where the runs are meant to run, cpu or cuda.
     """
@@ -193,6 +194,7 @@ class Profile:
     sweep_seeds: int
     seeds: int
     headline_seeds: int
+    measured_seeds: int
     sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
     device: str = "cpu"
 
@@ -236,22 +238,22 @@ class Measured:
     Attributes:
         cell: the cell they belong to.
         measure: name in `measuring.MEASURES`.
-        every_rho: at each rho of the grid, on the seeds all of them have; else at the chosen one.
+        seeds: how many, the first ones.
+        every_rho: at each rho of the grid instead of at the chosen one.
     """
 
     cell: Cell
     measure: str
+    seeds: int
     every_rho: bool = False
 
     def runs(self, records: Records) -> list[RunConfig]:
         """The runs to be measured that are known by now, done or not."""
         cell, rho = self.cell, self.cell.chosen(records)
-        if self.every_rho:
-            return [run for value in cell.grid for run in cell.at(value, cell.sweep_seeds)]
-        return [] if rho is None else cell.at(rho, cell.seeds)
+        rhos = cell.grid if self.every_rho else () if rho is None else (rho,)
+        return [run for value in rhos for run in cell.at(value, self.seeds)]
 
     @property
     def size(self) -> int:
         """How many runs are measured."""
-        cell = self.cell
-        return len(cell.grid) * cell.sweep_seeds if self.every_rho else cell.seeds
+        return self.seeds * (len(self.cell.grid) if self.every_rho else 1)

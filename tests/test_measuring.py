@@ -78,7 +78,8 @@ def test_a_measurement_of_another_run_of_that_name_is_not_believed(place):
 
 def test_runs_are_measured_as_they_become_known():
     cell = Cell(CONFIG, ON, (0.5, 1.0), sweep_seeds=1, seeds=2)
-    chosen, every = Measured(cell, "sharpness"), Measured(cell, "sharpness", every_rho=True)
+    chosen = Measured(cell, "sharpness", 1)
+    every = Measured(cell, "sharpness", 1, every_rho=True)
     assert chosen.runs({}) == []
     assert len(every.runs({})) == every.size == 2
     nothing = {name: {} for name in measuring.MEASURES}
@@ -93,7 +94,7 @@ def test_runs_are_measured_as_they_become_known():
 def test_a_campaign_trains_then_measures(tmp_path, monkeypatch, capsys):
     base = Cell(CONFIG, BASE, (0.0,), sweep_seeds=1, seeds=2)
     monkeypatch.setattr("samlib.landscape.SETTINGS", ())
-    needs = [plan.Needs([base], [Measured(base, "sharpness")])]
+    needs = [plan.Needs([base], [Measured(base, "sharpness", 2)])]
     campaign = Campaign(tmp_path / "some")
     outcome = bring_up_to_date(needs, campaign, workers=1)
     assert not outcome.failed

@@ -83,7 +83,7 @@ def test_a_method_has_one_cell_whatever_the_notebook(name):
 def test_quick_has_the_seeds_the_design_asks_for():
     quick = profiles.get("quick")
     for cell in plan.introduction(quick).cells:
-        assert cell.seeds == 10
+        assert cell.seeds >= 10
     assert all(cell.seeds >= 5 for cell in plan.all_cells(plan.chapter_needs(quick)))
 
 
