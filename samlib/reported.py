@@ -102,3 +102,29 @@ def best(geometry: str, mask: str) -> tuple[float, Number] | None:
         return None
     rho = max(curve, key=curve.get)
     return rho, Number(curve[rho], None, FIGURE)
+
+
+# The same network and data: logit-normalised l_inf m-sharpness (poster; science.md 4.1), averaged
+# over three models; what the spread is is not stated. (steps, radius) -> base, all, only-norm.
+SHARPNESS: dict[tuple[int, float], dict[str, Number]] = {
+    (20, 0.003): {
+        "base": Number(0.071, 0.000, POSTER),
+        "all": Number(0.048, 0.001, POSTER),
+        "only_norm": Number(0.090, 0.005, POSTER),
+    },
+    (20, 0.007): {
+        "base": Number(0.433, 0.002, POSTER),
+        "all": Number(0.309, 0.011, POSTER),
+        "only_norm": Number(0.585, 0.018, POSTER),
+    },
+    (1, 0.01): {
+        "base": Number(0.204, 0.005, POSTER),
+        "all": Number(0.183, 0.002, POSTER),
+        "only_norm": Number(0.315, 0.010, POSTER),
+    },
+    (1, 0.03): {
+        "base": Number(0.809, 0.003, POSTER),
+        "all": Number(0.769, 0.017, POSTER),
+        "only_norm": Number(0.843, 0.007, POSTER),
+    },
+}

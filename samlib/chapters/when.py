@@ -61,7 +61,9 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                     }
                 )
     columns = ["method", "active epochs", "accuracy", "gain left"]
-    return pd.DataFrame(rows, columns=columns).assign(**verdicts(comparisons)), comparisons
+    judged = verdicts(comparisons)
+    kept = {name: judged[name] for name in ("difference", "seeds", "p (Holm)")}
+    return pd.DataFrame(rows, columns=columns).assign(**kept), comparisons
 
 
 def _curve(ax: Axes, results: Results, method: Method, side: str) -> None:

@@ -1,0 +1,311 @@
+"""Is SAM-ON sharper, and does it matter? m-sharpness and the Hessian's largest eigenvalue."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
+from scipy.stats import spearmanr
+
+from .. import plan, reported
+from ..answers import Answer
+from ..columns import number, verdicts
+from ..errors import RecordsMissing
+from ..figures import COLOURS, MARKERS, key_of, use_style
+from ..landscape import POSTER, SETTINGS, Setting
+from ..names import method_name
+from ..results import Results
+from ..stats import Comparison, compare
+from ..study import ALL, BASE, ON, Cell, Method
+
+MAIN = POSTER[0]  # the setting that decides
+MARGIN = math.log10(1.1)  # ratios of sharpness within 10 % are of no interest
+
+
+def values(results: Results, cell: Cell, rho: float | None, setting: Setting | None) -> pd.Series:
+    """Sharpness at one setting (None: the eigenvalue) by seed; NaN where it is not finite.
+
+    Raises:
+        RecordsMissing: it has not been measured.
+    """
+    found = results.measured(cell, "sharpness", rho)
+    return pd.Series({seed: _value(of, setting) for seed, of in found.items()}, dtype=float)
+
+
+def _value(found: dict, setting: Setting | None) -> float:
+    if setting is None:
+        value = found["eigenvalue"]
+    else:
+        wanted = setting.to_dict()
+        value = next(s["value"] for s in found["settings"] if wanted.items() <= s.items())
+    return math.nan if value is None else value
+
+
+def _log_ratio(results: Results, over: Method, setting: Setting | None) -> Comparison:
+    """log10 of SAM-ON's sharpness over another method's, paired by seed, chosen rho each."""
+    on, other = (
+        values(results, results.cell(m), results.rho(results.cell(m)), setting) for m in (ON, over)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.log10(on / other)
+    return compare(ratios[np.isfinite(ratios)], margin=MARGIN)
+
+
+_WORDS = {"holds": "sharper", "refuted": "flatter", "equivalent": "alike"}
+
+
+def _name(setting: Setting) -> str:
+    steps = f"{setting.steps} steps" if setting.steps > 1 else "1 step"
+    reach = ", to 0.75 of it" if setting.damped_first_step else ""
+    return f"{steps}, radius {setting.rho:g}{reach}"
+
+
+def _mean(values: pd.Series, digits: int = 3) -> str:
+    lost = int(values.isna().sum())
+    text = f"{number(values.mean(), digits)} ± {number(values.std(), digits)}"
+    return f"{text} ({lost} not finite)" if lost else text
+
+
+def table(results: Results) -> pd.DataFrame:
+    """The poster's table: sharpness of base optimizer, SAM and SAM-ON at their chosen rho."""
+    names = {m: method_name(results.profile, m) for m in (BASE, ALL, ON)}
+    rows = []
+    kinds = [s for s in SETTINGS if s.mask == "all" and s.adaptive and s.p == math.inf]
+    for setting in sorted(kinds, key=lambda s: (-s.steps, s.rho, s.damped_first_step)):
+        theirs = reported.SHARPNESS.get((setting.steps, setting.rho), {})
+        if setting.damped_first_step:
+            theirs = {}
+        row = {"setting": _name(setting)}
+        for method, name in names.items():
+            found = theirs.get(key_of(method))
+            row[f"reported {name}"] = f"{found.value:.3f}" if found else "–"
+        for method, name in names.items():
+            cell = results.cell(method)
+            row[name] = _mean(values(results, cell, results.rho(cell), setting))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def others(results: Results) -> pd.DataFrame:
+    """The same where the poster shows nothing: other balls, parts of the network, eigenvalue."""
+    kinds = {
+        "ℓ∞, not adaptive, 20 steps, radius 0.003": Setting(20, 0.003, adaptive=False),
+        "ℓ∞, norm layers only, 20 steps, radius 0.007": Setting(20, 0.007, mask="only_norm"),
+        "ℓ∞, all but norm layers, 20 steps, radius 0.007": Setting(20, 0.007, mask="no_norm"),
+        "ℓ₂, adaptive, 20 steps, radius 0.1": Setting(20, 0.1, p=2),
+        "largest eigenvalue of the Hessian": None,
+    }
+    rows = []
+    for name, setting in kinds.items():
+        row = {"measure": name}
+        for method in (BASE, ALL, ON):
+            cell = results.cell(method)
+            found = values(results, cell, results.rho(cell), setting)
+            row[method_name(results.profile, method)] = _mean(found, 4 if setting else 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """log10 ratios of SAM-ON's sharpness to the others', at the poster's settings."""
+    rows, comparisons = [], []
+    for setting in (*POSTER, None):
+        for over in (BASE, ALL):
+            comparison = _log_ratio(results, over, setting)
+            comparisons.append(comparison)
+            rows.append(
+                {
+                    "measure": _name(setting) if setting else "largest eigenvalue",
+                    "SAM-ON over": method_name(results.profile, over),
+                    "factor": f"{10**comparison.mean:.2f} ×",
+                    "SAM-ON is": _WORDS.get(comparison.verdict, comparison.verdict),
+                }
+            )
+    columns = verdicts(comparisons)
+    kept = {"log₁₀ ratio": columns["difference"], "seeds": columns["seeds"]}
+    kept["p (Holm)"] = columns["p (Holm)"]
+    return pd.DataFrame(rows).assign(**kept), comparisons
+
+
+def everything(results: Results) -> pd.DataFrame:
+    """One row per measured run: method, rho, seed, sharpness, eigenvalue and test accuracy."""
+    rows = []
+    for measured in plan.sharpness(results.profile).measured:
+        cell = measured.cell
+        for rho in cell.grid:
+            accuracy = results.accuracies(cell, rho)
+            sharp = values(results, cell, rho, MAIN)
+            top = values(results, cell, rho, None)
+            rows += [
+                {
+                    "method": key_of(cell.method),
+                    "rho": rho,
+                    "seed": seed,
+                    "sharpness": sharp[seed],
+                    "eigenvalue": top[seed],
+                    "accuracy": accuracy[seed],
+                }
+                for seed in sharp.index
+            ]
+    return pd.DataFrame(rows)
+
+
+def monotone(results: Results) -> pd.DataFrame:
+    """Rank correlation of rho with mean sharpness and eigenvalue, for SAM and SAM-ON."""
+    found = everything(results)
+    rows = []
+    for method in (ALL, ON):
+        means = found[found["method"] == key_of(method)].groupby("rho").mean(numeric_only=True)
+        row = {"method": method_name(results.profile, method), "values of ρ": len(means)}
+        for column in ("sharpness", "eigenvalue"):
+            up = int((means[column].diff().dropna() > 0).sum())
+            row[f"rank correlation, {column}"] = _rank(means.index, means[column])
+            row[f"increases, {column}"] = f"{up} of {len(means) - 1}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _rank(x, y) -> str:
+    known = pd.DataFrame({"x": list(x), "y": list(y)}).dropna()
+    if len(known) < 2 or known["x"].nunique() < 2 or known["y"].nunique() < 2:
+        return "–"
+    return number(float(spearmanr(known["x"], known["y"]).statistic))
+
+
+def figure(results: Results) -> Figure:
+    """Sharpness and eigenvalue against the rho trained with, and accuracy against sharpness."""
+    use_style()
+    found = everything(results)
+    figure, axes = plt.subplots(1, 3, figsize=(8.8, 3.3), width_ratios=[1, 1, 1.1])
+    base = found[found["method"] == "base"]
+    for ax, column in zip(axes, ("sharpness", "eigenvalue"), strict=False):
+        ax.axhline(base[column].mean(), color=COLOURS["base"], ls="--", lw=1)
+        for key in ("all", "only_norm"):
+            rows = found[found["method"] == key]
+            ax.scatter(rows["rho"], rows[column], s=10, color=COLOURS[key], alpha=0.4, lw=0)
+            means = rows.groupby("rho")[column].mean()
+            ax.plot(means.index, means, "-", marker=MARKERS[key], color=COLOURS[key], ms=5)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        rhos = sorted(found["rho"][found["rho"] > 0].unique())
+        ax.xaxis.set_major_locator(FixedLocator(rhos[:: max(1, len(rhos) // 3)]))
+        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("ρ trained with")
+    axes[0].set_title("ℓ∞ m-sharpness, nats")
+    axes[1].set_title("largest eigenvalue")
+    for key in ("base", "all", "only_norm"):
+        rows = found[found["method"] == key]
+        axes[2].scatter(
+            rows["sharpness"],
+            rows["accuracy"],
+            s=16,
+            marker=MARKERS[key],
+            color=COLOURS[key],
+            alpha=0.6,
+            lw=0,
+        )
+    axes[2].set_xscale("log")
+    axes[2].set_xlabel("ℓ∞ m-sharpness, nats")
+    axes[2].set_title("test accuracy, %")
+    names = {"base": BASE, "all": ALL, "only_norm": ON}
+    handles = [
+        plt.Line2D(
+            [],
+            [],
+            color=COLOURS[key],
+            marker=MARKERS[key],
+            ls="--" if key == "base" else "-",
+            label=method_name(results.profile, method),
+        )
+        for key, method in names.items()
+    ]
+    figure.legend(handles=handles, ncols=3, loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    return figure
+
+
+def finding(results: Results) -> str:
+    """Whether SAM-ON is sharper, and whether flatter networks test better."""
+    base = method_name(results.profile, BASE)
+    parts = []
+    for over in (BASE, ALL):
+        ratio = _log_ratio(results, over, MAIN)
+        word = _WORDS.get(ratio.verdict, "not told apart")
+        parts.append(
+            f"{10**ratio.mean:.2f} × that of {method_name(results.profile, over)} ({word})"
+        )
+    found = everything(results)
+    within = ", ".join(
+        f"{_rank(rows['sharpness'], rows['accuracy'])} for {name}"
+        for key, name in (("all", "SAM"), ("only_norm", "SAM-ON"))
+        for rows in [found[found["method"] == key]]
+    )
+    floor = found["accuracy"][found["method"] == "base"].mean()
+    better = found[found["accuracy"] > floor]
+    return (
+        f"At {_name(MAIN)}, the sharpness of SAM-ON is {' and '.join(parts)}; the poster reports "
+        f"{reported_factor('base'):.2f} × and {reported_factor('all'):.2f} ×. Over all "
+        f"{len(found)} runs the rank correlation of sharpness with test accuracy is "
+        f"{_rank(found['sharpness'], found['accuracy'])}, over the {len(better)} that do better "
+        f"than {base} on average {_rank(better['sharpness'], better['accuracy'])}; within one "
+        f"method, over its ρ, {within}. A network that has learned nothing is flat, too."
+    )
+
+
+def reported_factor(over: str) -> float:
+    """The poster's sharpness of SAM-ON over another method's, at the setting that decides."""
+    theirs = reported.SHARPNESS[MAIN.steps, MAIN.rho]
+    return theirs["only_norm"].value / theirs[over].value
+
+
+def finding_monotone(results: Results) -> str:
+    """Whether a larger rho gives a flatter network."""
+    found = everything(results)
+    parts = []
+    for method in (ALL, ON):
+        means = found[found["method"] == key_of(method)].groupby("rho")["sharpness"].mean()
+        steps = means.diff().dropna()
+        if (steps > 0).all():
+            shape = "rises with every step of ρ"
+        elif (steps < 0).all():
+            shape = "falls with every step of ρ"
+        else:
+            shape = f"is not monotone in ρ: its lowest point is at ρ = {means.idxmin():g}"
+        parts.append(f"that of {method_name(results.profile, method)} {shape}")
+    return f"Sharpness at the end of training: {'; '.join(parts)}."
+
+
+def sharper_and_better(results: Results) -> Answer:
+    """SAM-ON sharper than the base optimizer and than SAM, and still better (claim 9).
+
+    At the poster's first setting, adaptive. Holds if SAM-ON is sharper than both and better than
+    the base optimizer; refuted if it is flatter than the base optimizer, or alike, or not better;
+    else undecided.
+    """
+    over_base, over_all = (_log_ratio(results, m, MAIN) for m in (BASE, ALL))
+    if not over_base.seeds:
+        raise RecordsMissing("no sharpness that is finite was measured")
+    gain = results.compare(results.cell(ON), results.cell(BASE))
+    if over_base.verdict in ("refuted", "equivalent") or gain.verdict in ("refuted", "equivalent"):
+        verdict = "refuted"
+    elif {over_base.verdict, over_all.verdict, gain.verdict} == {"holds"}:
+        verdict = "holds"
+    else:
+        verdict = "undecided"
+    ours = (
+        f"{10**over_base.mean:.2f} × {method_name(results.profile, BASE)}'s, "
+        f"{10**over_all.mean:.2f} × SAM's"
+    )
+    return Answer(ours, verdict, over_base.seeds)
+
+
+TABLES = {
+    "sharpness": table,
+    "sharpness_others": others,
+    "sharpness_ratios": lambda results: differences(results)[0],
+    "sharpness_monotone": monotone,
+}
+DECIDES = {9: sharper_and_better}
