@@ -128,3 +128,8 @@ SHARPNESS: dict[tuple[int, float], dict[str, Number]] = {
         "only_norm": Number(0.843, 0.007, POSTER),
     },
 }
+
+
+# Modes of gamma over all channels (poster's histograms, read off at ±0.005; science.md 4.6); model
+# and data set are not stated.
+GAMMA = {"all": (0.06, 0.09), "only_norm": (0.20,)}

@@ -7,9 +7,9 @@ records say of them.
 
 from types import ModuleType
 
-from . import carriers, introduction, rho_sweep, sharpness, sparsity, variants, when
+from . import carriers, introduction, rho_sweep, sharpness, shift, sparsity, variants, when
 
 CHAPTERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (introduction, variants, rho_sweep, carriers, sparsity, sharpness, when)
+    for module in (introduction, variants, rho_sweep, carriers, sparsity, sharpness, shift, when)
 }

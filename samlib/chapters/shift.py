@@ -1,0 +1,215 @@
+"""Does SAM-ON move gamma to larger values, and does its gain need that?"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import plan
+from ..answers import Answer, single
+from ..columns import edge, number, spread, verdicts
+from ..errors import RecordsMissing
+from ..figures import COLOURS, MARKERS, key_of, use_style
+from ..measures import QUANTILES
+from ..names import method_name
+from ..results import Results
+from ..sentences import listed
+from ..stats import Comparison, compare
+from ..study import ALL, BASE, HEADLINE, ON, Method
+
+MARGIN = 0.01  # of gamma, which starts at 1: smaller shifts are of no interest
+CONTROLS = {
+    "trained, decayed": {},
+    "fixed at 1 and 0": plan.FIXED,
+    "trained, not decayed": plan.UNDECAYED,
+}
+
+
+def gammas(results: Results, method: Method, layer: str | None = None) -> pd.Series:
+    """Mean |gamma| at the end, by seed: over all channels, or of one layer."""
+    found = results.runs(results.cell(method))
+    values = {r["config"]["seed"]: _gamma(r["measures"], layer) for r in found}
+    return pd.Series(values, dtype=float)
+
+
+def _gamma(measures: dict, layer: str | None) -> float | None:
+    if layer is None:
+        return measures["gamma_abs_mean"]
+    return next((a["gamma_abs_mean"] for a in measures["affine"] if a["layer"] == layer), None)
+
+
+def layers(results: Results) -> list[str]:
+    """Norm layers in forward order: the one at the top of a pre-activation network comes last."""
+    found = next(
+        (
+            r["measures"]["affine"]
+            for r in results.runs(results.cell(BASE))
+            if r["measures"]["affine"]
+        ),
+        [],
+    )
+    names = [a["layer"] for a in found]
+    preact = results.cell(BASE).base.model.startswith("wrn")
+    return sorted(names, key=lambda name: preact and "." not in name)
+
+
+def _difference(results: Results, better: Method, worse: Method, layer: str | None) -> Comparison:
+    difference = gammas(results, better, layer) - gammas(results, worse, layer)
+    return compare(difference.dropna(), margin=MARGIN)
+
+
+def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """Mean |gamma| of base optimizer, SAM and SAM-ON: the network's, then layer by layer."""
+    rows, comparisons = [], []
+    names = {m: method_name(results.profile, m) for m in HEADLINE}
+    for layer in (None, *layers(results)):
+        row = {"layer": layer or "all"}
+        for method, name in names.items():
+            values = gammas(results, method, layer)
+            row[name] = f"{number(values.mean(), 3)} ± {number(values.std(), 3)}"
+        over_base = _difference(results, ON, BASE, layer)
+        row[f"SAM-ON − {names[BASE]}"] = _three(over_base)
+        comparisons.append(_difference(results, ON, ALL, layer))
+        rows.append(row)
+    judged = verdicts(comparisons)
+    columns = {
+        "SAM-ON − SAM": [_three(c) for c in comparisons],
+        **{name: judged[name] for name in ("verdict", "seeds", "p (Holm)")},
+    }
+    return pd.DataFrame(rows).assign(**columns), comparisons
+
+
+def _three(c: Comparison) -> str:
+    signed = [f"{v:+.3f}".replace("-", "−") for v in (c.mean, c.low, c.high)]
+    return f"{signed[0]} [{signed[1]}, {signed[2]}]"
+
+
+def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """Accuracy and gains with gamma and beta fixed, and without weight decay on them."""
+    rows, comparisons = [], []
+    for name, changes in CONTROLS.items():
+        base, everything, on = (results.cell(m.but(**changes)) for m in HEADLINE)
+        over_base = results.compare(on, base)
+        comparisons.append(results.compare(on, everything))
+        rows.append(
+            {
+                "γ and β": name,
+                "base": spread(results.accuracies(base)),
+                "ρ SAM": edge(results, everything),
+                "SAM": spread(results.accuracies(everything)),
+                "ρ SAM-ON": edge(results, on),
+                "SAM-ON": spread(results.accuracies(on)),
+                "SAM-ON − base": f"{over_base}: {over_base.verdict}",
+            }
+        )
+    judged = verdicts(comparisons)
+    judged = {"SAM-ON − SAM" if k == "difference" else k: v for k, v in judged.items()}
+    return pd.DataFrame(rows).assign(**judged), comparisons
+
+
+def undecayed(results: Results) -> Comparison:
+    """SAM-ON minus SAM in mean |gamma| where weight decay leaves norm layers alone."""
+    return _difference(results, ON.but(**plan.UNDECAYED), ALL.but(**plan.UNDECAYED), None)
+
+
+def figure(results: Results) -> Figure:
+    """Distribution of gamma and of beta over the channels of each layer, averaged over seeds."""
+    use_style()
+    names = layers(results)
+    figure, axes = plt.subplots(2, 1, figsize=(8.4, 5.2), sharex=True)
+    for ax, leaf in zip(axes, ("gamma", "beta"), strict=True):
+        for offset, method in zip((-0.22, 0.0, 0.22), HEADLINE, strict=True):
+            key = key_of(method)
+            for x, layer in enumerate(names):
+                q = _quantiles(results, method, layer, leaf)
+                ax.plot([x + offset] * 2, [q[0.05], q[0.95]], color=COLOURS[key], lw=1.2)
+                ax.plot([x + offset] * 2, [q[0.25], q[0.75]], color=COLOURS[key], lw=5, alpha=0.5)
+                ax.plot(x + offset, q[0.5], MARKERS[key], color=COLOURS[key], ms=6, mec="white")
+        ax.axhline(1 if leaf == "gamma" else 0, color="#888888", lw=0.8, ls=":")
+        ax.set_ylabel("γ" if leaf == "gamma" else "β")
+    axes[1].set_xticks(range(len(names)), [_short(name) for name in names])
+    axes[1].set_xlabel("normalization layer, in forward order")
+    handles = [
+        plt.Line2D(
+            [],
+            [],
+            color=COLOURS[key_of(m)],
+            marker=MARKERS[key_of(m)],
+            lw=4,
+            label=method_name(results.profile, m),
+        )
+        for m in HEADLINE
+    ]
+    figure.legend(handles=handles, ncols=3, loc="upper center", frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    return figure
+
+
+def _quantiles(results: Results, method: Method, layer: str, leaf: str) -> dict[float, float]:
+    found = [
+        a[leaf]
+        for r in results.runs(results.cell(method))
+        for a in r["measures"]["affine"]
+        if a["layer"] == layer
+    ]
+    return dict(zip(QUANTILES, np.mean(found, axis=0), strict=True))
+
+
+def _short(layer: str) -> str:
+    """layer1.0.norm2 as 1.0.2: stage, block, norm; the one outside the stages by its name."""
+    return layer.replace("layer", "").replace("norm", "") if "." in layer else layer
+
+
+def finding(results: Results) -> str:
+    """Whether gamma is larger, and whether the gain survives when it cannot be."""
+    shift = _difference(results, ON, ALL, None)
+    on, everything, base = (gammas(results, m).mean() for m in (ON, ALL, BASE))
+    word = {
+        "holds": "is larger with SAM-ON than with SAM",
+        "refuted": "is smaller with SAM-ON than with SAM",
+        "equivalent": "differs by less than 1 % between SAM-ON and SAM",
+    }.get(shift.verdict, "cannot be told apart between SAM-ON and SAM")
+    free = undecayed(results)
+    return (
+        f"The mean of |γ|, 1 at the start, {word}: {number(on, 3)} against {number(everything, 3)} "
+        f"({_three(shift)}), and {number(base, 3)} with {method_name(results.profile, BASE)}. "
+        f"Without weight decay on γ and β the difference is {_three(free)}."
+    )
+
+
+def finding_controls(results: Results) -> str:
+    """Whether SAM-ON's gain needs trained norm parameters."""
+    base, everything, on = (results.cell(m.but(**plan.FIXED)) for m in HEADLINE)
+    gain, direct = results.compare(on, base), results.compare(on, everything)
+    survives = {
+        "holds": "survives",
+        "refuted": "turns into a loss",
+        "equivalent": "vanishes",
+    }.get(gain.verdict, "is undecided")
+    against = {"holds": "better than", "refuted": "worse than"}.get(
+        direct.verdict, "not told apart from"
+    )
+    parts = [
+        f"{gain} over {method_name(results.profile, BASE)}",
+        f"{direct} over SAM, {against} it",
+    ]
+    return (
+        f"With γ and β fixed at 1 and 0, perturbed but never trained, the gain of SAM-ON "
+        f"{survives}: {listed(parts)}."
+    )
+
+
+def larger_gamma(results: Results) -> Answer:
+    """Mean |gamma| over all channels, SAM-ON minus SAM, above zero (claim 10)."""
+    comparison = _difference(results, ON, ALL, None)
+    if not comparison.seeds:
+        raise RecordsMissing("no run has gamma recorded")
+    answer = single(comparison)
+    return Answer(_three(comparison), answer.verdict, answer.seeds)
+
+
+TABLES = {
+    "shift": lambda results: table(results)[0],
+    "shift_controls": lambda results: controls(results)[0],
+}
+DECIDES = {10: larger_gamma}
