@@ -23,7 +23,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         campaign.check_origin(new)
         outcome = _bring(args, profile, new)
         if outcome.failed or outcome.skipped:
-            return _summary(outcome)
+            return _summary(outcome, new)
         print(report.changes(old.runs, new.runs))
         with old.locked():
             campaign.put_in_place(new, results, profile.name)
@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_data(args, profile)
     target = campaign.place(results, profile.name)
     with target.locked():
-        return _summary(_bring(args, profile, target))
+        return _summary(_bring(args, profile, target), target)
 
 
 def _bring(args: argparse.Namespace, profile, target):
@@ -75,9 +75,11 @@ def _bring(args: argparse.Namespace, profile, target):
     )
 
 
-def _summary(outcome) -> int:
+def _summary(outcome, target) -> int:
+    from . import journal
+
     for run_id, reason in outcome.failed.items():
-        print(f"failed: {run_id}: {reason}", file=sys.stderr)
+        print(journal.failure_text(target, run_id, reason), file=sys.stderr)
     if outcome.skipped:
         print(
             f"{len(outcome.skipped)} runs would end after the time budget and were not started; "
@@ -88,9 +90,11 @@ def _summary(outcome) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from . import report
+    from . import report, watch
 
     profile, results = _profile(args)
+    if args.watch:
+        return watch.watch(profile, results, every=args.every)
     print(report.status(profile, results))
     return 0
 

@@ -72,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--time-budget", type=duration, help="start nothing that would end after it")
     p = verb("status", "runs done, missing and diverged, and time left, per notebook")
     _common(p)
+    p.add_argument("--watch", action="store_true", help="go on showing it, and what runs now")
+    p.add_argument(
+        "--every", type=duration, default=2.0, metavar="SECONDS", help="with --watch (default: 2)"
+    )
     p = verb("train", "train one configuration and print its record")
     p.add_argument("--profile", default="quick", help="whose base run the flags change")
     p.add_argument("--family", help="which of its models: wrn, resnet, ... (default: the first)")

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import checkpoint, records
+from . import checkpoint, journal, records
 from .campaign import Campaign
 from .config import RunConfig
 from .errors import SamlibError
@@ -45,28 +45,33 @@ def one_job(
 ) -> str | None:
     """Train or measure one run and write its record; returns why it failed, or None."""
     run_id = job.run_id
-    try:
-        if isinstance(job, Measurement):
-            measure(job, campaign, device=device, data_dir=data_dir)
-            return None
-        result = train(
-            job,
-            device=device,
-            data_dir=data_dir,
-            weights=campaign.weights(run_id) if keep_weights else None,
-            checkpoints=campaign.checkpoint(run_id),
-        )
-        records.write(campaign.runs, result)
-        checkpoint.discard(campaign.checkpoint(run_id))
-    except DiskError:
-        raise  # no other run could be kept, either
-    except SamlibError as error:
-        return str(error)
-    except Exception as error:
-        log = campaign.log(run_id)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error} (full text in {log})"
+    config = job.config if isinstance(job, Measurement) else job
+    with journal.Journal(campaign, run_id, config, device) as log:
+        try:
+            if isinstance(job, Measurement):
+                measure(job, campaign, device=device, data_dir=data_dir, on_epoch=log.epoch)
+                log.stamp("measured")
+                return None
+            result = train(
+                job,
+                device=device,
+                data_dir=data_dir,
+                weights=campaign.weights(run_id) if keep_weights else None,
+                checkpoints=campaign.checkpoint(run_id),
+                on_epoch=log.epoch,
+            )
+            records.write(campaign.runs, result)
+            checkpoint.discard(campaign.checkpoint(run_id))
+            log.end(result)
+        except DiskError as error:
+            log.stamp(f"stopped: {error}")
+            raise  # no other run could be kept, either
+        except SamlibError as error:
+            log.stamp(f"failed: {error}")
+            return str(error)
+        except Exception as error:
+            log.stamp(f"failed\n{traceback.format_exc()}")
+            return f"{type(error).__name__}: {error}".split("\n", 1)[0]
     return None
 
 
@@ -103,6 +108,7 @@ class LocalExecutor:
         keep_weights: bool = True,
     ):
         self.workers = workers
+        self._campaign = campaign
         self._place = (campaign, device, data_dir, keep_weights)
         self._pool = self._start()
 
@@ -177,22 +183,31 @@ class LocalExecutor:
                 continue
             # The pool is broken and cannot say by whom, unless a run was alone in it.
             alone = len(flying) == 1
-            self._restart()
+            cause = self._restart()
             for future, job in flying.items():
                 if future.done() and not future.cancelled() and not _died(future):
                     finish(job, _failure(future))
                     continue
                 deaths[job.run_id] += alone
+                whose = "its worker died" if alone else "its worker, or one beside it, died"
+                journal.add(self._campaign, job.run_id, whose + cause)
                 if deaths[job.run_id] < ATTEMPTS:
                     suspects.append(job)
                 else:
-                    finish(job, f"its worker died {ATTEMPTS} times (out of memory?)")
+                    finish(job, f"its worker died {ATTEMPTS} times{cause}")
             flying.clear()
         return outcome
 
-    def _restart(self) -> None:
+    def _restart(self) -> str:
+        """Start new workers; returns what is known of how one of the old ones died."""
+        processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._start()
+        codes = {process.exitcode for process in processes}
+        if -signal.SIGKILL in codes:
+            return " (killed: out of memory?)"
+        codes -= {None, 0, -signal.SIGTERM}  # the pool ends the others so
+        return f" (exit code {codes.pop()})" if codes else ""
 
 
 def _died(future: Future) -> bool:

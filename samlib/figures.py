@@ -21,6 +21,10 @@ COLOURS = defaultdict(lambda: "#000000") | {
     "random": "#CC79A7",
     "fisher": "#56B4E9",
     "dynamic": "#E69F00",
+    "only_gamma": "#B8860B",
+    "only_beta": "#8B4513",
+    "output_scales": "#4B0082",
+    "input_scales": "#2F4F4F",
 }
 MARKERS = defaultdict(lambda: "*") | {
     "base": "s",
@@ -30,6 +34,10 @@ MARKERS = defaultdict(lambda: "*") | {
     "random": "v",
     "fisher": "P",
     "dynamic": "X",
+    "only_gamma": ">",
+    "only_beta": "<",
+    "output_scales": "h",
+    "input_scales": "p",
 }
 GEOMETRY_COLOURS = dict(zip(SWEPT, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
 

@@ -45,9 +45,16 @@ class NotTheSame(SamlibError):
 
 
 def measure(
-    job: Measurement, campaign: Campaign, *, device: str = "cpu", data_dir: Path | None = None
+    job: Measurement,
+    campaign: Campaign,
+    *,
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    on_epoch: Callable[[Run], None] | None = None,
 ) -> dict:
     """Measure a run that has a record, write what was found, and return it.
+
+    `on_epoch` is told of the epochs of a run that has to be repeated; see `train.train`.
 
     Raises:
         NotTheSame: its weights were gone, and repeating it gave other numbers.
@@ -57,7 +64,7 @@ def measure(
     record = records.read_one(campaign.runs / f"{run_id}.json")
     weights = checkpoint.load(campaign.weights(run_id))
     if weights is None:
-        weights = _repeated(job.config, record, campaign, device, data_dir)
+        weights = _repeated(job.config, record, campaign, device, data_dir, on_epoch)
     begun, found = time.perf_counter(), None
     if record["status"] == "completed":
         with restored(job.config, weights, device=device, data_dir=data_dir) as run:
@@ -76,10 +83,15 @@ def measure(
 
 
 def _repeated(
-    config: RunConfig, record: dict, campaign: Campaign, device: str, data_dir: Path | None
+    config: RunConfig,
+    record: dict,
+    campaign: Campaign,
+    device: str,
+    data_dir: Path | None,
+    on_epoch: Callable[[Run], None] | None,
 ) -> dict[str, torch.Tensor]:
     path = campaign.weights(config.run_id)
-    again = train(config, device=device, data_dir=data_dir, weights=path)
+    again = train(config, device=device, data_dir=data_dir, weights=path, on_epoch=on_epoch)
     if again["curves"] != record["curves"]:
         path.unlink()
         raise NotTheSame(
@@ -93,11 +105,17 @@ def _repeated(
 Measures = dict[str, Records]  # by measure, then by run id
 
 
-def read(campaign: Campaign, runs: Records, *, set_aside: bool = False) -> Measures:
+def read(
+    campaign: Campaign,
+    runs: Records,
+    *,
+    set_aside: bool = False,
+    reader: Callable[..., Records] = records.read,
+) -> Measures:
     """Every good measurement that belongs to one of these runs; see `records.read`."""
     found = {}
     for name in MEASURES:
-        kept = records.read(campaign.measures(name), set_aside=set_aside)
+        kept = reader(campaign.measures(name), set_aside=set_aside)
         found[name] = {
             run_id: record
             for run_id, record in kept.items()

@@ -4,13 +4,23 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from .errors import choose
-from .study import ALL, BASE, CURVES, HEADLINE, ON, SWEPT, Cell, Measured, Method, Profile
+from .study import (
+    ALL,
+    BASE,
+    CURVES,
+    HEADLINE,
+    ON,
+    SCALES,
+    SWEPT,
+    Cell,
+    Measured,
+    Method,
+    Profile,
+)
 
 # Controls of SAM-ON: the norm layers' parameters held at their initial values, or not decayed.
 FIXED = {"updated": "no_norm"}
 UNDECAYED = {"decayed": "no_norm"}
-# SAM on per-channel scales of the weights, which need no normalization layer.
-SCALES = (Method("output_scales", "convolutions"), Method("input_scales", "weights"))
 PARTS = (Method("l2", "only_gamma"), Method("l2", "only_beta"))
 BLOCKS = tuple(Method("l2", f"blocks_{stages}") for stages in ("1", "2", "3", "23"))
 # When the perturbation is active: shares of the epochs at which it starts, or ends.

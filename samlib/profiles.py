@@ -99,8 +99,6 @@ _QUICK_GRIDS = {
     ("resnext", "layerwise_l2_orig", "all"): _ladder(0.025),
     ("vit", "l2", "all"): _ladder(0.05),
     ("vit", "l2", "only_norm"): _ladder(0.2),
-    ("vit", "elementwise_l2", "all"): _ladder(0.4),
-    ("vit", "elementwise_l2", "only_norm"): _ladder(0.4),
     ("vit-lion", "l2", "all"): _ladder(0.0125),
     ("vit-lion", "l2", "only_norm"): _ladder(0.05),
 }
@@ -126,6 +124,7 @@ _QUICK = Profile(
     seeds=5,
     # As many as the first campaign of this profile, with ten, said would decide SAM-ON against SAM.
     headline_seeds=64,
+    decisive_seeds=12,
     measured_seeds=10,
     sparse=_LEVELS,
 )
@@ -146,6 +145,7 @@ _SMOKE = replace(
     sweep_seeds=1,
     seeds=2,
     headline_seeds=2,
+    decisive_seeds=2,
     measured_seeds=2,
     sparse=tuple((mask, None) for mask in SPARSE_MASKS),
 )
@@ -252,6 +252,7 @@ _PAPER = Profile(
     sweep_seeds=1,
     seeds=3,
     headline_seeds=3,
+    decisive_seeds=3,
     measured_seeds=3,
     sparse=_LEVELS,
     device="cuda",

@@ -114,18 +114,22 @@ def _origin(record: dict) -> str:
 def status(profile: Profile, folder: Path) -> str:
     """Runs and measurements done, missing and diverged, and time left, per notebook."""
     found = read(profile, place(folder, profile.name))
+    return f"profile {profile.name} in {found.folder}\n{progress(found)}"
+
+
+def progress(found: Results) -> str:
+    """The table of `status`."""
     estimate = Estimate(found.records, found.measures)
     rows = []
     for name, needs in plan.NEEDS.items():
-        backlog = Backlog([needs(profile)], found.records, found.measures)
+        backlog = Backlog([needs(found.profile)], found.records, found.measures)
         wanted = {run.run_id for run in study.needed(backlog.cells, found.records)}
         diverged = sum(r["status"] == "diverged" for i, r in found.records.items() if i in wanted)
         todo, done = backlog.jobs(), backlog.done
         left = estimate.total(todo, max(0, backlog.total - done - len(todo)))
         rows.append((name, done, backlog.total - done, diverged, clock(left)))
     header = ("notebook", "done", "missing", "diverged", "time left on one worker")
-    table = pd.DataFrame(rows, columns=header)
-    return f"profile {profile.name} in {folder / profile.name}\n{table.to_string(index=False)}"
+    return pd.DataFrame(rows, columns=header).to_string(index=False)
 
 
 def changes(old: Path, new: Path) -> str:

@@ -1,6 +1,6 @@
 """A profile's records seen through the study: accuracies at the chosen rho, paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,10 +157,13 @@ def load(profile: str, results: Path, *, needs: str | None = None) -> Results:
     return found
 
 
-def read(profile: Profile, campaign: Campaign) -> Results:
-    """What a campaign's folder holds of a profile."""
-    runs = records.read(campaign.runs)
-    return Results(profile, runs, measuring.read(campaign, runs), campaign.folder)
+def read(
+    profile: Profile, campaign: Campaign, *, reader: Callable[..., Records] = records.read
+) -> Results:
+    """What a campaign's folder holds of a profile; `reader` may stand in for `records.read`."""
+    runs = reader(campaign.runs)
+    measures = measuring.read(campaign, runs, reader=reader)
+    return Results(profile, runs, measures, campaign.folder)
 
 
 def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -> Results:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from . import measuring, study
+from . import journal, measuring, study
 from . import records as records_
 from .campaign import Campaign
 from .config import NO_PERTURBATION
@@ -126,6 +126,16 @@ def clock(seconds: float | None) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def bar(done: int, total: int) -> str:
+    """How much of a whole is done.
+
+    >>> bar(1, 2)
+    '[############............]'
+    """
+    done = round(24 * done / total) if total else 24
+    return f"[{'#' * done:.<24}]"
+
+
 def default_workers(device: str) -> int:
     """Worker processes where none were asked for: one per core, or one on a GPU."""
     return (os.cpu_count() or 1) if device == "cpu" else 1
@@ -147,9 +157,7 @@ class Progress:
         if not due or (final and self._shown == self.done):
             return
         self._last, self._shown = now, self.done
-        share = self.done / self.total if self.total else 1.0
-        bar = "#" * round(24 * share)
-        text = f"[{bar:.<24}] {self.done}/{self.total} runs, {clock(left)} left"
+        text = f"{bar(self.done, self.total)} {self.done}/{self.total} runs, {clock(left)} left"
         if self.failed:
             text += f", {self.failed} failed"
         self.stream.write(f"\r\x1b[K{text}" if self.live else f"{text}\n")
@@ -182,6 +190,7 @@ def bring_up_to_date(
         RecordError: the folder was made by another record format.
     """
     begun = time.monotonic()
+    journal.begin(campaign)
     runs = records_.read(campaign.runs, set_aside=True)
     backlog = Backlog(needs, runs, measuring.read(campaign, runs, set_aside=True))
     estimate = Estimate(backlog.runs, backlog.measures)
@@ -206,8 +215,10 @@ def bring_up_to_date(
             estimate.add(backlog.learn(job, campaign))
         else:
             outcome.failed[job.run_id] = failure
+            journal.note_failure(campaign, job.run_id, failure)
             if not quiet:
-                print(f"\n{job.run_id} failed: {failure}", file=sys.stderr)
+                log = campaign.log(job.run_id)
+                print(f"\n{job.run_id} failed: {failure} (log: {log})", file=sys.stderr)
         report()
 
     if not backlog.jobs():

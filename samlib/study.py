@@ -76,6 +76,15 @@ HEADLINE = (BASE, ALL, ON)
 SWEPT = ("l2", "elementwise_l2", "elementwise_linf", "layerwise_l2")
 CURVES = ("all", "only_norm", "no_norm")  # and the masks it draws
 SPARSE_MASKS = ("random", "fisher", "dynamic")
+# SAM on per-channel scales of the weights, which need no normalization layer.
+SCALES = (Method("output_scales", "convolutions"), Method("input_scales", "weights"))
+# What a claim is decided by beside the headline: masks of SAM-ON's sparsity, the scales, and the
+# variant whose norm layers carry most.
+DECISIVE = (
+    *(Method("l2", mask, "mask") for mask in SPARSE_MASKS),
+    *SCALES,
+    *(Method("elementwise_l2", mask) for mask in ("all", "no_norm")),
+)
 BATCHNORM_FAMILIES = ("wrn", "resnet", "resnext")
 
 
@@ -179,6 +188,8 @@ class Profile:
         sweep_seeds: seeds that choose rho; the rho curves run with all `seeds`.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
+        decisive_seeds: seeds of `DECISIVE` in the headline family, and of the base optimizer, SAM
+            and SAM-ON on transformers.
         measured_seeds: seeds of those whose robustness is measured.
         sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
         device: where the runs are meant to run, cpu or cuda.
@@ -194,6 +205,7 @@ class Profile:
     sweep_seeds: int
     seeds: int
     headline_seeds: int
+    decisive_seeds: int
     measured_seeds: int
     sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
     device: str = "cpu"
@@ -217,8 +229,16 @@ class Profile:
             method,
             grid,
             self.seeds if curve else self.sweep_seeds,
-            self.headline_seeds if leads and method in HEADLINE else self.seeds,
+            self._seeds(family, method),
         )
+
+    def _seeds(self, family: str, method: Method) -> int:
+        leads = family == self.headline
+        if leads and method in HEADLINE:
+            return self.headline_seeds
+        if (leads and method in DECISIVE) or (family in self.transformers and method in HEADLINE):
+            return self.decisive_seeds
+        return self.seeds
 
     @property
     def families(self) -> tuple[str, ...]:

@@ -1,92 +1,140 @@
 """Would any sparse perturbation do? Sparse masks under both radius rules, and channel scales."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from .. import names, plan, reported, study
+from .. import models, names, plan, reported
 from ..answers import Answer, all_of
 from ..columns import diverged, edge, spread, verdicts
-from ..figures import COLOURS, MARKERS, key_of, use_style
+from ..data import INFO
+from ..figures import COLOURS, MARKERS, key_of, rows, use_style
+from ..masks import MASKS
 from ..names import method_name
 from ..results import Results
-from ..stats import Comparison, interval
-from ..study import ALL, BASE, ON, SPARSE_MASKS, Method
+from ..sentences import listed
+from ..stats import Comparison
+from ..study import ALL, BASE, ON, SCALES, SPARSE_MASKS, Cell, Method
+
+RULES = {"mask": "radius over the mask", "all": "radius over all"}
+
+
+def _sparse(results: Results) -> list[Cell]:
+    """Cells of the sparse masks, by level, mask and radius rule."""
+    cells = plan.sparsity(results.profile).cells
+    return [cell for cell in cells if cell.method.mask in SPARSE_MASKS]
+
+
+def _kept(results: Results, cell: Cell) -> float:
+    """Share of the coordinates a mask moves, in percent."""
+    mask = results.runs(cell)[0]["mask"]
+    return 100 * mask["count"] / mask["total"]
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     """SAM-ON minus every sparse mask, under both radius rules (claim 8)."""
     base, on = results.cell(BASE), results.cell(ON)
     rows, comparisons = [], []
-    for cell in plan.sparsity(results.profile).cells:
-        if cell.method in (BASE, ON):
-            continue
-        first = results.runs(cell)[0]
-        kept, total = first["mask"]["count"], first["mask"]["total"]
-        level = 100 * (1 - kept / total)
+    for cell in (results.cell(ALL), *_sparse(results)):
         comparisons.append(results.compare(on, cell))
         rows.append(
             {
-                "mask": f"{method_name(results.profile, cell.method)}, {level:.2f} %",
+                "mask": method_name(results.profile, cell.method),
+                "sparsity": f"{100 - _kept(results, cell):.2f} %",
                 "radius over": "–" if cell.method == ALL else cell.method.radius_over,
-                "reported": _reported_sparsity(cell.method),
+                "reported": _reported(cell.method),
                 "ρ accuracy": edge(results, cell),
                 "accuracy": spread(results.accuracies(cell)),
                 "minus base": str(results.compare(cell, base)),
                 "diverged": diverged(results, cell),
             }
         )
+    return _judged(rows, comparisons), comparisons
+
+
+def _judged(rows: list[dict], comparisons: Sequence[Comparison]) -> pd.DataFrame:
     columns = verdicts(comparisons)
     columns["SAM-ON minus it"] = columns.pop("difference")
     order = ["SAM-ON minus it", "verdict", "seeds to decide", "seeds", "p (Holm)"]
-    return pd.DataFrame(rows).assign(**{name: columns[name] for name in order}), comparisons
+    return pd.DataFrame(rows).assign(**{name: columns[name] for name in order})
 
 
-def _reported_sparsity(method: Method) -> str:
-    level = {None: 99.95, 0.5: 50.0}.get(method.sparsity)
+def _reported(method: Method) -> str:
+    level = {None: 99.95, 0.5: 50.0, 0.9995: 99.95}.get(method.sparsity)
     key = ("all", 0.0) if method == ALL else (method.mask, level)
     found = reported.SPARSITY.get(key)
     return str(found) if found else reported.NOT_SOURCED
 
 
+def _behind(results: Results, cell: Cell) -> pd.Series:
+    """Accuracy minus SAM-ON's on the same seeds: methods have different numbers of them."""
+    return (results.accuracies(cell) - results.accuracies(results.cell(ON))).dropna()
+
+
 def figure(results: Results) -> Figure:
-    """Accuracy of every sparse mask beside SAM and SAM-ON, by radius rule."""
+    """Difference to SAM-ON against the share of coordinates moved, by mask and radius rule."""
     use_style()
-    cells = plan.sparsity(results.profile).cells
-    figure, ax = plt.subplots(figsize=(8.8, 0.36 * len(cells) + 1.2))
-    for y, cell in enumerate(cells):
-        key, values = key_of(cell.method), results.accuracies(cell)
-        ax.scatter(
-            values, [y] * len(values), s=16, marker=MARKERS[key], color=COLOURS[key], alpha=0.45
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.7), sharey=True)
+    cells = _sparse(results)
+    for ax, (rule, title) in zip(axes, RULES.items(), strict=True):
+        ax.axhline(0, color=COLOURS["only_norm"], lw=1)
+        for method in (BASE, ALL):
+            mean = _behind(results, results.cell(method)).mean()
+            ax.axhline(mean, color=COLOURS[key_of(method)], ls="--", lw=1)
+        for shift, mask in zip((0.88, 1.0, 1.14), SPARSE_MASKS, strict=True):
+            own = [c for c in cells if (c.method.mask, c.method.radius_over) == (mask, rule)]
+            x = [_kept(results, c) for c in own]
+            means = [_behind(results, c).mean() for c in own]
+            for at, cell in zip(x, own, strict=True):
+                values = _behind(results, cell)
+                where = [shift * at] * len(values)
+                ax.scatter(where, values, s=12, color=COLOURS[mask], alpha=0.45, lw=0)
+            ax.plot(
+                np.multiply(x, shift), means, "-", marker=MARKERS[mask], color=COLOURS[mask], ms=6
+            )
+        at = _kept(results, results.cell(ON))
+        ax.plot(at, 0, MARKERS["only_norm"], color=COLOURS["only_norm"], ms=9)
+        ax.set_xscale("log")
+        ticks = sorted({_kept(results, c) for c in cells})
+        ax.xaxis.set_major_locator(FixedLocator(ticks))
+        ax.xaxis.set_major_formatter(FixedFormatter([f"{t:.2g}" for t in ticks]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_title(title)
+        ax.set_xlabel("coordinates moved, %")
+    axes[0].set_ylabel("accuracy minus SAM-ON's, points")
+    shown = {"base": BASE, "all": ALL, "only_norm": ON}
+    labels = {key: method_name(results.profile, m) for key, m in shown.items()}
+    labels |= {mask: names.MASK_NAMES[mask] for mask in SPARSE_MASKS}
+    handles = [
+        plt.Line2D(
+            [],
+            [],
+            color=COLOURS[key],
+            marker="" if key in ("base", "all") else MARKERS[key],
+            ls="--" if key in ("base", "all") else "" if key == "only_norm" else "-",
+            label=label,
         )
-        mean, low, high = interval(values)
-        if np.isfinite(low):
-            ax.plot([low, high], [y, y], color=COLOURS[key], lw=2)
-        ax.plot(mean, y, MARKERS[key], color=COLOURS[key], ms=8, mec="white")
-    ax.set_yticks(range(len(cells)), [_sparse_label(results, cell.method) for cell in cells])
-    ax.invert_yaxis()
-    ax.set_xlabel("test accuracy at the chosen ρ, %")
-    figure.tight_layout()
+        for key, label in labels.items()
+    ]
+    figure.legend(handles=handles, ncols=6, loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     return figure
-
-
-def _sparse_label(results: Results, method: Method) -> str:
-    if method.mask not in study.SPARSE_MASKS:
-        return method_name(results.profile, method)
-    level = "norm layers' sparsity" if method.sparsity is None else f"{100 * method.sparsity:g} %"
-    return f"{method_name(results.profile, method)}, {level}, radius over {method.radius_over}"
 
 
 def finding(results: Results) -> str:
     """Whether a random mask does better than the base optimizer, and which masks match SAM-ON."""
     base, on = results.cell(BASE), results.cell(ON)
-    random = {rule: results.cell(Method("l2", "random", rule)) for rule in ("mask", "all")}
+    random = {rule: results.cell(Method("l2", "random", rule)) for rule in RULES}
     gain = {rule: results.compare(cell, base) for rule, cell in random.items()}
-    name = names.method_name(results.profile, BASE)
+    name = method_name(results.profile, BASE)
     text = (
-        f"With a ρ of its own, random mask − {name} is {gain['mask']} points where the radius runs "
-        f"over the mask, and {gain['all']} where it runs over all. "
+        f"With a ρ of its own, a random mask of SAM-ON's sparsity is {gain['mask']} points over "
+        f"{name} where the radius runs over the mask, and {gain['all']} where it runs over all. "
     )
     against = {
         names.MASK_NAMES[mask]: results.compare(on, results.cell(Method("l2", mask, "mask")))
@@ -97,11 +145,11 @@ def finding(results: Results) -> str:
     open_ = [name for name, c in against.items() if c.verdict in ("undecided", "equivalent")]
     parts = []
     if beaten:
-        parts.append(f"better than {', '.join(beaten)}")
+        parts.append(f"better than {listed(beaten)}")
     if better:
-        parts.append(f"worse than {', '.join(better)}")
+        parts.append(f"worse than {listed(better)}")
     if open_:
-        parts.append(f"not told apart from {', '.join(open_)}")
+        parts.append(f"not told apart from {listed(open_)}")
     return text + f"At its own sparsity, each tuned over the mask, SAM-ON is {'; '.join(parts)}."
 
 
@@ -114,5 +162,111 @@ def beyond_sparsity(results: Results) -> Answer:
     return all_of(comparisons, "masks, radius over the mask", strict=True)
 
 
-TABLES = {"sparsity": lambda results: table(results)[0]}
-DECIDES = {8: beyond_sparsity}
+# --- gamma or beta, and channel scales -----------------------------------------------------------
+
+
+def moved(results: Results, method: Method) -> int:
+    """How many numbers the ascent step moves: coordinates of the mask, or channel scales."""
+    base = results.cell(BASE).base
+    info = INFO[base.dataset]
+    shape = {"in_channels": info.channels, "image_size": info.image_size}
+    with torch.device("meta"):  # shapes are enough
+        model = models.build(base.model, num_classes=info.classes, **shape)
+        mask = MASKS[method.mask](model, base)
+    axis = {"output_scales": 0, "input_scales": 1}.get(method.geometry)
+    if axis is None:
+        return mask.count
+    return sum(entry.parameter.shape[axis] for entry in mask.entries)
+
+
+def _against_on(results: Results, methods: Sequence[Method]) -> tuple:
+    base, on = results.cell(BASE), results.cell(ON)
+    rows, comparisons = [], []
+    for method in methods:
+        cell = results.cell(method)
+        comparisons.append(results.compare(on, cell))
+        rows.append(
+            {
+                "perturbed": method_name(results.profile, method),
+                "numbers moved": f"{moved(results, method):,}",
+                "ρ accuracy": edge(results, cell),
+                "accuracy": spread(results.accuracies(cell)),
+                "minus base": str(results.compare(cell, base)),
+            }
+        )
+    return _judged(rows, comparisons), comparisons
+
+
+def parts(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """SAM-ON minus the perturbation of gamma alone and of beta alone."""
+    return _against_on(results, plan.PARTS)
+
+
+def scales(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """SAM-ON minus SAM on per-channel scales of the weights (claim 14)."""
+    return _against_on(results, SCALES)
+
+
+def fixed(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """Every method over the base optimizer while gamma and beta are fixed at 1 and 0."""
+    base = results.cell(BASE.but(**plan.FIXED))
+    rows, comparisons = [], []
+    for method in (ALL, ON, *SCALES):
+        cell = results.cell(method.but(**plan.FIXED))
+        comparisons.append(results.compare(cell, base))
+        rows.append(
+            {
+                "perturbed": method_name(results.profile, method),
+                "ρ accuracy": edge(results, cell),
+                "accuracy": spread(results.accuracies(cell)),
+            }
+        )
+    columns = verdicts(comparisons)
+    columns = {"minus base" if k == "difference" else k: v for k, v in columns.items()}
+    return pd.DataFrame(rows).assign(**columns), comparisons
+
+
+def figure_scales(results: Results) -> Figure:
+    """Difference to SAM-ON of SAM, of its halves gamma and beta, and of channel scales."""
+    use_style()
+    methods = (ALL, *plan.PARTS, *SCALES)
+    behind = [_behind(results, results.cell(m)) for m in methods]
+    keys = [m.mask if m.geometry == "l2" else m.geometry for m in methods]
+    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
+    rows(ax, [method_name(results.profile, m) for m in methods], behind, keys)
+    ax.axvline(0, color=COLOURS["only_norm"], lw=1)
+    ax.set_xlabel("accuracy minus SAM-ON's, points")
+    figure.tight_layout()
+    return figure
+
+
+def finding_scales(results: Results) -> str:
+    """Whether per-channel scales outside the norm layers do as well."""
+    comparisons = scales(results)[1]
+    words = {"holds": "better than", "refuted": "worse than", "equivalent": "equivalent to"}
+    said = [
+        f"{words.get(c.verdict, 'not told apart from')} {method_name(results.profile, m)} ({c})"
+        for m, c in zip(SCALES, comparisons, strict=True)
+    ]
+    base = results.cell(BASE)
+    gains = [str(results.compare(results.cell(m), base)) for m in SCALES]
+    return (
+        f"Perturbing per-channel scales of the weights, and no normalization layer, gains "
+        f"{listed(gains)} points over {method_name(results.profile, BASE)}. SAM-ON is "
+        f"{listed(said)}. That the gain is due to normalization layers and not to scales: "
+        f"{beyond_scales(results).verdict}."
+    )
+
+
+def beyond_scales(results: Results) -> Answer:
+    """SAM-ON above SAM on the scales of outputs and of inputs, each (claim 14)."""
+    return all_of(scales(results)[1], "kinds of scales", strict=True)
+
+
+TABLES = {
+    "sparsity": lambda results: table(results)[0],
+    "gamma_beta": lambda results: parts(results)[0],
+    "scales": lambda results: scales(results)[0],
+    "scales_fixed": lambda results: fixed(results)[0],
+}
+DECIDES = {8: beyond_sparsity, 14: beyond_scales}
