@@ -133,3 +133,40 @@ SHARPNESS: dict[tuple[int, float], dict[str, Number]] = {
 # Modes of gamma over all channels (poster's histograms, read off at ±0.005; science.md 4.6); model
 # and data set are not stated.
 GAMMA = {"all": (0.06, 0.09), "only_norm": (0.20,)}
+
+
+# ViT-S/32 on ImageNet, top-1 test accuracy (poster; science.md 4.3): optimizer -> base, all,
+# only-norm. "71.37 ± 0.026" is printed so and is likely a misprint.
+IMAGENET: dict[str, dict[str, Number]] = {
+    "adamw": {
+        "base": Number(66.89, 0.04, POSTER),
+        "all": Number(71.47, 0.12, POSTER),
+        "only_norm": Number(71.37, 0.026, POSTER),
+    },
+    "lion": {
+        "base": Number(68.20, 0.02, POSTER),
+        "all": Number(71.90, 0.19, POSTER),
+        "only_norm": Number(72.64, 0.14, POSTER),
+    },
+}
+
+# Independent runs of SAM and of SAM on the BatchNorm layers only, CIFAR-100, rho tuned for each,
+# running statistics of the first pass (arXiv 2401.12033, table 3; science.md 4.7).
+MSAM_PAPER = "Becker et al. (2024), table 3"
+INDEPENDENT: dict[str, dict[str, Number]] = {
+    "WRN-28-10": {
+        "base": Number(81.51, 0.09, MSAM_PAPER),
+        "all": Number(84.16, 0.12, MSAM_PAPER),
+        "only_norm": Number(84.57, 0.07, MSAM_PAPER),
+    },
+    "WRN-16-4": {
+        "base": Number(76.90, 0.15, MSAM_PAPER),
+        "all": Number(79.25, 0.10, MSAM_PAPER),
+        "only_norm": Number(79.73, 0.24, MSAM_PAPER),
+    },
+    "ResNet-50": {
+        "base": Number(81.46, 0.13, MSAM_PAPER),
+        "all": Number(83.36, 0.17, MSAM_PAPER),
+        "only_norm": Number(84.51, 0.17, MSAM_PAPER),
+    },
+}

@@ -7,9 +7,29 @@ records say of them.
 
 from types import ModuleType
 
-from . import carriers, introduction, rho_sweep, sharpness, shift, sparsity, variants, when
+from . import (
+    architectures,
+    carriers,
+    introduction,
+    rho_sweep,
+    sharpness,
+    shift,
+    sparsity,
+    variants,
+    when,
+)
 
+_IN_ORDER = (
+    introduction,
+    variants,
+    architectures,
+    rho_sweep,
+    carriers,
+    sparsity,
+    sharpness,
+    shift,
+    when,
+)
 CHAPTERS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (introduction, variants, rho_sweep, carriers, sparsity, sharpness, shift, when)
+    module.__name__.rpartition(".")[2]: module for module in _IN_ORDER
 }

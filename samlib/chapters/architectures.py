@@ -1,0 +1,202 @@
+"""Does it carry over? SAM-ON on every network: BatchNorm and LayerNorm, SGD, AdamW and Lion."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from .. import models, reported
+from ..answers import Answer, all_of
+from ..columns import diverged, edge, spread, verdicts
+from ..data import INFO
+from ..figures import rows, use_style
+from ..masks import Mask, only_norm
+from ..models import build
+from ..names import MODEL_NAMES, OPTIMIZER_NAMES, family_name, method_name
+from ..results import Results
+from ..sentences import listed
+from ..stats import Comparison
+from ..study import ALL, BASE, ON, Method
+
+PAPERS = ("resnet56", "resnext29_32x4d", "wrn28_10", "vit_t", "vit_s")
+
+
+def _against(results: Results, worse: Method, family: str) -> Comparison:
+    """SAM-ON minus another method on one network."""
+    return results.compare(results.cell(ON, family), results.cell(worse, family))
+
+
+def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """Base optimizer, SAM and SAM-ON on every network, and SAM-ON minus SAM."""
+    rows, comparisons = [], []
+    for family in results.profile.bases:
+        base, everything, on = (results.cell(m, family) for m in (BASE, ALL, ON))
+        comparisons.append(_against(results, ALL, family))
+        over_base = _against(results, BASE, family)
+        rows.append(
+            {
+                "network": family_name(results.profile, family),
+                "base": f"{method_name(results.profile, BASE, family)} "
+                f"{spread(results.accuracies(base))}",
+                "ρ SAM": edge(results, everything),
+                "SAM": spread(results.accuracies(everything)),
+                "ρ SAM-ON": edge(results, on),
+                "SAM-ON": spread(results.accuracies(on)),
+                "SAM-ON − base": f"{over_base}: {over_base.verdict}",
+                "diverged": diverged(results, base, everything, on),
+            }
+        )
+    columns = verdicts(comparisons)
+    columns = {"SAM-ON − SAM" if k == "difference" else k: v for k, v in columns.items()}
+    return pd.DataFrame(rows).assign(**columns), comparisons
+
+
+def reported_table() -> pd.DataFrame:
+    """What others report: the authors on ImageNet, and an independent study on CIFAR-100."""
+    rows = [
+        _reported_row(f"ViT-S/32, ImageNet, {OPTIMIZER_NAMES[name]}", numbers)
+        for name, numbers in reported.IMAGENET.items()
+    ]
+    rows += [
+        _reported_row(f"{network}, CIFAR-100", numbers)
+        for network, numbers in reported.INDEPENDENT.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _reported_row(name: str, numbers: dict[str, reported.Number]) -> dict:
+    difference = numbers["only_norm"].value - numbers["all"].value
+    return {
+        "network": name,
+        "base": str(numbers["base"]),
+        "SAM": str(numbers["all"]),
+        "SAM-ON": str(numbers["only_norm"]),
+        "SAM-ON − SAM": f"{difference:+.2f}".replace("-", "−"),
+        "source": numbers["base"].source,
+    }
+
+
+def figure(results: Results) -> Figure:
+    """SAM-ON minus SAM, and minus the base optimizer, on every network."""
+    use_style()
+    families = list(results.profile.bases)
+    size = (8.6, 0.36 * len(families) + 1.1)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
+    for ax, (worse, label) in zip(axes, ((ALL, "SAM"), (BASE, "base optimizer")), strict=True):
+        differences = [
+            (
+                results.accuracies(results.cell(ON, family))
+                - results.accuracies(results.cell(worse, family))
+            ).dropna()
+            for family in families
+        ]
+        names = [family_name(results.profile, family) for family in families]
+        rows(ax, names, differences, ["only_norm"] * len(families))
+        ax.axvline(0, color="#444444", lw=0.8)
+        ax.set_xlabel(f"SAM-ON − {label}, points")
+    axes[1].invert_yaxis()  # it shares the first one's, which `rows` has turned twice
+    figure.tight_layout()
+    return figure
+
+
+def finding(results: Results) -> str:
+    """On which networks SAM-ON gains over the base optimizer and over SAM."""
+    profile = results.profile
+    parts = []
+    for worse, label in ((BASE, "its base optimizer"), (ALL, "SAM")):
+        found = {f: _against(results, worse, f).verdict for f in profile.bases}
+        for verdict, word in (("holds", "better"), ("refuted", "worse")):
+            named = [family_name(profile, f) for f, v in found.items() if v == verdict]
+            if named:
+                parts.append(f"{word} than {label} on {listed(named)}")
+        rest = [family_name(profile, f) for f, v in found.items() if v not in ("holds", "refuted")]
+        if rest:
+            parts.append(f"not told apart from {label} on {listed(rest)}")
+    return f"SAM-ON is {'; '.join(parts)}."
+
+
+def _of(results: Results, optimizer: str) -> list[str]:
+    profile = results.profile
+    return [f for f in profile.transformers if profile.bases[f].optimizer == optimizer]
+
+
+def transformers(results: Results) -> Answer:
+    """LayerNorm transformers with AdamW (claim 5).
+
+    Holds if SAM-ON − AdamW holds and SAM-ON − SAM holds or is equivalent, on each of them; refuted
+    if one of the two is below zero after Holm's correction, or SAM-ON gains nothing over AdamW.
+    """
+    families = _of(results, "adamw")
+    gains = all_of([_against(results, BASE, f) for f in families], "", strict=True)
+    direct = all_of([_against(results, ALL, f) for f in families], "", strict=False)
+    return _both(results, families, gains, direct)
+
+
+def lion(results: Results) -> Answer:
+    """Transformers with Lion: SAM-ON above Lion alone and above SAM, each (claim 6)."""
+    families = _of(results, "lion")
+    gains, direct = (
+        all_of([_against(results, worse, f) for f in families], "", strict=True)
+        for worse in (BASE, ALL)
+    )
+    return _both(results, families, gains, direct)
+
+
+def _both(results: Results, families: list[str], gains: Answer, direct: Answer) -> Answer:
+    found = {gains.verdict, direct.verdict}
+    verdict = next((v for v in ("refuted", "undecided") if v in found), "holds")
+    ours = "; ".join(
+        f"{_against(results, BASE, f)} over {method_name(results.profile, BASE, f)}, "
+        f"{_against(results, ALL, f)} over SAM ({_ahead(results, f)} seeds ahead)"
+        for f in families
+    )
+    return Answer(ours, verdict, min(gains.seeds, direct.seeds))
+
+
+def _ahead(results: Results, family: str) -> str:
+    """In how many seeds SAM-ON is ahead of SAM."""
+    difference = (
+        results.accuracies(results.cell(ON, family)) - results.accuracies(results.cell(ALL, family))
+    ).dropna()
+    return f"{int((difference > 0).sum())} of {len(difference)}"
+
+
+# --- how many parameters are in norm layers ------------------------------------------------------
+
+
+def norm_mask(name: str) -> Mask:
+    """The only-norm mask of a model of the zoo for 100 classes; nothing is computed with it."""
+    with torch.device("meta"):  # shapes are enough
+        return only_norm(build(name, num_classes=INFO["cifar100"].classes))
+
+
+def norm_share() -> pd.DataFrame:
+    """Norm-layer parameters of every model of the zoo (claim 12); counted, not trained."""
+    rows = []
+    for name in models.names():
+        mask = norm_mask(name)
+        rows.append(
+            {
+                "model": MODEL_NAMES[name],
+                "parameters": f"{mask.total:,}",
+                "in norm layers": f"{mask.count:,}",
+                "share": f"{100 * mask.share:.3f} %",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def share(results: Results) -> Answer:
+    """Share of norm parameters in the paper's networks (claim 12)."""
+    shares = [100 * norm_mask(name).share for name in PAPERS]
+    ours = f"{min(shares):.2f} to {max(shares):.2f} % in the paper's five CIFAR-100 networks"
+    # "about 0.1 %" read as within a factor of two for every network the paper uses.
+    holds = all(0.05 <= round(share, 2) <= 0.2 for share in shares)
+    return Answer(ours, "holds" if holds else "refuted")
+
+
+TABLES = {
+    "architectures": lambda results: table(results)[0],
+    "norm_share": lambda results: norm_share(),
+}
+DECIDES = {5: transformers, 6: lion, 12: share}
