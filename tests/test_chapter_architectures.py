@@ -1,0 +1,97 @@
+"""The architectures chapter on made-up records whose numbers are known."""
+
+import pytest
+from made_up import PROFILE, made_up_results
+
+from samlib import records
+from samlib.campaign import place
+from samlib.chapters import architectures
+from samlib.results import load
+
+
+@pytest.fixture
+def rewritten(tmp_path):
+    """A function that gives every run the test accuracy a rule says, then reads them all."""
+    folder = made_up_results(tmp_path)
+
+    def rewrite(rule):
+        runs = place(folder, PROFILE.name).runs
+        for record in records.read(runs).values():
+            record["test_accuracy"] = rule(record["config"]) + 0.01 * record["config"]["seed"]
+            kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
+            records.write(runs, kept)
+        return load(PROFILE.name, folder)
+
+    return rewrite
+
+
+def levels(base=60.0, everything=70.0, on=75.0, lion=None):
+    def rule(config):
+        b, a, o = lion if lion and config["optimizer"] == "lion" else (base, everything, on)
+        if config["geometry"] == "none":
+            return b
+        return a if config["mask"] == "all" else o
+
+    return rule
+
+
+def test_every_network_has_a_row_and_its_own_base_optimizer(rewritten):
+    found = rewritten(levels())
+    table, comparisons = architectures.table(found)
+    assert list(table["network"]) == [
+        "WRN-10-1",
+        "ResNet-8",
+        "ResNeXt-11 4x2d",
+        "ViT-micro, AdamW",
+        "ViT-micro, Lion",
+    ]
+    assert [b.split()[0] for b in table["base"]] == ["SGD"] * 3 + ["AdamW", "Lion"]
+    assert [round(c.mean, 6) for c in comparisons] == [5.0] * 5
+    assert table["SAM-ON − base"][3].startswith("+15.00")
+
+
+def test_claim_5_is_about_adamw_and_wants_at_least_sam(rewritten):
+    assert architectures.transformers(rewritten(levels())).verdict == "holds"
+    same = rewritten(levels(everything=75.0))
+    assert architectures.transformers(same).verdict == "holds", "as good as SAM is enough"
+    assert architectures.transformers(rewritten(levels(everything=76.0))).verdict == "refuted"
+    assert architectures.transformers(rewritten(levels(base=75.0))).verdict == "refuted"
+    only_lion = rewritten(levels(lion=(60.0, 80.0, 50.0)))
+    assert architectures.transformers(only_lion).verdict == "holds"
+
+
+def test_claim_6_is_about_lion_and_wants_more_than_sam(rewritten):
+    answer = architectures.lion(rewritten(levels()))
+    assert answer.verdict == "holds"
+    assert "over Lion" in answer.ours
+    assert "(2 of 2 seeds ahead)" in answer.ours
+    assert architectures.lion(rewritten(levels(lion=(60, 75, 75)))).verdict == "refuted"
+    assert (
+        architectures.lion(rewritten(levels(everything=76, lion=(60, 70, 75)))).verdict == "holds"
+    )
+
+
+def test_the_finding_names_networks_by_what_was_found(rewritten):
+    said = architectures.finding(rewritten(levels(lion=(80.0, 70.0, 75.0))))
+    assert "worse than its base optimizer on ViT-micro, Lion" in said
+    assert "better than SAM on WRN-10-1, ResNet-8" in said
+
+
+def test_reported_differences_are_computed():
+    table = architectures.reported_table().set_index("network")
+    assert table["SAM-ON − SAM"]["ViT-S/32, ImageNet, Lion"] == "+0.74"
+    assert table["SAM-ON − SAM"]["ViT-S/32, ImageNet, AdamW"] == "−0.10"
+    assert table["SAM-ON − SAM"]["WRN-28-10, CIFAR-100"] == "+0.41"
+
+
+def test_the_share_of_norm_parameters_is_counted(rewritten):
+    answer = architectures.share(rewritten(levels()))
+    assert answer.ours.startswith("0.05 to 0.52 %")
+    assert answer.verdict == "refuted"
+
+
+def test_rows_of_both_panels_run_from_the_top(rewritten):
+    axes = architectures.figure(rewritten(levels())).axes
+    for ax in axes:
+        bottom, top = ax.get_ylim()
+        assert bottom > top
