@@ -220,3 +220,16 @@ SHIFTED: dict[str, dict[str, Number]] = {
         "only_norm": Number(32.46, 0.15, POSTER),
     },
 }
+
+# Runtime in units of SGD's and test accuracy, WRN-28 on one GPU (poster's runtime figure,
+# digitised, ±0.005 and ±0.05; science.md 4.5); data set and rho are not stated.
+RUNTIME_FIGURE = "runtime figure, digitised"
+RUNTIME: dict[str, tuple[float, Number]] = {
+    "sgd": (1.00, Number(80.61, None, RUNTIME_FIGURE)),
+    "all": (1.96, Number(83.35, None, RUNTIME_FIGURE)),
+    "only_norm": (1.73, Number(84.03, None, RUNTIME_FIGURE)),
+    "blocks_1": (1.70, Number(80.58, None, RUNTIME_FIGURE)),
+    "blocks_2": (1.37, Number(81.42, None, RUNTIME_FIGURE)),
+    "blocks_3": (1.29, Number(83.06, None, RUNTIME_FIGURE)),
+    "blocks_23": (1.38, Number(84.42, None, RUNTIME_FIGURE)),
+}
