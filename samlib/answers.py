@@ -30,8 +30,10 @@ def all_of(comparisons: Sequence[Comparison], what: str, *, strict: bool) -> Ans
 
     Refuted if one is below zero after the correction, or, where the claim is strict ("larger",
     not "at least as good"), equivalent; holds if each holds, or is equivalent where that is
-    enough; else undecided.
+    enough; else undecided. Not run if there is nothing to compare.
     """
+    if not comparisons:
+        return NOT_ANSWERED
     adjusted = holm([c.p for c in comparisons])
     against = any(
         (c.mean < 0 and p < 0.05) or (strict and c.verdict == "equivalent")

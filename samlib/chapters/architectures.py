@@ -143,6 +143,8 @@ def lion(results: Results) -> Answer:
 
 
 def _both(results: Results, families: list[str], gains: Answer, direct: Answer) -> Answer:
+    if not families:
+        return gains
     found = {gains.verdict, direct.verdict}
     verdict = next((v for v in ("refuted", "undecided") if v in found), "holds")
     ours = "; ".join(

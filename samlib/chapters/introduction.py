@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import names, plan, reported
-from ..answers import Answer, single
+from ..answers import NOT_ANSWERED, Answer, single
 from ..columns import diverged, edge, spread, verdicts
 from ..figures import key_of, points, use_style
 from ..names import MODEL_NAMES, method_name
@@ -122,7 +122,9 @@ def finding_is_it_rho(results: Results) -> str:
         )
     elif elsewhere:
         text += f"SAM also loses at ρ = {', '.join(elsewhere)}."
-    return text
+    gap = reported.best_gap("l2", "only_norm", "all")
+    where = "inside" if tuned.low <= gap <= tuned.high else "outside"
+    return f"{text} The authors' gap of best against best, {gap:+.2f}, lies {where} this interval."
 
 
 def best_against_best(results: Results) -> Answer:
@@ -134,13 +136,13 @@ def absolute(results: Results) -> Answer:
     """The poster's three accuracies within ±0.4, on the network and data they belong to."""
     base = results.cell(BASE).base
     if (base.model, base.dataset) != ("wrn28_10", "cifar100"):
-        return Answer("–", "not run")
+        return Answer("about WRN-28-10 on CIFAR-100 only", "not run")
     pairs = {"base": (BASE, None), "all": (ALL, 0.1), "only_norm": (ON, 1.0)}
     ours = {
         key: results.accuracies(results.cell(method), rho) for key, (method, rho) in pairs.items()
     }
     if any(values.empty for values in ours.values()):
-        return Answer("–", "not run")
+        return NOT_ANSWERED
     means = {key: values.mean() for key, values in ours.items()}
     near = all(abs(means[key] - reported.HEADLINE[key].value) <= 0.4 for key in means)
     text = ", ".join(f"{mean:.2f}" for mean in means.values())
