@@ -47,6 +47,8 @@ def measured(job, run):
             "clean": run["test_accuracy"],
             "corruptions": {"gaussian_noise": sorted(rng.uniform(20, 90, size=5), reverse=True)},
             "corrupted": rng.uniform(40, 70),
+            "attacked": 500,
+            "attacked_clean": run["test_accuracy"],
             "attacks": [
                 {"norm": norm, "radius": radius, "accuracy": rng.uniform(20, 80)}
                 for norm, radius in (("l2", 0.25), ("linf", 0.25 / 255))
