@@ -1,9 +1,12 @@
 """From a RunConfig to the objects a run is made of: network, optimizer, perturbation."""
 
+import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 
 from . import data, geometry, models
 from .config import NO_PERTURBATION, RunConfig
@@ -30,6 +33,15 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     The two controls leave the norm layers' parameters out, of the decay or of the update; they
     stay in the optimizer, so that it zeroes their gradients.
     """
+    optimizer = _optimizer(config, model)
+    if config.clip_norm:
+        clip = partial(clip_grad_norm_, list(model.parameters()), config.clip_norm, foreach=True)
+        # Of the descent gradient, over all parameters, just before it is used.
+        optimizer.register_step_pre_hook(lambda *_: (clip(), None)[1])
+    return optimizer
+
+
+def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     common = {"lr": config.lr, "weight_decay": config.weight_decay}
     parameters: Iterable = model.parameters()
     if (config.updated, config.decayed) != ("all", "all"):
@@ -44,6 +56,25 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
 
         return Lion(parameters, foreach=True, **common)
     return torch.optim.SGD(parameters, momentum=config.momentum, foreach=True, **common)
+
+
+def build_scheduler(
+    config: RunConfig, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate epoch by epoch: a linear rise over the warm-up, then a cosine to 0.
+
+    Epoch e of w warm-up epochs trains with (e + 1) / w of `lr`; without any, the authors' cosine.
+    """
+    epochs, warmup = config.epochs, config.warmup_epochs
+    if not warmup:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+
+    def factor(epoch: int) -> float:
+        if epoch < warmup:
+            return (epoch + 1) / warmup
+        return (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def build_perturbation(config: RunConfig, model: nn.Module) -> Perturbation | None:

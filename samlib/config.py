@@ -29,9 +29,10 @@ class RunConfig:
     training labels resampled uniformly), `augment`.
 
     Training: `model`, `epochs`, `batch_size`, `optimizer` (sgd, adamw, lion), `lr` (cosine to 0,
-    stepped per epoch), `momentum` (sgd), `weight_decay`, `label_smoothing`, `precision` (fp32,
-    or bf16 autocast over fp32 weights), `eval_every` (epochs between evaluations; the last one
-    always is).
+    stepped per epoch, after `warmup_epochs` in which it rises linearly), `momentum` (sgd),
+    `weight_decay`, `label_smoothing`, `clip_norm` (largest norm of the descent gradient; 0 does not
+    clip), `precision` (fp32, or bf16 autocast over fp32 weights), `eval_every` (epochs between
+    evaluations; the last one always is).
 
     Ascent: `geometry` (a variant of `samlib.geometry`, or none for the base optimizer alone),
     `eta` (None: the variant's default), `rho`, `mask`, `sparsity` (of random, fisher and dynamic
@@ -79,6 +80,8 @@ class RunConfig:
     label_smoothing: float = 0.1
     precision: str = "fp32"
     eval_every: int = 1
+    warmup_epochs: int = 0
+    clip_norm: float = 0.0
     # controls
     updated: str = "all"
     decayed: str = "all"
@@ -108,12 +111,17 @@ class RunConfig:
             "eval_every": 1,
         }
         at_least |= {"train_size": 1, "momentum": 0, "weight_decay": 0}
+        at_least |= {"warmup_epochs": 0, "clip_norm": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value!r}")
         if self.seed >= 2**32:
             raise ConfigError(f"seed must be below 2**32, not {self.seed}")
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"warmup_epochs must be at most epochs ({self.epochs}), not {self.warmup_epochs}"
+            )
         if self.lr <= 0:
             raise ConfigError(f"lr must be positive, not {self.lr!r}")
         for name in ("label_noise", "label_smoothing"):

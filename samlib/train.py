@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .augment import augment
-from .build import build_model, build_optimizer, build_perturbation
+from .build import build_model, build_optimizer, build_perturbation, build_scheduler
 from .config import RunConfig
 from .data import Splits, make_splits, normalize
 from .errors import ConfigError
@@ -38,9 +38,7 @@ class Run:
         config = self.config
         self.optimizer = build_optimizer(config, self.model)
         self.perturbation = build_perturbation(config, self.model)
-        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimizer, T_max=config.epochs
-        )
+        self.scheduler = build_scheduler(config, self.optimizer)
         # Drawn on the CPU, so that every device sees the same batches.
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator().manual_seed(config.seed + 1_000_003)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samlib import augment, data, models
 from samlib.config import OPTIMIZERS, PRECISIONS, RunConfig
 from samlib.errors import ConfigError
-from samlib.geometry import VARIANTS
+from samlib.geometry import GEOMETRIES
 from samlib.masks import MASKS
 
 # One value away from the default for every field, valid together with BASE.
@@ -45,6 +45,10 @@ OTHER = {
     "label_smoothing": 0.0,
     "precision": "bf16",
     "eval_every": 2,
+    "warmup_epochs": 1,
+    "clip_norm": 1.0,
+    "updated": "no_norm",
+    "decayed": "no_norm",
 }
 FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
 
@@ -52,7 +56,9 @@ FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
 def test_run_ids_do_not_change():
     """Records are found by these: a renamed field or another default would orphan them all."""
     assert RunConfig().run_id == "wrn10_1-none-s0-44136fa355"
-    assert RunConfig(**BASE | OTHER).run_id == "resnet8-fisher-dynamic-rho0.5-s1-1a02e5f3e0"
+    later = ("warmup_epochs", "clip_norm", "updated", "decayed")
+    other = {k: v for k, v in (BASE | OTHER).items() if k not in later}
+    assert RunConfig(**other).run_id == "resnet8-fisher-dynamic-rho0.5-s1-1a02e5f3e0"
     few = RunConfig(
         **{"model": "resnet8", "geometry": "elementwise_l2", "mask": "no_norm", "rho": 1e-3},
         **{"seed": 12, "train_size": 1000, "validation_size": 297, "epochs": 30, "lr": 1},
@@ -90,6 +96,10 @@ def test_defaults_do_not_change():
         "label_smoothing": 0.1,
         "precision": "fp32",
         "eval_every": 1,
+        "warmup_epochs": 0,
+        "clip_norm": 0.0,
+        "updated": "all",
+        "decayed": "all",
     }
 
 
@@ -148,13 +158,15 @@ def test_configurations_are_frozen():
 CHOICES = {
     "dataset": data.names(),
     "model": models.names(),
-    "geometry": ("none", *VARIANTS),
+    "geometry": ("none", *GEOMETRIES),
     "mask": tuple(MASKS),
     "augment": augment.names(),
     "optimizer": OPTIMIZERS,
     "radius_over": ("mask", "all"),
     "batchnorm": ("both", "first"),
     "precision": PRECISIONS,
+    "updated": ("all", "no_norm"),
+    "decayed": ("all", "no_norm"),
 }
 
 
@@ -193,6 +205,8 @@ NUMBERS = {
     "weight_decay": [-1e-4],
     "label_smoothing": [-0.1, 1.1],
     "eval_every": [0],
+    "warmup_epochs": [-1, 2],
+    "clip_norm": [-0.1],
 }
 
 

@@ -190,3 +190,52 @@ def test_a_network_without_statistics_has_nothing_to_recalibrate():
     )
     accuracy = train(RunConfig(**TINY))["measures"]["recalibrated_test_accuracy"]
     assert 0 <= accuracy <= 100
+
+
+# --- warm-up and clipping ------------------------------------------------------------------------
+
+
+def rates(**changes):
+    """Learning rate of every epoch."""
+    found = []
+    config = RunConfig(**TINY | {"epochs": 6, "lr": 0.1} | changes)
+    train(config, on_epoch=lambda run: found.append(run.optimizer.param_groups[0]["lr"]))
+    return found  # as the next epoch will use them
+
+
+def test_the_rate_rises_linearly_and_falls_as_a_cosine():
+    def cosine(step, of):
+        return 0.1 * (1 + math.cos(math.pi * step / of)) / 2
+
+    assert rates() == pytest.approx([cosine(e, 6) for e in range(1, 7)], abs=1e-12)
+    warm = [0.1 * 2 / 3, 0.1, 0.1, cosine(1, 3), cosine(2, 3), 0]
+    assert rates(warmup_epochs=3) == pytest.approx(warm, abs=1e-12)
+    whole = rates(warmup_epochs=6)
+    assert whole[:5] == pytest.approx([0.1 * e / 6 for e in range(2, 7)])
+
+
+def test_the_descent_gradient_is_clipped_over_all_parameters():
+    x, y = torch.randn(16, 1, 8, 8), torch.randint(10, (16,))
+    norms = {}
+    for clip in (0.0, 0.01, 1e6):
+        model = build_model(RunConfig())
+        optimizer = build_optimizer(RunConfig(clip_norm=clip), model)
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        norms[clip] = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+    assert norms[0.01] == pytest.approx(0.01, rel=1e-4)
+    assert norms[0.0] == norms[1e6] > 0.1
+
+
+def test_a_resumed_warm_up_goes_on_where_it_was(tmp_path):
+    config = RunConfig(**TINY | {"epochs": 5}, warmup_epochs=3, clip_norm=0.5)
+    whole = train(config)["curves"]
+
+    def stop(run):
+        if run.epoch == 2:
+            raise InterruptedError
+
+    path = tmp_path / "c.pt"
+    with pytest.raises(InterruptedError):
+        train(config, checkpoints=path, checkpoint_seconds=0, on_epoch=stop)
+    assert train(config, checkpoints=path, checkpoint_seconds=0)["curves"] == whole
