@@ -13,7 +13,8 @@ from .errors import ConfigError, choose
 
 # shift: for signs that have a right way round, such as digits
 # basic: the recipe of the SAM-ON authors; autoaugment: theirs with the CIFAR-10 policy after it
-AUGMENTATIONS = ("none", "shift", "basic", "autoaugment")
+# inception: of data sets in folders, which are augmented as they are decoded (`samlib.folders`)
+AUGMENTATIONS = ("none", "shift", "basic", "autoaugment", "inception")
 
 
 def names() -> tuple[str, ...]:
@@ -41,6 +42,8 @@ def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
         raise ConfigError(
             f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
         )
+    if name == "inception":
+        raise ConfigError("inception crops are for data sets in folders, such as imagenet")
     if name == "none":
         return images
     images = random_crop(images, padding_for(images.shape[-1]), generator)

@@ -5,6 +5,7 @@ The data sets themselves are `datasets`'; their names, constants and caches can 
 
 import functools
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .augment import augment
 from .datasets import INFO, Info, default_data_dir, load, names, prepare
 from .errors import ConfigError, choose
 
@@ -40,6 +42,48 @@ class Splits:
     test_images: Tensor
     test_labels: Tensor
     info: Info
+
+    def count(self, split: str) -> int:
+        """Number of images in train, validation or test."""
+        return len(self._of(split)[1])
+
+    def _of(self, split: str) -> tuple[Tensor, Tensor]:
+        return {
+            "train": (self.train_images, self.train_labels),
+            "validation": (self.val_images, self.val_labels),
+            "test": (self.test_images, self.test_labels),
+        }[split]
+
+    def train_batches(
+        self, augmentation: str, size: int, order: torch.Generator, draws: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of training batches: augmented at once, then shuffled; the last may be short.
+
+        Args:
+            augmentation: one of `augment.names()`.
+            size: images per batch.
+            order: of the shuffle; like `draws`, of the augmentation, on the CPU.
+        """
+        images = augment(self.train_images, augmentation, draws)
+        shuffled = torch.randperm(len(images), generator=order).to(images.device)
+        for batch in shuffled.split(size):
+            yield images[batch], self.train_labels[batch]
+
+    def plain_batches(
+        self, split: str, size: int, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """A split as it is, in order; of the first `most` images."""
+        images, labels = self._of(split)
+        yield from zip(images[:most].split(size), labels[:most].split(size), strict=True)
+
+    def sample(
+        self, n: int, augmentation: str, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The first n examples of a fresh shuffle of the training set, augmented."""
+        chosen = torch.randperm(len(self.train_labels), generator=generator)[:n]
+        return augment(self.train_images[chosen], augmentation, generator), self.train_labels[
+            chosen
+        ]
 
 
 def make_splits(

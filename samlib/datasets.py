@@ -25,7 +25,8 @@ class Info:
     are the published means of the training pixels / 255, by which a cache is recognised; empty
     where none is published. `archive` is the original download, relative to the archive folder,
     and `source` the name of its class in torchvision.datasets. A set without `official_test` is
-    one pool, from which every seed draws its own test set.
+    one pool, from which every seed draws its own test set. A set of `folders` is not an array: its
+    images are read from one folder per class (`samlib.folders`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Info:
     official_test: bool = True
     source: str = ""
     archive: str = ""
+    folders: bool = False
 
 
 INFO: dict[str, Info] = {
@@ -72,6 +74,13 @@ INFO: dict[str, Info] = {
             std=(0.3530,),
             source="FashionMNIST",
             archive="FashionMNIST/raw/*.gz",
+        ),
+        # mean and std as in torchvision's and timm's recipes
+        Info(
+            *("imagenet", "ImageNet", 1000, 3, 224, 1_281_167, 50_000),
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            folders=True,
         ),
     )
 }
@@ -107,6 +116,8 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:
     unusable (it is the user's to delete).
     """
     info = INFO[choose("data set", name, INFO)]
+    if info.folders:
+        raise DataMissing(_own_images(info, data_dir))
     if not info.source:
         return None
     path = _cache_path(name, data_dir)
@@ -142,6 +153,8 @@ def load(name: str, data_dir: str | Path | None = None) -> Arrays:
     types, labels or, for CIFAR, channel means.
     """
     info = INFO[choose("data set", name, INFO)]
+    if info.folders:
+        raise DataMissing(_own_images(info, data_dir))
     if not info.source:
         return _digits()
     path = _cache_path(name, data_dir).resolve()
@@ -153,6 +166,14 @@ def load(name: str, data_dir: str | Path | None = None) -> Arrays:
             f"or put a ready {path.name} there"
         ) from None
     return _read(info, path, stat.st_mtime_ns, stat.st_size)
+
+
+def _own_images(info: Info, data_dir: str | Path | None) -> str:
+    folder = (default_data_dir() if data_dir is None else Path(data_dir)) / info.name
+    return (
+        f"{info.title} is not downloaded: put its images into {folder}/train and {folder}/val, one "
+        "folder per class"
+    )
 
 
 def _command(name: str) -> str:

@@ -21,10 +21,15 @@ from .landscape import sharpness
 from .provenance import provenance
 from .records import Records
 from .robustness import robustness
+from .shifted_sets import shifted_sets
 from .study import Measured
 from .train import Run, restored, train
 
-MEASURES: dict[str, Callable[[Run], dict]] = {"sharpness": sharpness, "robustness": robustness}
+MEASURES: dict[str, Callable[[Run], dict]] = {
+    "sharpness": sharpness,
+    "robustness": robustness,
+    "shifted_sets": shifted_sets,
+}
 
 
 @dataclass(frozen=True)

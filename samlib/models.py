@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
+import torchvision
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -147,6 +148,27 @@ class ResNet(Staged):
         return self.fc(x.mean((2, 3)))
 
 
+class ResNet50(Staged, torchvision.models.ResNet):
+    """torchvision's ResNet-50, its four stages named as such."""
+
+    def __init__(self, *, num_classes: int, in_channels: int):
+        if in_channels != 3:
+            raise ConfigError(f"resnet50 takes colour images, not {in_channels} channels")
+        block = torchvision.models.resnet.Bottleneck
+        super().__init__(block, [3, 4, 6, 3], num_classes=num_classes)
+
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """Its four groups of bottlenecks, in forward order."""
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def before_stages(self, x: Tensor) -> Tensor:
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+    def after_stages(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(x).flatten(1))
+
+
 class ViT(Staged, VisionTransformer):
     """timm's vision transformer, its blocks grouped into three stages of equal depth."""
 
@@ -199,6 +221,9 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     "wrn28_10": partial(_wrn, 28, 10),
     "vit_t": partial(_vit, 4, 192, 12, 3),
     "vit_s": partial(_vit, 4, 384, 12, 6),
+    # ImageNet at 224 pixels
+    "vit_s32": partial(_vit, 32, 384, 12, 6),
+    "resnet50": ResNet50,
     # one GPU, hours: the WRN of the independent numbers in science.md 4.7
     "wrn16_4": partial(_wrn, 16, 4),
     # scaled-down relatives for two CPU cores and 8 x 8 images

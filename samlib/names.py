@@ -46,6 +46,8 @@ MODEL_NAMES = _Names(
         "resnet56": "ResNet-56",
         "resnext29_32x4d": "ResNeXt-29 32x4d",
         "wrn28_10": "WRN-28-10",
+        "vit_s32": "ViT-S/32",
+        "resnet50": "ResNet-50",
         "wrn16_4": "WRN-16-4",
         "vit_t": "ViT-T",
         "vit_s": "ViT-S",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from .data import INFO
 from .errors import choose
 from .study import (
     ALL,
@@ -115,9 +116,11 @@ def when(profile: Profile) -> Needs:
 
 
 def robustness(profile: Profile) -> Needs:
-    """The headline runs on corrupted and attacked test images."""
+    """The headline runs on corrupted and attacked test images, or on ImageNet's shifted sets."""
     cells = introduction(profile).cells
-    return Needs(cells, [Measured(cell, "robustness", profile.measured_seeds) for cell in cells])
+    folders = INFO[profile.bases[profile.headline].dataset].folders
+    measure = "shifted_sets" if folders else "robustness"
+    return Needs(cells, [Measured(cell, measure, profile.measured_seeds) for cell in cells])
 
 
 # The most decisive first; a notebook that is not here needs no runs.
@@ -142,9 +145,10 @@ def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     Raises:
         ConfigError: no such chapter.
     """
+    chapters = NEEDS if profile.chapters is None else profile.chapters
     if only is not None:
         return [NEEDS[choose("notebook", only, NEEDS)](profile)]
-    return [needs(profile) for needs in NEEDS.values()]
+    return [NEEDS[name](profile) for name in chapters]
 
 
 def all_cells(needs: Iterable[Needs]) -> list[Cell]:

@@ -21,6 +21,7 @@ DECIDING = (
     "config",
     "data",
     "datasets",
+    "folders",
     "geometry",
     "masks",
     "measures",

@@ -192,6 +192,7 @@ class Profile:
             and SAM-ON on transformers.
         measured_seeds: seeds of those whose robustness is measured.
         sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
+        chapters: which chapters it runs; None is all of them.
         device: where the runs are meant to run, cpu or cuda.
     """
 
@@ -208,6 +209,7 @@ class Profile:
     decisive_seeds: int
     measured_seeds: int
     sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
+    chapters: tuple[str, ...] | None = None
     device: str = "cpu"
 
     def cell(self, family: str, method: Method) -> Cell:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoint
-from .augment import augment
 from .build import build_model, build_optimizer, build_perturbation, build_scheduler
 from .config import RunConfig
-from .data import Splits, make_splits, normalize
+from .data import INFO, Splits, make_splits, normalize
 from .errors import ConfigError
+from .folders import FolderSplits, folder_splits
 from .measures import affine_measures, finite, recalibrated, share_recorder
 from .models import is_vit
 from .provenance import provenance, source_digest
 from .sam import sam_step
 
 _EVAL_BATCH = 2048
+_RECALIBRATED = 50_000  # training images
 
 
 @dataclass
@@ -31,8 +32,9 @@ class Run:
 
     config: RunConfig
     model: nn.Module
-    splits: Splits
+    splits: Splits | FolderSplits
     device: torch.device
+    data_dir: Path | None = None
 
     def __post_init__(self):
         config = self.config
@@ -80,15 +82,14 @@ class Run:
         self.model.train()
         if self.perturbation is not None:
             self.perturbation.mask.begin_epoch(epoch, self._sample)
-        images = augment(splits.train_images, config.augment, self.draws)
-        order = torch.randperm(len(images), generator=self.order).to(self.device)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         share: list[Tensor] = []
         # The diagnostic costs a few reductions, so it looks at the first step of an epoch.
         on_eps = share_recorder(self.perturbation, share) if self.perturbation else None
-        for batch in order.split(config.batch_size):
-            x, y = self.inputs(images[batch]), splits.train_labels[batch]
+        size = config.batch_size
+        for images, y in splits.train_batches(config.augment, size, self.order, self.draws):
+            x = self.inputs(images)
             seen: list[Tensor] = []
 
             def closure(x=x, y=y, seen=seen) -> Tensor:
@@ -101,56 +102,61 @@ class Run:
             loss_sum += loss * len(y)
             correct += (seen[0].argmax(1) == y).sum()
         self.scheduler.step()
-        mean_loss = loss_sum.item() / len(images)
+        count = splits.count("train")
+        mean_loss = loss_sum.item() / count
         # The loss is taken before the step, so the last one shows in the weights only.
         weights = torch.stack(torch._foreach_norm(list(self.model.parameters()))).sum().item()
         self.diverged = not (math.isfinite(mean_loss) and math.isfinite(weights))
         # JSON has no NaN; a diverged epoch shows as null.
         self.curves["train_loss"].append(finite(mean_loss))
-        self.curves["train_accuracy"].append(100 * correct.item() / len(images))
+        self.curves["train_accuracy"].append(100 * correct.item() / count)
         self.curves["norm_share"].append(finite(share[0].item()) if share else None)
 
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
         """The first n examples of a fresh shuffle of the training set, augmented."""
-        splits = self.splits
-        chosen = torch.randperm(len(splits.train_labels), generator=self.scored)[:n]
-        images = augment(splits.train_images[chosen], self.config.augment, self.scored)
-        return self.inputs(images), splits.train_labels[chosen]
+        images, labels = self.splits.sample(n, self.config.augment, self.scored)
+        return self.inputs(images), labels
 
     def evaluate(self) -> None:
         """Append validation and test accuracy, in percent.
 
         None where there is no validation split, and at epochs between two evaluations.
         """
-        splits, done = self.splits, self.epoch + 1
+        done = self.epoch + 1
         due = done % self.config.eval_every == 0 or done == self.config.epochs or self.diverged
-        for name, images, labels in (
-            ("validation_accuracy", splits.val_images, splits.val_labels),
-            ("test_accuracy", splits.test_images, splits.test_labels),
-        ):
-            self.curves[name].append(self.accuracy(images, labels) if due and len(labels) else None)
+        for split in ("validation", "test"):
+            wanted = due and self.splits.count(split)
+            self.curves[f"{split}_accuracy"].append(self.accuracy_on(split) if wanted else None)
 
-    @torch.no_grad()
+    def accuracy_on(self, split: str) -> float:
+        """Accuracy in percent on validation or test, in evaluation mode."""
+        return self._accuracy(self.splits.plain_batches(split, _EVAL_BATCH))
+
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Accuracy in percent on uint8 images, in evaluation mode."""
+        parts = images.split(_EVAL_BATCH), labels.split(_EVAL_BATCH)
+        return self._accuracy(zip(*parts, strict=True))
+
+    @torch.no_grad()
+    def _accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         self.model.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for x, y in zip(images.split(_EVAL_BATCH), labels.split(_EVAL_BATCH), strict=True):
-            correct += (self.forward(self.inputs(x)).argmax(1) == y).sum()
-        return 100 * correct.item() / len(labels)
+        correct, count = torch.zeros((), dtype=torch.int64, device=self.device), 0
+        for images, labels in batches:
+            correct += (self.forward(self.inputs(images)).argmax(1) == labels).sum()
+            count += len(labels)
+        return 100 * correct.item() / count
 
     def recalibrated_accuracy(self) -> float | None:
         """Test accuracy with BatchNorm statistics of the final weights over the training images.
 
-        As they are, without augmentation; None for a network without running statistics.
+        As they are, without augmentation, at most the first 50,000; None for a network without
+        running statistics.
         """
-        splits, size = self.splits, self.config.batch_size
+        plain = self.splits.plain_batches("train", self.config.batch_size, _RECALIBRATED)
         # A last batch of one image has no variance.
-        batches = (b for b in splits.train_images.split(size) if len(b) > 1)
-        with recalibrated(self.model, (self.inputs(b) for b in batches)) as any_statistics:
-            if not any_statistics:
-                return None
-            return self.accuracy(splits.test_images, splits.test_labels)
+        batches = (self.inputs(images) for images, _ in plain if len(images) > 1)
+        with recalibrated(self.model, batches) as any_statistics:
+            return self.accuracy_on("test") if any_statistics else None
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs to end as an uninterrupted one."""
@@ -251,19 +257,18 @@ def train(
 
 
 def _begin(config: RunConfig, where: torch.device, data_dir: Path | None) -> Run:
-    splits = make_splits(
-        config.dataset,
-        seed=config.seed,
-        train_size=config.train_size,
-        validation_size=config.validation_size,
-        label_noise=config.label_noise,
-        device=where,
-        data_dir=data_dir,
-    )
+    sizes = {"train_size": config.train_size, "validation_size": config.validation_size}
+    common = {"seed": config.seed, "device": where, "data_dir": data_dir} | sizes
+    if INFO[config.dataset].folders:
+        if config.label_noise:
+            raise ConfigError(f"{config.dataset} takes no label noise")
+        splits = folder_splits(config.dataset, **common)
+    else:
+        splits = make_splits(config.dataset, label_noise=config.label_noise, **common)
     model = build_model(config).to(where)
     if not is_vit(config.model):
         model = model.to(memory_format=torch.channels_last)
-    return Run(config, model, splits, where)
+    return Run(config, model, splits, where, data_dir)
 
 
 @contextmanager

@@ -1,0 +1,235 @@
+"""Data sets too large for memory: images in one folder per class, decoded as they are needed.
+
+The same face as `data.Splits`: batches of uint8 images and labels on a device. How an image is
+cropped and flipped follows from the run's seed, the epoch and the image alone, so that neither the
+number of loading processes nor an interruption changes a run.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms.v2 import functional as transforms
+
+from .datasets import INFO, Info, default_data_dir
+from .errors import ConfigError, DataMissing
+
+_PREFETCH = 4  # batches decoded ahead by each process
+
+
+def loaders() -> int:
+    """Processes that decode images: one per core but one, at most sixteen."""
+    return min(16, (os.cpu_count() or 1) - 1)
+
+
+def classes_of(folder: Path) -> list[str]:
+    """Names of the class folders, sorted: their positions are the labels.
+
+    Raises:
+        DataMissing: the folder is not there, or holds no folders.
+    """
+    if not folder.is_dir():
+        raise DataMissing(f"{folder} is not there: put one folder of images per class into it")
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not found:
+        raise DataMissing(f"{folder} holds no folders: put one folder of images per class into it")
+    return found
+
+
+def files_of(folder: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
+    """Image files of some classes in a stable order, and the position of each one's class.
+
+    Raises:
+        DataMissing: a class without images.
+    """
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
+        if not found:
+            raise DataMissing(f"{folder / name} holds no images")
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, dtype=np.int64)
+
+
+def open_rgb(path: Path) -> Tensor:
+    """An image file as uint8, (3, height, width).
+
+    Raises:
+        DataMissing: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return transforms.pil_to_tensor(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataMissing(f"{path} cannot be read as an image ({error}): replace it") from None
+
+
+def centred(image: Tensor, size: int) -> Tensor:
+    """The shorter side resized to 256/224 of `size`, then the central square cut out."""
+    short = round(size * 256 / 224)
+    return transforms.center_crop(transforms.resize(image, [short], antialias=True), [size, size])
+
+
+def inception(image: Tensor, size: int, seed: int) -> Tensor:
+    """A random part of 8 to 100 % of the area, resized to a square, and a flip (Szegedy et al.)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        box = RandomResizedCrop(size).make_params([image])
+        flip = bool(torch.rand(()) < 0.5)
+    box = {key: int(box[key]) for key in ("top", "left", "height", "width")}
+    cut = transforms.resized_crop(image, **box, size=[size, size], antialias=True)
+    return transforms.horizontal_flip(cut) if flip else cut
+
+
+class Files(Dataset):
+    """Image files and labels; with an epoch's seed augmented, without cut out centrally."""
+
+    def __init__(self, files: list[Path], labels: np.ndarray, size: int, epoch: int | None = None):
+        self.files, self.labels, self.size, self.epoch = files, labels, size, epoch
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = open_rgb(self.files[index])
+        if self.epoch is None:
+            return centred(image, self.size), int(self.labels[index])
+        seed = int(np.random.SeedSequence((self.epoch, index)).generate_state(1, np.uint64)[0] >> 1)
+        return inception(image, self.size, seed), int(self.labels[index])
+
+
+def batches(
+    files: Files, size: int, device: torch.device, order: list[int] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels on a device, in the order given or as they are."""
+    workers = loaders()
+    loader = DataLoader(
+        files,
+        batch_size=size,
+        sampler=order,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSplits:
+    """One seed's split of a folder data set; see `data.Splits` for what its methods do.
+
+    Attributes:
+        train, validation, test: files and labels.
+        info: of the data set.
+        classes: names of the class folders.
+        device: where batches go.
+    """
+
+    train: Files
+    validation: Files
+    test: Files
+    info: Info
+    classes: list[str]
+    device: torch.device
+
+    def count(self, split: str) -> int:
+        """Number of images in train, validation or test."""
+        return len(getattr(self, split))
+
+    def train_batches(
+        self, augmentation: str, size: int, order: torch.Generator, draws: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of training batches, "inception" or "none"."""
+        epoch = int(torch.randint(2**62, (), generator=draws))
+        shuffled = torch.randperm(len(self.train), generator=order).tolist()
+        yield from batches(self._augmented(augmentation, epoch), size, self.device, shuffled)
+
+    def _augmented(self, augmentation: str, epoch: int) -> Files:
+        if augmentation not in ("inception", "none"):
+            raise ConfigError(
+                f"{self.info.title} is augmented with inception or none, not {augmentation!r}"
+            )
+        files = self.train
+        if augmentation == "none":
+            return files
+        return Files(files.files, files.labels, files.size, epoch)
+
+    def plain_batches(
+        self, split: str, size: int, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """A split as it is, in order; of the first `most` images."""
+        files = getattr(self, split)
+        chosen = list(range(min(len(files), most or len(files))))
+        yield from batches(files, size, self.device, chosen)
+
+    def sample(
+        self, n: int, augmentation: str, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The first n examples of a fresh shuffle of the training set, augmented."""
+        epoch = int(torch.randint(2**62, (), generator=generator))
+        chosen = torch.randperm(len(self.train), generator=generator)[:n].tolist()
+        return next(batches(self._augmented(augmentation, epoch), n, self.device, chosen))
+
+
+def folder_splits(
+    name: str,
+    *,
+    seed: int,
+    validation_size: int,
+    train_size: int | None,
+    device: torch.device,
+    data_dir: str | Path | None,
+) -> FolderSplits:
+    """A seed's split of `<data dir>/NAME/train/CLASS/*` and `.../val/CLASS/*`.
+
+    The official validation set is the test set here; validation images are drawn from the training
+    set.
+
+    Raises:
+        DataMissing: a folder that is not there or has no images.
+        ConfigError: classes or sizes that do not fit.
+    """
+    info = INFO[name]
+    root = (default_data_dir() if data_dir is None else Path(data_dir)).expanduser() / name
+    classes = classes_of(root / "train")
+    if len(classes) > info.classes:
+        raise ConfigError(f"{root / 'train'} has {len(classes)} classes, more than {info.classes}")
+    others = classes_of(root / "val")
+    if odd := sorted(set(classes) ^ set(others)):
+        raise ConfigError(
+            f"{root / 'val'} and {root / 'train'} do not have the same classes: {odd[0]} is in one "
+            f"of them only, and {len(odd) - 1} more"
+        )
+    files, labels = files_of(root / "train", classes)
+    size = len(files) - validation_size if train_size is None else train_size
+    if size < 1 or size + validation_size > len(files):
+        raise ConfigError(
+            f"train_size {train_size} and validation_size {validation_size} do not fit: "
+            f"{root / 'train'} has {len(files)} images"
+        )
+    order = np.random.default_rng(np.random.SeedSequence((seed, 0x666F6C64))).permutation(
+        len(files)
+    )
+
+    def some(chosen: np.ndarray) -> Files:
+        return Files([files[i] for i in chosen], labels[chosen], info.image_size)
+
+    return FolderSplits(
+        train=some(order[validation_size : validation_size + size]),
+        validation=some(order[:validation_size]),
+        test=Files(*files_of(root / "val", classes), info.image_size),
+        info=info,
+        classes=classes,
+        device=device,
+    )
