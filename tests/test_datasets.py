@@ -15,7 +15,7 @@ from samlib.paths import project_root
 
 
 def test_names_and_unknown_name():
-    assert datasets.names() == ("digits", "cifar10", "cifar100", "fashion_mnist")
+    assert datasets.names() == ("digits", "cifar10", "cifar100", "fashion_mnist", "imagenet")
     for use in (datasets.load, datasets.prepare):
         with pytest.raises(ConfigError, match=r"unknown data set 'cifar'.*cifar100"):
             use("cifar")
