@@ -1,5 +1,6 @@
 """The book: executed notebooks beside the prose, built with warnings as errors."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -8,7 +9,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from . import notebooks
+from . import notebooks, plan, profiles
 from .errors import ConfigError, SamlibError
 from .paths import project_root
 
@@ -60,6 +61,20 @@ def build(profile: str, results: Path, output: Path) -> Path:
 
 
 def _execute(name: str, stage: Path, asked: dict) -> None:
+    profile = profiles.get(asked["profile"])
+    if name in plan.NEEDS and name not in plan.chapters(profile):
+        _leave_out(name, stage, profile.name)
+        return
     declared = notebooks.parameters(name)
     given = {key: value for key, value in asked.items() if key in declared}
     notebooks.run(name, stage / "notebooks" / f"{name}.ipynb", given)
+
+
+def _leave_out(name: str, stage: Path, profile: str) -> None:
+    """A page for a chapter the profile does not run: its title and its introduction."""
+    notebook = json.loads(notebooks.source(name).read_text())
+    opening = notebook["cells"][0]
+    opening["source"] = ["".join(opening["source"]) + f"\n\nNot part of the profile {profile}.\n"]
+    page = stage / "notebooks" / f"{name}.ipynb"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(json.dumps(notebook | {"cells": [opening]}))

@@ -139,16 +139,20 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
 }
 
 
+def chapters(profile: Profile) -> tuple[str, ...]:
+    """Names of the chapters a profile runs, in the order their needs should be met."""
+    return tuple(NEEDS) if profile.chapters is None else profile.chapters
+
+
 def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     """The needs of every chapter, or of one, in the order they should be met.
 
     Raises:
         ConfigError: no such chapter.
     """
-    chapters = NEEDS if profile.chapters is None else profile.chapters
     if only is not None:
         return [NEEDS[choose("notebook", only, NEEDS)](profile)]
-    return [NEEDS[name](profile) for name in chapters]
+    return [NEEDS[name](profile) for name in chapters(profile)]
 
 
 def all_cells(needs: Iterable[Needs]) -> list[Cell]:

@@ -18,8 +18,8 @@ def write(profile: str, folder: Path) -> list[Path]:
     for needs in plan.chapter_needs(results.profile):
         results.require(needs)
     paths = []
-    for chapter in CHAPTERS.values():
-        for name, make in chapter.TABLES.items():
+    for part in plan.chapters(results.profile):
+        for name, make in CHAPTERS[part].TABLES.items():
             path = results.folder / "tables" / f"{name}.csv"
             write_atomically(path, make(results).to_csv(index=False).encode())
             paths.append(path)
