@@ -99,8 +99,8 @@ _QUICK_GRIDS = {
     ("resnet", "elementwise_l2", "only_norm"): _ladder(1.0),
     ("resnext", "layerwise_l2_orig", "all"): _ladder(0.025),
     ("vit", "l2", "all"): _ladder(0.025),
-    ("vit", "l2", "only_norm"): _ladder(0.4),
-    ("vit-lion", "l2", "all"): _ladder(0.00625),
+    ("vit", "l2", "only_norm"): _ladder(0.2),
+    ("vit-lion", "l2", "all"): _ladder(0.003125),
     ("vit-lion", "l2", "only_norm"): _ladder(0.1),
 }
 
