@@ -221,15 +221,24 @@ SHIFTED: dict[str, dict[str, Number]] = {
     },
 }
 
-# Runtime in units of SGD's and test accuracy, WRN-28 on one GPU (poster's runtime figure,
-# digitised, ±0.005 and ±0.05; science.md 4.5); data set and rho are not stated.
-RUNTIME_FIGURE = "runtime figure, digitised"
+# Runtime in units of SGD's and test accuracy, WRN-28 (poster's runtime figure, digitised;
+# science.md 4.5); data set, rho and hardware are not stated.
+RUNTIME_FIGURE = "poster's runtime figure, digitised (±0.005 in time, ±0.05 points)"
 RUNTIME: dict[str, tuple[float, Number]] = {
-    "sgd": (1.00, Number(80.61, None, RUNTIME_FIGURE)),
+    "base": (1.00, Number(80.61, None, RUNTIME_FIGURE)),
     "all": (1.96, Number(83.35, None, RUNTIME_FIGURE)),
     "only_norm": (1.73, Number(84.03, None, RUNTIME_FIGURE)),
     "blocks_1": (1.70, Number(80.58, None, RUNTIME_FIGURE)),
     "blocks_2": (1.37, Number(81.42, None, RUNTIME_FIGURE)),
     "blocks_3": (1.29, Number(83.06, None, RUNTIME_FIGURE)),
     "blocks_23": (1.38, Number(84.42, None, RUNTIME_FIGURE)),
+}
+
+# Not reported but computed before any run here: share of ||eps||^2 on norm layers when everything
+# is perturbed, WRN-28-10 at initialisation, one CIFAR-100 batch (science.md 1.4).
+SHARE_AT_START = {
+    "l2": 0.0014,
+    "elementwise_l2": 0.985,
+    "elementwise_linf": 0.336,
+    "layerwise_l2": 0.0006,
 }

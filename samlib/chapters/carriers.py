@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 from .. import names, reported
 from ..answers import Answer, single
@@ -27,6 +28,7 @@ def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
+                "predicted share": f"{100 * reported.SHARE_AT_START[geometry]:.2g} %",
                 "share on norm layers": f"{100 * pd.Series(shares).mean():.1f} %",
                 "reported all − no norm": reported_no_norm_gap(geometry),
                 "all": spread(results.accuracies(everything)),
@@ -35,6 +37,30 @@ def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
             }
         )
     return pd.DataFrame(rows).assign(**verdicts(comparisons)), comparisons
+
+
+def _order(values: dict[str, float]) -> str:
+    """Variants from the largest value to the smallest."""
+    return ", ".join(names.GEOMETRY_NAMES[g] for g in sorted(values, key=values.get, reverse=True))
+
+
+def finding_prediction(results: Results) -> str:
+    """Whether the shares came out as predicted, and the costs in the order of the shares."""
+    comparisons = dict(zip(SWEPT, without_norm(results)[1], strict=True))
+    table = share_over_time(results).groupby("variant")["share"].mean()
+    shares = {g: float(table[GEOMETRY_NAMES[g]]) for g in SWEPT}
+    costs = {g: c.mean for g, c in comparisons.items()}
+    same = _order(shares) == _order(reported.SHARE_AT_START)
+    rank = spearmanr([shares[g] for g in SWEPT], [costs[g] for g in SWEPT]).statistic
+    authors = [reported.best_gap(g, "all", "no_norm") for g in SWEPT]
+    theirs = spearmanr([reported.SHARE_AT_START[g] for g in SWEPT], authors).statistic
+    shown = [g for g, c in comparisons.items() if c.verdict == "holds"]
+    return (
+        f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(shares)}. "
+        f"The mean costs of leaving the layers out have a rank correlation of {rank:.1f} with the "
+        f"shares (the authors' costs with the predicted shares: {theirs:.1f}); of the four costs "
+        f"{len(shown) or 'none'} {'is' if len(shown) < 2 else 'are'} shown to be above zero."
+    )
 
 
 def reported_no_norm_gap(geometry: str) -> str:
