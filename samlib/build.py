@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import nn
@@ -34,11 +33,25 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     stay in the optimizer, so that it zeroes their gradients.
     """
     optimizer = _optimizer(config, model)
-    if config.clip_norm:
-        clip = partial(clip_grad_norm_, list(model.parameters()), config.clip_norm, foreach=True)
-        # Of the descent gradient, over all parameters, just before it is used.
-        optimizer.register_step_pre_hook(lambda *_: (clip(), None)[1])
+    clip_gradients(optimizer, model, config.clip_norm)
     return optimizer
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, model: nn.Module, norm: float) -> None:
+    """Have the optimizer clip the descent gradient, over all parameters, just before its step.
+
+    Args:
+        optimizer: of the model.
+        model: whose gradients.
+        norm: the largest norm they keep; 0 does not clip.
+    """
+    parameters = list(model.parameters())
+
+    def clip(*_) -> None:
+        clip_grad_norm_(parameters, norm, foreach=True)
+
+    if norm:
+        optimizer.register_step_pre_hook(clip)
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:

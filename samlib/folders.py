@@ -6,7 +6,7 @@ number of loading processes nor an interruption changes a run.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,20 +109,24 @@ class Files(Dataset):
 
 
 def batches(
-    files: Files, size: int, device: torch.device, order: list[int] | None = None
+    files: Files, parts: Sequence[Sequence[int]], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels on a device, in the order given or as they are."""
+    """Batches of images and labels on a device, each the files at the given positions."""
     workers = loaders()
     loader = DataLoader(
         files,
-        batch_size=size,
-        sampler=order,
+        batch_sampler=parts,
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
     )
     for images, labels in loader:
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def in_parts(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Positions cut into batches; the last may be short."""
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +157,11 @@ class FolderSplits:
         """One epoch of training batches, "inception" or "none"."""
         epoch = int(torch.randint(2**62, (), generator=draws))
         shuffled = torch.randperm(len(self.train), generator=order).tolist()
-        yield from batches(self._augmented(augmentation, epoch), size, self.device, shuffled)
+        files = self.augmented(augmentation, epoch)
+        yield from batches(files, in_parts(shuffled, size), self.device)
 
-    def _augmented(self, augmentation: str, epoch: int) -> Files:
+    def augmented(self, augmentation: str, epoch: int) -> Files:
+        """The training files as they are augmented in the epoch of that seed."""
         if augmentation not in ("inception", "none"):
             raise ConfigError(
                 f"{self.info.title} is augmented with inception or none, not {augmentation!r}"
@@ -170,8 +176,8 @@ class FolderSplits:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """A split as it is, in order; of the first `most` images."""
         files = getattr(self, split)
-        chosen = list(range(min(len(files), most or len(files))))
-        yield from batches(files, size, self.device, chosen)
+        chosen = range(min(len(files), most or len(files)))
+        yield from batches(files, in_parts(chosen, size), self.device)
 
     def sample(
         self, n: int, augmentation: str, generator: torch.Generator
@@ -179,7 +185,7 @@ class FolderSplits:
         """The first n examples of a fresh shuffle of the training set, augmented."""
         epoch = int(torch.randint(2**62, (), generator=generator))
         chosen = torch.randperm(len(self.train), generator=generator)[:n].tolist()
-        return next(batches(self._augmented(augmentation, epoch), n, self.device, chosen))
+        return next(batches(self.augmented(augmentation, epoch), [chosen], self.device))
 
 
 def folder_splits(

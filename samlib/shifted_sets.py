@@ -11,7 +11,7 @@ import torch
 
 from .datasets import default_data_dir
 from .errors import SamlibError
-from .folders import Files, FolderSplits, batches, classes_of, files_of
+from .folders import Files, FolderSplits, batches, classes_of, files_of, in_parts
 
 if TYPE_CHECKING:
     from .train import Run
@@ -73,6 +73,6 @@ def _accuracy(run: "Run", splits: FolderSplits, folder: Path) -> dict:
     run.model.eval()
     right = 0
     found = Files(files, local, splits.info.image_size)
-    for images, y in batches(found, _BATCH, run.device):
+    for images, y in batches(found, in_parts(range(len(found)), _BATCH), run.device):
         right += (run.forward(run.inputs(images))[:, among].argmax(1) == y).sum().item()
     return {"accuracy": 100 * right / len(files), "images": len(files), "classes": len(labels)}

@@ -252,7 +252,7 @@ def train(
                 saved = time.monotonic()
         if weights is not None:
             checkpoint.save(weights, run.model.state_dict())
-        result = _result(run)
+        result = result_of(run)
     return result | {"times": {"wall": time.perf_counter() - started, "epochs": run.seconds}}
 
 
@@ -309,7 +309,8 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def _result(run: Run) -> dict:
+def result_of(run: Run) -> dict:
+    """What the record of a finished run holds, its times aside."""
     curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
     return {
         "run_id": run.config.run_id,

@@ -1,0 +1,302 @@
+"""One run over several GPUs: data parallel under torchrun, for networks and data that ask for it.
+
+Every worker holds the whole network and sees its share of each batch. Gradients are averaged once
+per step, after the descent pass. The ascent pass sends nothing where each worker perturbs for its
+own share (m-sharpness with m the share), or averages the masked gradients alone where the
+perturbation is synchronised, which is the step of one process on the whole batch. BatchNorm
+normalises each worker's share; its running statistics are averaged at the end of every epoch.
+"""
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import checkpoint
+from . import train as single
+from .build import build_model, build_optimizer, build_scheduler, clip_gradients
+from .config import RunConfig
+from .errors import ConfigError, SamlibError, choose
+from .folders import FolderSplits, batches
+from .geometry import Geometry
+from .provenance import source_digest
+from .train import Run, restored
+
+PERTURBATIONS = ("worker", "synchronised")
+
+
+class OtherWorkers(SamlibError):
+    """A checkpoint of another number of workers, whose steps would not be continued exactly."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among the workers of a run."""
+
+    rank: int
+    count: int
+    device: str
+
+    def average(self, tensors: list[Tensor], share: float) -> None:
+        """Replace tensors by their sum over workers, each weighted by its share, in one message."""
+        flat = torch._utils._flatten_dense_tensors(tensors).mul_(share)
+        dist.all_reduce(flat)
+        for t, averaged in zip(
+            tensors, torch._utils._unflatten_dense_tensors(flat, tensors), strict=True
+        ):
+            t.copy_(averaged)
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over workers."""
+        found = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(found)
+        return found.tolist()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def workers(device: str) -> Iterator[Workers]:
+    """Join the other workers for the length of the block.
+
+    Args:
+        device: cpu or cuda; each worker takes the GPU of its local rank.
+    """
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Workers(rank, count, device)
+    finally:
+        dist.destroy_process_group()
+
+
+class _Shard:
+    """One worker's share of a run's splits: every count-th image of each batch."""
+
+    def __init__(self, splits: Any, workers: Workers, batch_size: int):
+        self.whole, self.workers = splits, workers
+        self.share = 1.0 / workers.count  # of the batch at hand
+        last = splits.count("train") % batch_size
+        if 0 < last < workers.count:
+            raise ConfigError(
+                f"the last batch of an epoch has {last} images, fewer than {workers.count} "
+                "workers: choose another batch_size or train_size"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def _mine(self, found: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        mine = slice(self.workers.rank, None, self.workers.count)
+        for images, labels in found:
+            self.share = len(labels[mine]) / len(labels)
+            yield images[mine], labels[mine]
+
+    def train_batches(self, augmentation, size, order, draws):
+        """This worker's share of each training batch."""
+        if isinstance(self.whole, FolderSplits):
+            yield from self._decoded(augmentation, size, order, draws)
+        else:
+            yield from self._mine(self.whole.train_batches(augmentation, size, order, draws))
+
+    def _decoded(self, augmentation, size, order, draws):
+        """The same without decoding the others' images."""
+        rank, count = self.workers.rank, self.workers.count
+        epoch = int(torch.randint(2**62, (), generator=draws))
+        shuffled = torch.randperm(self.whole.count("train"), generator=order)
+        parts = [(batch[rank::count], len(batch)) for batch in shuffled.split(size)]
+        files = self.whole.augmented(augmentation, epoch)
+        mine = [part.tolist() for part, _ in parts]
+        found = batches(files, mine, self.whole.device)
+        for (images, labels), (_, whole) in zip(found, parts, strict=True):
+            self.share = len(labels) / whole
+            yield images, labels
+
+    def plain_batches(self, split, size, most=None):
+        """This worker's share of each batch of a split."""
+        yield from self._mine(self.whole.plain_batches(split, size, most))
+
+
+class _Synchronised(Geometry):
+    """A geometry that sees the gradient of the whole batch."""
+
+    def __init__(self, inner: Geometry, workers: Workers, shard: _Shard):
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "workers", workers)
+        object.__setattr__(self, "shard", shard)
+
+    @property
+    def p(self) -> float:
+        """That of the geometry inside."""
+        return self.inner.p
+
+    def _T(self, weights, grads):
+        return self.inner._T(weights, grads)
+
+    def T(self, names, weights, grads):
+        """T_w of the averaged gradients, which take the place of this worker's."""
+        self.workers.average(list(grads), self.shard.share)
+        return self.inner.T(names, weights, grads)
+
+    def norm(self, T, grads):
+        """That of the geometry inside."""
+        return self.inner.norm(T, grads)
+
+    def eps(self, rho, T, grads, norm=None):
+        """That of the geometry inside."""
+        return self.inner.eps(rho, T, grads, norm)
+
+
+class ParallelRun(Run):
+    """A run whose batches are shared among workers; see `train`."""
+
+    def __init__(self, run: Run, workers: Workers, perturbation: str):
+        self.workers, self.kind = workers, perturbation
+        splits = _Shard(run.splits, workers, run.config.batch_size)
+        super().__init__(run.config, run.model, splits, run.device, run.data_dir)
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Gradients are averaged before they are clipped.
+        config = self.config.replace(clip_norm=0.0)
+        self.optimizer = build_optimizer(config, self.model)
+        self.optimizer.register_step_pre_hook(self._average)
+        clip_gradients(self.optimizer, self.model, self.config.clip_norm)
+        self.scheduler = build_scheduler(self.config, self.optimizer)
+        if self.perturbation is None:
+            return
+        if self.kind == "synchronised":
+            geometry = _Synchronised(self.perturbation.geometry, self.workers, self.splits)
+            self.perturbation = replace(self.perturbation, geometry=geometry)
+        elif self.config.mask == "dynamic":
+            raise ConfigError(
+                "SSAM-D drops coordinates by their gradient: with more than one worker its "
+                "perturbation must be synchronised"
+            )
+
+    def _average(self, *_) -> None:
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.workers.average(grads, self.splits.share)
+
+    def train_epoch(self) -> None:
+        """One epoch on this worker's shares; curves are those of the whole batches."""
+        super().train_epoch()
+        # `train_epoch` divides by the whole epoch's count, so that the workers' parts add up.
+        loss, accuracy = self.curves["train_loss"][-1], self.curves["train_accuracy"][-1]
+        lost = loss is None or self.diverged
+        total, right, diverged = self.workers.total(0.0 if lost else loss, accuracy, float(lost))
+        self.diverged = diverged > 0
+        self.curves["train_loss"][-1] = None if self.diverged else total
+        self.curves["train_accuracy"][-1] = right
+        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        if buffers:
+            self.workers.average(buffers, 1 / self.workers.count)
+
+    def _accuracy(self, batches) -> float:
+        with torch.no_grad():
+            self.model.eval()
+            right = count = 0
+            for images, labels in batches:
+                right += (self.forward(self.inputs(images)).argmax(1) == labels).sum().item()
+                count += len(labels)
+        right, count = self.workers.total(right, count)
+        return 100 * right / count
+
+    def recalibrated_accuracy(self) -> float | None:
+        """None: not measured in parallel."""
+        return None
+
+    def state_dict(self) -> dict:
+        """That of one process, and how many workers it belongs to."""
+        return super().state_dict() | {"workers": self.workers.count, "perturbation": self.kind}
+
+
+def train(
+    config: RunConfig,
+    workers: Workers,
+    *,
+    perturbation: str = "worker",
+    data_dir: Path | None = None,
+    weights: Path | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 600.0,
+    on_epoch: Callable[[Run], None] | None = None,
+) -> dict:
+    """Train one configuration on all workers; what every one of them returns is the record.
+
+    Args:
+        config: the run; its batch size is that of all workers together.
+        workers: from `workers`.
+        perturbation: "worker", each for its own share, or "synchronised"; the record has it.
+        data_dir, weights, checkpoints, checkpoint_seconds, on_epoch: as in `train.train`; files are
+            written by the first worker, which alone calls `on_epoch`.
+
+    Raises:
+        ConfigError: as `train.train`, or a batch that cannot be shared.
+        OtherWorkers: the checkpoint was written by another number of workers, or for the other kind
+            of perturbation.
+    """
+    choose("perturbation", perturbation, PERTURBATIONS)
+    started, first = time.perf_counter(), workers.rank == 0
+    start = build_model(config).state_dict()
+    with restored(config, start, device=workers.device, data_dir=data_dir) as begun:
+        run = ParallelRun(begun, workers, perturbation)
+        found = checkpoint.load(checkpoints) if checkpoints and first else None
+        state = _first_ones(found, workers)
+        ours = (config.run_id, source_digest())  # other code must not finish what we began
+        if state is not None and (state["run_id"], state["source"]) == ours:
+            begun_by = (state.get("workers", 1), state.get("perturbation", "of one process"))
+            if begun_by != (workers.count, perturbation):
+                raise OtherWorkers(
+                    f"{checkpoints} was written by {begun_by[0]} workers, perturbation "
+                    f"{begun_by[1]}: continue it alike, or remove it"
+                )
+            run.load_state_dict(state)
+        saved = time.monotonic()
+        while run.epoch < config.epochs and not run.diverged:
+            epoch_begun = time.perf_counter()
+            run.train_epoch()
+            run.evaluate()
+            run.seconds.append(time.perf_counter() - epoch_begun)
+            if on_epoch is not None and first:
+                on_epoch(run)
+            due = time.monotonic() - saved >= checkpoint_seconds
+            if checkpoints and due and first and not run.diverged and run.epoch < config.epochs:
+                checkpoint.save(checkpoints, run.state_dict())
+                saved = time.monotonic()
+        if weights is not None and first:
+            checkpoint.save(weights, run.model.state_dict())
+        result = single.result_of(run)
+    wall = time.perf_counter() - started
+    shared = {"workers": workers.count, "perturbation": perturbation}
+    return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": shared}
+
+
+def _first_ones(state: dict | None, workers: Workers) -> dict | None:
+    """The first worker's checkpoint, sent to all; no worker needs to see its file."""
+    buffer = io.BytesIO()
+    if state is not None:
+        torch.save(state, buffer)
+    size = int(workers.total(float(buffer.tell()))[0])
+    if not size:
+        return None
+    content = torch.zeros(size, dtype=torch.uint8, device=workers.device)
+    if state is not None:
+        content.copy_(torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8))
+    dist.broadcast(content, src=0)
+    received = io.BytesIO(content.cpu().numpy().tobytes())
+    return torch.load(received, weights_only=True, map_location="cpu")
