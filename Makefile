@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 PROFILE ?= quick
 RESULTS ?= results
+EXECUTOR ?= local
 VENV    ?= .venv
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
@@ -21,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## make .venv with the pinned versions
 
-reproduce: $(READY) ## regenerate every result of PROFILE (quick), then the book
-	$(SAMLIB) reproduce --profile $(PROFILE) --results $(RESULTS)
+reproduce: $(READY) ## regenerate every result of PROFILE (quick), then the book; EXECUTOR=ray: on a cluster
+	$(SAMLIB) reproduce --profile $(PROFILE) --results $(RESULTS) --executor $(EXECUTOR)
 
 book: $(READY) ## build the book from the records that are there; trains nothing
 	$(SAMLIB) book --profile $(PROFILE) --results $(RESULTS)

@@ -44,7 +44,8 @@ def _check_data(args: argparse.Namespace, profile) -> None:
     from . import data
     from .train import usable_device
 
-    usable_device(args.device or profile.device)
+    if args.executor == "local":  # a cluster's devices are not this machine's
+        usable_device(args.device or profile.device)
     for name in {base.dataset for base in profile.bases.values()}:
         data.load(name, args.data)
 
@@ -61,17 +62,17 @@ def _run(args: argparse.Namespace) -> int:
 
 def _bring(args: argparse.Namespace, profile, target):
     from .plan import chapter_needs
-    from .runner import bring_up_to_date, default_workers
+    from .runner import bring_up_to_date
 
     only = getattr(args, "only", None)
-    device = args.device or profile.device
     return bring_up_to_date(
         chapter_needs(profile, only),
         target,
-        workers=args.workers or default_workers(device),
-        device=device,
+        workers=args.workers,
+        device=args.device or profile.device,
         data_dir=args.data,
         time_budget=getattr(args, "time_budget", None),
+        executor=args.executor,
     )
 
 
@@ -173,12 +174,14 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from . import bench
+    from . import bench, epochs, growth
 
-    names = [field.name for field in fields(bench.Setting)]
-    setting = bench.Setting(**{name: getattr(args, name) for name in names})
-    record, path = bench.run(setting, _resolve(args.results))
-    print(bench.table(record))
+    kind = {"step": bench, "epoch": epochs, "growth": growth}[args.what]
+    given = {k: v for k, v in vars(args).items() if k not in ("verb", "what", "results")}
+    for name in given:
+        choose(f"flag of bench {args.what}", name, [f.name for f in fields(kind.Setting)])
+    record, path = kind.run(kind.Setting(**given), _resolve(args.results))
+    print(kind.table(record))
     print(path)
     return 0
 

@@ -1,193 +1,246 @@
-"""How long a step takes: contenders interleaved in one process, as ratios to plain SGD.
+"""How long a step takes, as a ratio to the base optimizer's, and where its time goes.
 
-Every round runs each contender once, in an order drawn anew, on the same batch; a ratio is taken
-within a round, so that a machine whose speed drifts drifts for all. Two identical SGD contenders
-are the control: their ratio shows what the measurement can resolve.
+A ratio is taken within a round of `timing.interleaved`. Two identical contenders of the base
+optimizer are the control: their ratio shows what the measurement can resolve. The pieces of a step
+are timed in the same rounds; their sums are the floors.
 """
 
-import random
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import geometry, masks, models
-from .data import INFO
+from . import geometry, masks, models, profiles
+from .config import RunConfig
 from .errors import ConfigError, choose
 from .provenance import provenance
 from .records import write
-from .sam import Perturbation, sam_step
+from .sam import Perturbation, perturbed, sam_step
+from .timing import Step, closure_of, interleaved, network, quartiles, random_run, threads
 
-Step = Callable[[], object]
+MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed: a model of the zoo at 32 x 32 pixels and 100 classes."""
+    """What is timed: a network of a profile on its own data's size, or one of the zoo.
 
-    model: str = "resnet56"
-    batch_size: int = 32
+    Attributes:
+        profile: take network, image size, batch, optimizer and precision from there.
+        family: which of its networks; None is the headline's.
+        model: without a profile, a model of the zoo at 32 x 32 pixels and 100 classes, with SGD;
+            None is resnet56.
+        batch_size: None is the profile's, or 32.
+        rounds: how often every contender is timed.
+        device, threads: where; threads on the CPU.
+    """
+
+    profile: str | None = None
+    family: str | None = None
+    model: str | None = None
+    batch_size: int | None = None
     rounds: int = 20
     device: str = "cpu"
     threads: int = 1
 
     def __post_init__(self):
-        choose("model", self.model, models.names())
+        if self.profile is not None and self.model is not None:
+            raise ConfigError("a profile brings its own model: give --profile or --model")
+        if self.profile is None and self.family is not None:
+            raise ConfigError("a family is one of a profile: give --profile, too")
+        if self.model is not None:
+            choose("model", self.model, models.names())
         for name in ("batch_size", "rounds", "threads"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1")
+        _ = self.config  # refuses an unknown profile or family
+
+    @property
+    def config(self) -> RunConfig:
+        """The base optimizer's run; small steps keep the weights of a long bench finite."""
+        if self.profile is None:
+            model, size = self.model or "resnet56", self.batch_size or 32
+            base = RunConfig(dataset="cifar100", model=model, batch_size=size)
+        else:
+            profile = profiles.get(self.profile)
+            family = choose("family", self.family or profile.headline, profile.bases)
+            base = profile.bases[family]
+            base = base.replace(batch_size=self.batch_size or base.batch_size)
+        return base.replace(lr=min(base.lr, 1e-3))
 
 
-def _network(setting: Setting) -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    info = INFO["cifar100"]
-    model = models.build(setting.model, num_classes=info.classes).to(setting.device)
-    if not models.is_vit(setting.model):
-        model = model.to(memory_format=torch.channels_last)
-    return model, _sgd(model)
+def _step(config: RunConfig, device: torch.device, mask: str | None = None) -> Step:
+    """The training step of `train`, of the base optimizer or with SAM on a mask."""
+    if mask is not None:
+        config = config.replace(geometry="l2", rho=0.1, mask=mask)
+    run = random_run(config, device, config.batch_size)
+    closure = closure_of(run)
+    return lambda: sam_step(closure, run.optimizer, run.perturbation)
 
 
-def _sgd(model: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, foreach=True
-    )
-
-
-def _batch(setting: Setting) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    x = torch.randn(setting.batch_size, 3, 32, 32, generator=draw).to(setting.device)
-    y = torch.randint(100, (setting.batch_size,), generator=draw).to(setting.device)
-    return x if models.is_vit(setting.model) else x.to(memory_format=torch.channels_last), y
-
-
-def _loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(model(x), y, label_smoothing=0.1)
-
-
-def _base(setting: Setting) -> Step:
-    model, optimizer = _network(setting)
-    x, y = _batch(setting)
-    return lambda: sam_step(lambda: _loss(model, x, y), optimizer, None)
-
-
-def _ours(setting: Setting, mask: str) -> Step:
-    model, optimizer = _network(setting)
-    x, y = _batch(setting)
-    perturbation = Perturbation(geometry.L2(), 0.1, masks.MASKS[mask](model, None))
-    return lambda: sam_step(lambda: _loss(model, x, y), optimizer, perturbation)
-
-
-def _floor(setting: Setting, mask: str) -> Step:
-    """What cannot be left out: forward, backward to the mask, forward, backward, optimizer."""
-    model, optimizer = _network(setting)
-    x, y = _batch(setting)
-    tensors = [entry.parameter for entry in masks.MASKS[mask](model, None).entries]
-
-    def step() -> None:
-        torch.autograd.grad(_loss(model, x, y), tensors)
-        optimizer.zero_grad()
-        _loss(model, x, y).backward()
-        optimizer.step()
-
-    return step
-
-
-def _peer(setting: Setting) -> Step | None:
-    """pytorch-optimizer's SAM, if it is installed (a development dependency)."""
+def _peer(config: RunConfig, device: torch.device) -> Step | None:
+    """pytorch-optimizer's SAM over SGD, if it is installed (a development dependency)."""
     try:
         from pytorch_optimizer import SAM
     except ImportError:
         return None
-    model, _ = _network(setting)
-    x, y = _batch(setting)
-    keywords = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "foreach": True}
-    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.1, **keywords)
+    run = random_run(config, device, config.batch_size)
+    closure = closure_of(run)
+    keywords = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    parameters = run.model.parameters()
+    optimizer = SAM(parameters, torch.optim.SGD, rho=0.1, foreach=True, **keywords)
 
     def step() -> None:
         optimizer.zero_grad()
-        _loss(model, x, y).backward()
+        closure().backward()
         optimizer.first_step(zero_grad=True)
-        _loss(model, x, y).backward()
+        closure().backward()
         optimizer.second_step(zero_grad=True)
 
     return step
 
 
-def contenders(setting: Setting) -> dict[str, Step]:
-    """Steps by name, the reference `sgd` first and its twin, the control, second."""
-    steps = {"sgd": _base(setting), "sgd again": _base(setting)}
-    for mask in ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23"):
-        steps[mask] = _ours(setting, mask)
-        steps[f"{mask}, floor"] = _floor(setting, mask)
-    if (peer := _peer(setting)) is not None:
+def contenders(config: RunConfig, device: torch.device) -> dict[str, Step]:
+    """Whole steps by name, the reference `base` first and its twin, the control, second."""
+    steps = {"base": _step(config, device), "base again": _step(config, device)}
+    steps |= {mask: _step(config, device, mask) for mask in MASKS}
+    if config.optimizer == "sgd" and (peer := _peer(config, device)) is not None:
         steps["pytorch-optimizer's SAM"] = peer
     return steps
 
 
+class _Free(torch.autograd.Function):
+    """A loss that costs nothing, its gradient given beforehand."""
+
+    @staticmethod
+    def forward(ctx, gradients: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return weights[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _) -> tuple:
+        return (None, *ctx.gradients)
+
+
+def pieces(config: RunConfig, device: torch.device) -> dict[str, Step]:
+    """What a step is made of, each alone.
+
+    `forward`; `forward and backward`, as the base optimizer needs it; `gradient of <mask>`, a
+    forward pass and the backward pass to the mask alone; `perturb <mask>`: eps from a gradient
+    that is there, weights moved and put back; `reused by <mask>`, the forward pass up to its first
+    stage, where earlier ones are left alone; `optimizer`, the step with gradients that are there.
+    """
+    run = random_run(config, device, config.batch_size)
+    closure, optimizer = closure_of(run), run.optimizer
+
+    def forward_and_backward() -> None:
+        optimizer.zero_grad()
+        closure().backward()
+
+    def gradient(tensors: list[Tensor]) -> Step:
+        return lambda: torch.autograd.grad(closure(), tensors)
+
+    def perturb(mask: masks.Mask, tensors: list[Tensor]) -> Step:
+        perturbation = Perturbation(geometry.L2(), 0.1, mask)
+        given = [torch.full_like(t, 1e-3) for t in tensors]
+
+        def step() -> None:
+            with perturbed(lambda: _Free.apply(given, *tensors), perturbation):
+                pass
+
+        return step
+
+    def reused(stages: int) -> Step:
+        x = run.inputs(run.splits.train_images)
+
+        def step() -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                run.model.up_to(x, stages)
+
+        return step
+
+    stepping = random_run(config, device, config.batch_size)
+    closure_of(stepping)().backward()
+    found: dict[str, Step] = {
+        "forward": closure,
+        "forward and backward": forward_and_backward,
+        "optimizer": lambda: stepping.optimizer.step(),
+    }
+    for name in MASKS:
+        mask = masks.MASKS[name](run.model, config)
+        tensors = [entry.parameter for entry in mask.entries]
+        found[f"gradient of {name}"] = gradient(tensors)
+        found[f"perturb {name}"] = perturb(mask, tensors)
+        if mask.untouched:
+            found[f"reused by {name}"] = reused(mask.untouched)
+    return found
+
+
+def floor(took: dict[str, list[float]], mask: str | None) -> list[float]:
+    """Round by round, what a step cannot leave out: its gradients and the optimizer.
+
+    What the second pass can take over from the first is counted once. None is the base optimizer,
+    whose step should come to its floor: pieces add up.
+    """
+    total = [a + b for a, b in zip(took["forward and backward"], took["optimizer"], strict=True)]
+    if mask is None:
+        return total
+    once = took.get(f"reused by {mask}", [0.0] * len(total))
+    first = took[f"gradient of {mask}"]
+    return [a + b - c for a, b, c in zip(total, first, once, strict=True)]
+
+
 def measure(setting: Setting) -> dict:
-    """Time every contender and return a record: seconds and ratios, median and quartiles.
+    """Time every contender and every piece, and return a record.
+
+    It holds medians and quartiles: `ratios` and `seconds` of whole steps, `floors` as ratios by
+    mask, `pieces` in seconds.
 
     Raises:
         ConfigError: the device is not there.
     """
     from .train import usable_device
 
-    device = usable_device(setting.device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(setting.threads)
-    try:
-        steps = contenders(setting)
-        for step in steps.values():
-            step()
-            step()
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        order = random.Random(0)
-        for _ in range(setting.rounds):
-            for name in order.sample(list(steps), len(steps)):
-                wait()
-                begun = time.perf_counter()
-                steps[name]()
-                wait()
-                seconds[name].append(time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)
-    ratios = {
-        name: quartiles([a / b for a, b in zip(took, seconds["sgd"], strict=True)])
-        for name, took in seconds.items()
-    }
-    run_id = f"step-{setting.model}-batch{setting.batch_size}-{device.type}"
+    device, config = usable_device(setting.device), setting.config
+    with threads(setting.threads):
+        steps, parts = contenders(config, device), pieces(config, device)
+        took = interleaved(steps | parts, setting.rounds, device)
+
+    def over_base(values: list[float]) -> list[float]:
+        return quartiles([a / b for a, b in zip(values, took["base"], strict=True)])
+
     return {
-        "run_id": run_id,
+        "run_id": _name(config, device),
         "setting": vars(setting),
-        "seconds": {name: quartiles(took) for name, took in seconds.items()},
-        "ratios": ratios,
+        "network": network(config),
+        "ratios": {name: over_base(took[name]) for name in steps},
+        "floors": {name or "base": over_base(floor(took, name)) for name in (None, *MASKS)},
+        "seconds": {name: quartiles(took[name]) for name in steps},
+        "pieces": {name: quartiles(took[name]) for name in parts},
         "provenance": provenance(setting.device),
     }
 
 
-def quartiles(values: list[float]) -> list[float]:
-    """Lower quartile, median and upper quartile.
-
-    >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
-    [2.0, 3.0, 4.0]
-    """
-    if len(values) == 1:
-        return values * 3
-    return statistics.quantiles(values, n=4, method="inclusive")
+def _name(config: RunConfig, device: torch.device) -> str:
+    """A file per network and kind of device; what is usual goes without saying."""
+    found = network(config)
+    unusual = [v for v in (config.optimizer, config.precision) if v not in ("sgd", "fp32")]
+    size = f"{found['image_size']}px-batch{config.batch_size}"
+    return "-".join(["step", config.model, size, *unusual, device.type])
 
 
 def table(record: dict) -> str:
-    """A record as text: one line per contender."""
-    lines = [f"{record['run_id']}, {record['setting']['rounds']} rounds, ratio to SGD:"]
+    """A record as text: a line per step and per piece."""
+    lines = [f"{record['run_id']}, {record['setting']['rounds']} rounds, ratio to base (floor):"]
     for name, (low, median, high) in record["ratios"].items():
-        milliseconds = 1000 * record["seconds"][name][1]
-        lines.append(f"  {name:24} {median:5.2f}  [{low:.2f}, {high:.2f}]  {milliseconds:8.1f} ms")
+        took = f"{1000 * record['seconds'][name][1]:9.2f} ms"
+        least = record["floors"].get(name)
+        beside = f"  ({least[1]:.2f})" if least else ""
+        lines.append(f"  {name:24} {median:5.2f}  [{low:.2f}, {high:.2f}] {took}{beside}")
+    for name, (_, median, _) in record["pieces"].items():
+        lines.append(f"  {name:42} {1000 * median:9.2f} ms")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """A folder of results and who is writing to it: paths, lock, and the change of old for new."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from .errors import SamlibError
-from .files import DiskError, write_atomically
+from .files import TEMPORARY, DiskError, as_disk_error, write_atomically
 from .provenance import provenance
 
 
@@ -56,7 +57,7 @@ class Campaign:
     def holder(self) -> str | None:
         """Who holds the folder now, or None."""
         content = held(self.folder / ".lock")
-        return None if content is None else content.decode().strip() or "another process"
+        return None if content is None else _holder(content)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -69,30 +70,46 @@ class Campaign:
         path = self.folder / ".lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = open(path, "a+")  # noqa: SIM115 (held until the lock is given back)
+            # Unbuffered: what a full disk refuses is not tried again when the file is closed.
+            handle = open(path, "ab+", buffering=0)  # noqa: SIM115 (held until given back)
         except OSError as error:
             raise DiskError(f"cannot write to {self.folder}: {error.strerror}") from error
         with handle:
-            if not _lock(handle):
+            if not _lock(handle, path):
                 handle.seek(0)
-                holder = handle.read().strip() or "another process"
                 raise CampaignError(
-                    f"{self.folder} is being written by {holder}: wait for it or stop it"
+                    f"{self.folder} is being written by {_holder(handle.read())}: "
+                    "wait for it or stop it"
                 )
             handle.truncate(0)
-            handle.write(f"process {os.getpid()}")
-            handle.flush()
+            with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+                handle.write(f"process {os.getpid()}".encode())
+            self._sweep()
             yield
 
+    def _sweep(self) -> None:
+        """Remove what was half written when a process was killed."""
+        for place in ("runs", "weights", "checkpoints", "measures/*"):
+            for left in self.folder.glob(f"{place}/{TEMPORARY}"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
 
-def _lock(handle: TextIO) -> bool:
+
+def _lock(handle: BinaryIO, path: Path) -> bool:
     for wait in (0.05, 0.05, 0.0):  # whoever only looks, in `held`, is gone at once
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            # A folder put in place meanwhile took its lock along; the one at `path` is not ours.
+            return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
         except BlockingIOError:
             time.sleep(wait)
+        except FileNotFoundError:
+            return False
     return False
+
+
+def _holder(content: bytes) -> str:
+    return content.decode(errors="replace").strip() or "another process"
 
 
 def held(path: Path) -> bytes | None:
@@ -125,6 +142,11 @@ def folders(results: Path, profile: str) -> tuple[Campaign, Campaign]:
     return Campaign(results / profile), Campaign(results / f".campaign-{profile}")
 
 
+def origin() -> dict:
+    """Code and versions of this process, as far as the numbers of a run depend on them."""
+    return {key: provenance()[key] for key in ("source", "packages", "python")}
+
+
 def check_origin(campaign: Campaign) -> None:
     """Note the code that begins a campaign, or check that it is the same that continues it.
 
@@ -135,7 +157,7 @@ def check_origin(campaign: Campaign) -> None:
         DiskError: the note cannot be written.
     """
     note = campaign.folder / "campaign.json"
-    now = {key: provenance()[key] for key in ("source", "packages", "python")}
+    now = origin()
     if not note.exists():
         write_atomically(note, json.dumps(now).encode())
         return
@@ -151,16 +173,22 @@ def check_origin(campaign: Campaign) -> None:
 
 
 def put_in_place(campaign: Campaign, results: Path, profile: str) -> Campaign:
-    """Let a complete campaign take the place of the profile's old results; returns it there."""
+    """Let a complete campaign take the place of the profile's old results; returns it there.
+
+    Raises:
+        DiskError: the folders cannot be renamed; the campaign stays complete where it is.
+    """
     _recover(results, profile)
     target, old = results / profile, _old(results, profile)
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    campaign.folder.rename(target)
+    with as_disk_error(target):
+        if target.exists():
+            target.rename(old)
+        campaign.folder.rename(target)
     for leftover in ("checkpoints", "logs", "set_aside"):
         shutil.rmtree(target / leftover, ignore_errors=True)
-    (target / "campaign.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (target / "campaign.json").unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
     return Campaign(target)
 
@@ -173,4 +201,5 @@ def _recover(results: Path, profile: str) -> None:
     """Bring the old results back if a crash came between the two renames of `put_in_place`."""
     old, target = _old(results, profile), results / profile
     if old.exists() and not target.exists():
-        old.rename(target)
+        with as_disk_error(target):
+            old.rename(target)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .files import write_atomically
+from .files import as_disk_error, write_atomically
 
 _DIGEST = 64  # hexadecimal characters of a SHA-256 in front of the payload
 
@@ -22,8 +22,9 @@ def save(path: Path, state: dict) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    if path.exists():
-        path.replace(_previous(path))
+    with as_disk_error(path):
+        if path.exists():
+            path.replace(_previous(path))
     write_atomically(path, hashlib.sha256(payload).hexdigest().encode() + payload)
 
 

@@ -19,7 +19,7 @@ def duration(text: str) -> float:
         seconds = float(text[:-1]) * unit if unit else float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds < float("inf"):
+    if not 0 < seconds < 1e9:  # 30 years; the system's own timers end at some length
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 45s, 9m or 1.5h")
     return seconds
 
@@ -38,7 +38,15 @@ def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
     )
     if compute:
         parser.add_argument(
-            "--workers", type=workers, help="worker processes (default: one per core; cuda: one)"
+            "--workers",
+            type=workers,
+            help="runs at once (default: one per core; cuda: one; ray: all it has room for)",
+        )
+        parser.add_argument(
+            "--executor",
+            choices=["local", "ray"],
+            default="local",
+            help="local, worker processes here, or ray, a cluster (default: local)",
         )
         _device(parser, default=None, note="the profile's")
 
@@ -52,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"samlib: {message} (see {self.prog} --help)\n")
+        said = " ".join(message.split())  # what was typed may hold line breaks
+        self.exit(2, f"samlib: {said} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,13 +105,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--book", default="book", help="folder for the built book (default: book)")
     p = verb("tables", "write the tables made from the records")
     _common(p)
-    p = verb("bench", "time the step against its floor and its peers; records in DIR/bench")
-    p.add_argument("what", choices=["step"])
+    p = verb("bench", "time steps; records in DIR/bench")
+    p.add_argument(
+        "what",
+        choices=["step", "epoch", "growth"],
+        help="step: SAM's against its floor and a peer; epoch: every network of the profiles; "
+        "growth: runs per hour by workers, reading of records",
+    )
     p.add_argument("--results", default="results", help="folder of results")
-    for name, default in (("model", "resnet56"), ("batch-size", 32), ("rounds", 20)):
-        p.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
-    p.add_argument("--threads", type=workers, default=1, help="CPU threads (default: 1)")
-    p.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    group = p.add_argument_group("what is timed", "where not given, as `samlib.bench` says")
+    for name, kind, note in (
+        ("profile", str, "step: the network of its headline, on its data's size"),
+        ("family", str, "step: another of the profile's networks"),
+        ("model", str, "step: a model of the zoo at 32 x 32 (default: resnet56)"),
+        ("batch-size", int, "step: images in a batch"),
+        ("rounds", int, "how often each is timed"),
+        ("threads", workers, "CPU threads (default: 1)"),
+        ("device", str, "cpu or cuda (default: cpu)"),
+    ):
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=note)
     p = verb("readme", "put the headline figure and table of the records into README.md")
     _common(p)
     return whole

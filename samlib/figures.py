@@ -25,6 +25,10 @@ COLOURS = defaultdict(lambda: "#000000") | {
     "only_beta": "#8B4513",
     "output_scales": "#4B0082",
     "input_scales": "#2F4F4F",
+    "blocks_1": "#7F7F00",
+    "blocks_2": "#CC6677",
+    "blocks_3": "#882255",
+    "blocks_23": "#117733",
 }
 MARKERS = defaultdict(lambda: "*") | {
     "base": "s",
@@ -38,6 +42,10 @@ MARKERS = defaultdict(lambda: "*") | {
     "only_beta": "<",
     "output_scales": "h",
     "input_scales": "p",
+    "blocks_1": "d",
+    "blocks_2": "v",
+    "blocks_3": "^",
+    "blocks_23": "X",
 }
 GEOMETRY_COLOURS = dict(zip(SWEPT, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
 

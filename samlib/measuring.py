@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from . import checkpoint, records
 from .campaign import Campaign
@@ -72,7 +73,10 @@ def measure(
         weights = _repeated(job.config, record, campaign, device, data_dir, on_epoch)
     begun, found = time.perf_counter(), None
     if record["status"] == "completed":
-        with restored(job.config, weights, device=device, data_dir=data_dir) as run:
+        with (
+            restored(job.config, weights, device=device, data_dir=data_dir) as run,
+            threadpool_limits(1, user_api="blas"),  # ARPACK's last bits depend on their number
+        ):
             found = MEASURES[job.measure](run)
     result = {
         "run_id": run_id,

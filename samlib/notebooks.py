@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from .errors import ConfigError, SamlibError, choose
+from .files import as_disk_error, write_atomically
 from .paths import project_root
 
 
@@ -50,25 +51,29 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
     papermill injects is tagged `remove-cell`, which papermill itself does not do.
 
     Raises:
-        ConfigError: an unknown notebook or parameter.
+        ConfigError: an unknown notebook or parameter, or no name to write to.
         NotebookError: a cell raised.
+        DiskError: the copy cannot be written.
     """
     pm = _papermill()
     path = source(name)
     declared = parameters(name)
     for key in given:  # papermill would only warn and run the defaults
         choose(f"parameter of {name}", key, declared)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if not output.name:
+        raise ConfigError(f"{str(output)!r} is a folder: the executed copy needs a file's name")
     unfinished = output.with_suffix(".failed.ipynb")
     try:
-        pm.execute_notebook(
-            str(path),
-            str(unfinished),
-            parameters=given,
-            cwd=str(path.parent),
-            progress_bar=not quiet,
-            log_output=False,
-        )
+        with as_disk_error(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            pm.execute_notebook(
+                str(path),
+                str(unfinished),
+                parameters=given,
+                cwd=str(path.parent),
+                progress_bar=not quiet,
+                log_output=False,
+            )
     except pm.PapermillExecutionError as error:
         raise NotebookError(
             f"notebook {name} failed: {error.ename}: {_first_line(error.evalue)} (see {unfinished})"
@@ -79,7 +84,7 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
         if {"injected-parameters", "parameters"} & set(tags):
             cell["metadata"]["tags"] = [*tags, "remove-cell"]
     notebook["metadata"].pop("papermill", None)  # paths and times of this machine
-    output.write_text(json.dumps(notebook, indent=1) + "\n")
+    write_atomically(output, (json.dumps(notebook, indent=1) + "\n").encode())
     unfinished.unlink()
     return output
 

@@ -1,6 +1,9 @@
 """Where the project's own folders are, from wherever one starts."""
 
+import os
 from pathlib import Path
+
+from .errors import ConfigError
 
 
 def project_root() -> Path:
@@ -16,6 +19,16 @@ def project_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """An absolute path as it is; a relative one from the project's root."""
-    path = Path(path)
-    return path if path.is_absolute() else project_root() / path
+    """An absolute path as it is; a relative one from the project's root.
+
+    Raises:
+        ConfigError: no path can be so: a zero byte in it, a name too long.
+    """
+    whole = Path(path) if Path(path).is_absolute() else project_root() / path
+    try:
+        os.lstat(whole)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # whoever reads or writes there will say so
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)!r} is not a usable path: {error}") from None
+    return whole

@@ -5,16 +5,19 @@ a checksum of everything else. A file that is truncated or was edited is told fr
 set aside, and its run is done again.
 """
 
+import gc
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from sys import intern
 
 import pandas as pd
 
 from .errors import SamlibError
-from .files import write_atomically
+from .files import as_disk_error, write_atomically
 
 FORMAT = 1
 Records = dict[str, dict]  # by run id
@@ -37,19 +40,36 @@ def _checksum(record: dict) -> str:
     return hashlib.sha256(_canonical(rest).encode()).hexdigest()
 
 
+def _intact(record: dict) -> bool:
+    try:
+        return record.get("checksum") == _checksum(record)
+    except (ValueError, RecursionError):  # a NaN or a depth that no record is written with
+        return False
+
+
 def write(folder: Path, result: dict) -> Path:
     """Write the record of a run; returns its path.
 
     Raises:
         DiskError: the disk is full or the folder not writable.
     """
+    path = folder / f"{result['run_id']}.json"
+    write_atomically(path, encode(result))
+    return path
+
+
+def encode(result: dict) -> bytes:
+    """What the file of a record holds."""
     record = {"format": FORMAT, **result}
     record["checksum"] = _checksum(record)
-    path = folder / f"{result['run_id']}.json"
     # One line per top-level field: small diffs without a line per number.
     lines = [f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in record.items()]
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-    return path
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _interned(pairs: list[tuple]) -> dict:
+    """An object of a record; what thousands of records repeat is in memory once."""
+    return {intern(key): intern(v) if type(v) is str else v for key, v in pairs}
 
 
 def read_one(path: Path) -> dict:
@@ -60,20 +80,17 @@ def read_one(path: Path) -> dict:
         FormatError: written by another format.
     """
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes(), object_pairs_hook=_interned)
         claimed = record["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
         raise RecordError(f"{path} is not a whole record") from None
-    if claimed != FORMAT:
+    # A record of ours in which this number alone was damaged is damaged, not another format.
+    if claimed != FORMAT and not _intact(record | {"format": FORMAT}):
         raise FormatError(
             f"{path} has record format {claimed!r}, this version reads {FORMAT}: regenerate the "
             "results with `make reproduce`, or read them with the version that wrote them"
         )
-    try:
-        intact = record.get("checksum") == _checksum(record)
-    except ValueError:  # a NaN, which no record is written with
-        intact = False
-    if not intact or record.get("run_id") != path.stem:
+    if not _intact(record) or record.get("run_id") != path.stem:
         raise RecordError(f"{path} was changed after it was written")
     return record
 
@@ -88,24 +105,39 @@ def read(folder: Path, *, set_aside: bool = False) -> Records:
 
     Raises:
         FormatError: the folder was made by another record format.
+        DiskError: a damaged file cannot be moved.
     """
     records: Records = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = read_one(path)
-        except FormatError:
-            raise
-        except RecordError as error:
-            note = "its run counts as missing"
-            if set_aside:
-                aside = folder.parent / "set_aside" / path.name
-                aside.parent.mkdir(exist_ok=True)
-                path.replace(aside)
-                note = f"moved to {aside}, its run will be done again"
-            warnings.warn(f"{error}; {note}", stacklevel=2)
-            continue
-        records[record["run_id"]] = record
+    with _all_kept():
+        for path in sorted(folder.glob("*.json")):
+            try:
+                record = read_one(path)
+            except FormatError:
+                raise
+            except RecordError as error:
+                note = "its run counts as missing"
+                if set_aside:
+                    aside = folder.parent / "set_aside" / path.name
+                    with as_disk_error(aside):
+                        aside.parent.mkdir(exist_ok=True)
+                        path.replace(aside)
+                    note = f"moved to {aside}, its run will be done again"
+                warnings.warn(f"{error}; {note}", stacklevel=2)
+                continue
+            records[record["run_id"]] = record
     return records
+
+
+@contextmanager
+def _all_kept() -> Iterator[None]:
+    """No garbage collection: it would go through all that was read again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def frame(records: Iterable[dict]) -> pd.DataFrame:

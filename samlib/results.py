@@ -175,21 +175,31 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
         results: folder of all profiles' results, from the project's root.
         missing: "train" what is missing in worker processes, or "error".
 
+    Records are read from anywhere, but trained only into a folder of the project, whatever
+    parameters a notebook is started with.
+
     Raises:
         ConfigError: a bad parameter.
         RecordsMissing: a run is missing and is not to be trained, or failed.
     """
-    from .paths import resolve
+    from .paths import project_root, resolve
     from .runner import bring_up_to_date, default_workers
 
     choose("value of missing", missing, ("train", "error"))
     if not isinstance(results, str):
         raise ConfigError(f"results must be a folder's path, not {results!r}")
-    found = load(profile, resolve(results))
+    folder = resolve(results)
+    found = load(profile, folder)
     groups = plan.chapter_needs(found.profile, notebook)
     if missing == "train" and any(map(found.lacks, groups)):
-        campaign = place(resolve(results), profile)
+        if ".." in folder.parts or not folder.is_relative_to(project_root()):
+            raise ConfigError(
+                f"runs are missing, and a notebook does not write to {folder}, outside "
+                f"{project_root()}: run `python -m samlib run --profile {profile} "
+                f"--results {folder}` first"
+            )
+        campaign = place(folder, profile)
         with campaign.locked():
             device = found.profile.device
             bring_up_to_date(groups, campaign, workers=default_workers(device), device=device)
-    return load(profile, resolve(results), needs=notebook)
+    return load(profile, folder, needs=notebook)

@@ -13,6 +13,7 @@ from . import journal, measuring, study
 from . import records as records_
 from .campaign import Campaign
 from .config import NO_PERTURBATION
+from .errors import choose
 from .execute import Job, LocalExecutor, Outcome
 from .measuring import Measurement, Measures
 from .plan import Needs, all_cells
@@ -141,6 +142,31 @@ def default_workers(device: str) -> int:
     return (os.cpu_count() or 1) if device == "cpu" else 1
 
 
+EXECUTORS = ("local", "ray")
+
+
+def start_executor(
+    name: str, campaign: Campaign, workers: int | None, device: str, data_dir: Path | None
+):
+    """An executor by its name: worker processes here, or tasks of a Ray cluster.
+
+    Args:
+        name: one of `EXECUTORS`.
+        campaign, device, data_dir: as in `execute.LocalExecutor`.
+        workers: None is `default_workers`, or as many as the cluster has room for.
+
+    Raises:
+        ConfigError: an unknown name, or Ray is not installed.
+        ClusterError: no cluster can be reached.
+    """
+    if choose("executor", name, EXECUTORS) == "ray":
+        from .cluster import RayExecutor  # Ray is optional
+
+        return RayExecutor(campaign, workers=workers, device=device, data_dir=data_dir)
+    workers = workers or default_workers(device)
+    return LocalExecutor(campaign, workers=workers, device=device, data_dir=data_dir)
+
+
 class Progress:
     """One line that is rewritten on a terminal, and a line now and then in a log file."""
 
@@ -170,11 +196,12 @@ def bring_up_to_date(
     needs: Sequence[Needs],
     campaign: Campaign,
     *,
-    workers: int,
+    workers: int | None = None,
     device: str = "cpu",
     data_dir: Path | None = None,
     time_budget: float | None = None,
     quiet: bool = False,
+    executor: str = "local",
 ) -> Outcome:
     """Train and measure everything some chapters need that has no record yet.
 
@@ -182,11 +209,14 @@ def bring_up_to_date(
         needs: chapter by chapter; each is complete before the next begins, so that what is
             most decisive comes first.
         campaign: where the records are; the caller holds its lock.
-        workers, device, data_dir: as in `execute.LocalExecutor`.
+        workers, device, data_dir: as in `start_executor`.
         time_budget: seconds; nothing is started that is expected to end after them.
         quiet: show no progress.
+        executor: where runs run, one of `EXECUTORS`; records do not depend on it.
 
     Raises:
+        ConfigError: Ray is asked for and not installed.
+        ClusterError: its cluster cannot be reached, or is gone.
         RecordError: the folder was made by another record format.
     """
     begun = time.monotonic()
@@ -202,7 +232,7 @@ def bring_up_to_date(
         progress.done, progress.failed = backlog.done, len(outcome.failed)
         left = estimate.total(todo, max(0, backlog.total - progress.done - len(todo)))
         if not quiet:
-            progress.show(None if left is None else left / workers, final)
+            progress.show(None if left is None else left / at_work.workers, final)
 
     def may_start(job: Job) -> bool:
         if time_budget is None:
@@ -223,15 +253,15 @@ def bring_up_to_date(
 
     if not backlog.jobs():
         return outcome
-    report()
-    with LocalExecutor(campaign, workers=workers, device=device, data_dir=data_dir) as executor:
+    with start_executor(executor, campaign, workers, device, data_dir) as at_work:
+        report()
         for chapter in needs:
             while True:  # once for the sweeps, then for the rho they chose and the measures
                 tried = {*outcome.failed, *outcome.skipped}
                 todo = [job for job in backlog.jobs([chapter]) if job.run_id not in tried]
                 if not todo:
                     break
-                part = executor.run(todo, may_start=may_start, on_done=on_done)
+                part = at_work.run(todo, may_start=may_start, on_done=on_done)
                 outcome.done += part.done
                 outcome.skipped += part.skipped
     report(final=True)

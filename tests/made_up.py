@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from samlib import landscape, measuring, plan, profiles, records, study
+from samlib import landscape, measuring, plan, profiles, records, study, timing
 from samlib.campaign import place
 from samlib.measures import QUANTILES
 
@@ -97,8 +97,36 @@ def made_up(run):
     }
 
 
+# Step times in units of the base optimizer's, and their floors.
+RATIOS = {"base": 1.0, "base again": 1.01, "all": 2.0, "only_norm": 1.75, "blocks_1": 1.7}
+RATIOS |= {"blocks_2": 1.5, "blocks_3": 1.25, "blocks_23": 1.5}
+FLOORS = {name: ratio - 0.05 for name, ratio in RATIOS.items() if name != "base again"}
+
+
+def steps_timed(results, ratios=RATIOS, **changes):
+    """A record of the step times of the headline network; a step of SGD takes 10 ms."""
+    around = {name: [ratio - 0.01, ratio, ratio + 0.01] for name, ratio in ratios.items()}
+    pieces = {"forward": 0.003, "forward and backward": 0.009, "optimizer": 0.0005}
+    for mask in set(FLOORS) - {"base"}:
+        pieces |= {f"gradient of {mask}": 0.007, f"perturb {mask}": 0.0004}
+        if mask in ("blocks_2", "blocks_3", "blocks_23"):
+            pieces[f"reused by {mask}"] = 0.001
+    record = {
+        "run_id": "step-made-up",
+        "setting": {"device": "cpu", "threads": 1, "rounds": 20},
+        "network": timing.network(PROFILE.bases[PROFILE.headline]),
+        "ratios": around,
+        "floors": {name: [floor - 0.01, floor, floor + 0.01] for name, floor in FLOORS.items()},
+        "seconds": {name: [0.01 * value for value in found] for name, found in around.items()},
+        "pieces": {name: [value] * 3 for name, value in pieces.items()},
+        "provenance": PROVENANCE,
+    }
+    return records.write(results / "bench", record | changes)
+
+
 def made_up_results(results):
     """Records and measurements of the whole smoke profile in a folder; returns the folder."""
+    steps_timed(results)
     campaign = place(results, PROFILE.name)
     for needs in plan.chapter_needs(PROFILE):
         while todo := study.missing(needs.cells, records.read(campaign.runs)):

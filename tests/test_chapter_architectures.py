@@ -1,12 +1,17 @@
 """The architectures chapter on made-up records whose numbers are known."""
 
+from dataclasses import replace
+
 import pytest
-from made_up import PROFILE, made_up_results
+from made_up import PROFILE, made_up, made_up_results
 
 from samlib import records
 from samlib.campaign import place
 from samlib.chapters import architectures
+from samlib.columns import p_value
 from samlib.results import load
+from samlib.stats import holm
+from samlib.study import BASE, Method
 
 
 @pytest.fixture
@@ -71,10 +76,48 @@ def test_claim_6_is_about_lion_and_wants_more_than_sam(rewritten):
     )
 
 
+def test_transformers_with_a_grid_show_one_more_variant(rewritten):
+    found = rewritten(levels())
+    grids = {("vit", "elementwise_l2", mask): (0.5,) for mask in ("all", "only_norm")}
+    more = replace(found, profile=replace(PROFILE, grids=PROFILE.grids | grids))
+    records_of = dict(found.records)
+    for method in (Method("elementwise_l2", "all"), Method("elementwise_l2", "only_norm")):
+        for run in more.cell(method, "vit").at(0.5, PROFILE.seeds):
+            level = {"all": 71.0, "only_norm": 72.5}[method.mask] + 0.01 * run.seed
+            records_of[run.run_id] = made_up(run) | {"test_accuracy": level}
+    table, direct = architectures.table(replace(more, records=records_of))
+    assert list(table["network"])[-2:] == [
+        "ViT-micro, Lion",
+        "ViT-micro, AdamW, ASAM elementwise ℓ₂",
+    ]
+    row = table.iloc[-1]
+    assert (row["SAM"], row["SAM-ON"]) == ("71.00 ± 0.01", "72.50 ± 0.01")
+    assert direct[-1].mean == pytest.approx(1.5)
+    assert row["SAM-ON − base"].startswith("+12.50 ")
+
+
+def test_p_values_are_corrected_over_both_differences(rewritten):
+    # 4.99, 5.01 against SAM and 12.5, 17.5 against the base optimizer: one p each, ten times
+    def uneven(config):
+        return levels(everything=69.995 if config["seed"] else 70.005, base=60.0)(config) - (
+            5.0 * (config["geometry"] == "none") * (1 - config["seed"])
+        )
+
+    found = rewritten(uneven)
+    table, direct = architectures.table(found)
+    gains = [architectures._against(found, BASE, f) for f in PROFILE.bases]
+    expected = holm([c.p for c in [*direct, *gains]])
+    assert list(table["p (Holm)"]) == [p_value(p) for p in expected[:5]]
+    assert list(table["p of SAM-ON − base (Holm)"]) == [p_value(p) for p in expected[5:]]
+    assert expected[0] == pytest.approx(10 * direct[0].p)
+
+
 def test_the_finding_names_networks_by_what_was_found(rewritten):
     said = architectures.finding(rewritten(levels(lion=(80.0, 70.0, 75.0))))
     assert "worse than its base optimizer on ViT-micro, Lion" in said
     assert "better than SAM on WRN-10-1, ResNet-8" in said
+    same = architectures.finding(rewritten(levels(everything=75.0)))
+    assert "as good as SAM on WRN-10-1" in same
 
 
 def test_reported_differences_are_computed():
@@ -82,6 +125,7 @@ def test_reported_differences_are_computed():
     assert table["SAM-ON − SAM"]["ViT-S/32, ImageNet, Lion"] == "+0.74"
     assert table["SAM-ON − SAM"]["ViT-S/32, ImageNet, AdamW"] == "−0.10"
     assert table["SAM-ON − SAM"]["WRN-28-10, CIFAR-100"] == "+0.41"
+    assert set(table.loc["ViT-T, CIFAR-10 and CIFAR-100, AdamW"]) == {"not sourced"}
 
 
 def test_the_share_of_norm_parameters_is_counted(rewritten):

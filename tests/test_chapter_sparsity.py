@@ -1,27 +1,31 @@
 """The sparsity chapter on made-up records whose numbers are known."""
 
+from dataclasses import replace
+
 import pytest
 from made_up import PROFILE, made_up_results
 
-from samlib import plan, records
-from samlib.campaign import place
 from samlib.chapters import sparsity
 from samlib.results import load
-from samlib.study import ON, SCALES, SPARSE_MASKS, Method
+from samlib.study import SPARSE_MASKS, Method
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The made-up smoke profile, written and read once."""
+    return load(PROFILE.name, made_up_results(tmp_path_factory.mktemp("results")))
 
 
 @pytest.fixture
-def rewritten(tmp_path):
-    """A function that gives every run the test accuracy a rule says, then reads them all."""
-    folder = made_up_results(tmp_path)
+def rewritten(smoke):
+    """A function that gives every run the test accuracy a rule says."""
 
     def rewrite(rule):
-        runs = place(folder, PROFILE.name).runs
-        for record in records.read(runs).values():
-            record["test_accuracy"] = rule(record["config"]) + 0.01 * record["config"]["seed"]
-            kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
-            records.write(runs, kept)
-        return load(PROFILE.name, folder)
+        found = {
+            run_id: r | {"test_accuracy": rule(r["config"]) + 0.01 * r["config"]["seed"]}
+            for run_id, r in smoke.records.items()
+        }
+        return replace(smoke, records=found)
 
     return rewrite
 
@@ -62,21 +66,43 @@ def test_sam_on_must_beat_both_kinds_of_scales(rewritten, scales, verdict):
     assert f"not to scales: {verdict}." in sparsity.finding_scales(found)
 
 
-def test_fixed_methods_are_compared_with_the_fixed_base_optimizer(rewritten):
-    found = rewritten(lambda c: levels()(c) - 5 * (c["updated"] == "no_norm"))
+def test_one_kind_of_scales_that_does_as_well_refutes_the_claim(rewritten):
+    def rule(config):
+        return 90.0 if config["geometry"] == "input_scales" else levels()(config)
+
+    found = rewritten(rule)
+    assert [c.verdict for c in sparsity.scales(found)[1]] == ["holds", "equivalent"]
+    assert sparsity.beyond_scales(found).verdict == "refuted"
+    assert "equivalent to input-channel scales" in sparsity.finding_scales(found)
+
+
+def test_gamma_and_beta_are_compared_each_against_each(rewritten):
+    alone = {"only_gamma": 88.0, "only_beta": 91.0}
+    found = rewritten(lambda c: alone.get(c["mask"]) or levels()(c))
+    table, comparisons = sparsity.parts(found)
+    assert [round(c.mean, 6) for c in comparisons] == [2.0, -1.0, -3.0]
+    pairs = list(zip(table["perturbed"], table["minus"], strict=True))
+    assert pairs == [("SAM-ON", "γ only"), ("SAM-ON", "β only"), ("γ only", "β only")]
+    assert list(table["its accuracy"].str.split(".").str[0]) == ["88", "91", "91"]
+    said = sparsity.finding_parts(found)
+    assert "SAM-ON is better than γ only (+2.00 [+2.00, +2.00]) and worse than β only" in said
+    assert "γ only is worse than β only (−3.00" in said
+
+
+def test_fixed_methods_are_compared_with_fixed_methods(rewritten):
+    found = rewritten(lambda c: levels(scales=84.0)(c) - 5 * (c["updated"] == "no_norm"))
     table, comparisons = sparsity.fixed(found)
-    assert [round(c.mean, 6) for c in comparisons] == [9.0, 10.0, 8.0, 8.0]
-    assert table["accuracy"][1] == "85.00 ± 0.01" or table["accuracy"][1].startswith("85.0")
+    assert [round(c.mean, 6) for c in comparisons] == [9.0, 10.0, 4.0, 4.0]
+    assert table["accuracy"][1].startswith("85.0")
+    ahead = list(table["SAM-ON minus it"].str.split(" ").str[0])
+    assert ahead == ["+1.00", "", "+6.00", "+6.00"]
+    assert "better than output-channel scales (+6.00" in sparsity.finding_fixed(found)
 
 
-def test_how_many_numbers_are_moved(rewritten):
-    found = rewritten(levels())
-    assert sparsity.moved(found, ON) == 480
-    assert [sparsity.moved(found, method) for method in plan.PARTS] == [240, 240]
-    # stem 16, two convolutions in each stage, two shortcuts; then inputs, the head's 64 among them
-    outputs = 16 + 2 * (16 + 32 + 64) + 32 + 64
-    inputs = 1 + (16 + 16) + (16 + 32 + 16) + (32 + 64 + 32) + 64
-    assert [sparsity.moved(found, method) for method in SCALES] == [outputs, inputs]
+def test_the_numbers_moved_are_told(rewritten):
+    said = sparsity.finding_moved(rewritten(levels()))
+    assert "Of 336 output scales 112 are in front of batch norm. The other 224 move" in said
+    assert "289 input scales, beside 240 γ and as many β" in said
 
 
 def test_the_figures_show_differences_on_the_same_seeds(rewritten):

@@ -57,6 +57,7 @@ DAMAGES = {
     "new field": lambda path: edit(path, note="better"),
     "checksum": lambda path: edit(path, checksum="0" * 64),
     "no checksum": lambda path: edit(path, checksum=None),
+    "format alone": lambda path: edit(path, format=3),
     "not a number": lambda path: edit(path, test_accuracy=math.nan),
     "one byte": lambda path: path.write_bytes(path.read_bytes().replace(b"81.25", b"81.35")),
 }
@@ -124,7 +125,7 @@ def test_damaged_records_count_as_missing_and_others_stay(runs, damage, set_asid
 @pytest.mark.parametrize("set_aside", [True, False])
 def test_another_format_is_one_clear_error(runs, claimed, set_aside):
     path = records.write(runs, result())
-    edit(path, format=claimed)
+    edit(path, format=claimed, checksum="by another rule")
     with pytest.raises(RecordError) as caught:
         records.read(runs, set_aside=set_aside)
     message = one_line(caught)

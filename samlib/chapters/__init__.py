@@ -10,6 +10,7 @@ from types import ModuleType
 from . import (
     architectures,
     carriers,
+    cost,
     introduction,
     rho_sweep,
     robustness,
@@ -26,6 +27,7 @@ _IN_ORDER = (
     architectures,
     rho_sweep,
     robustness,
+    cost,
     carriers,
     sparsity,
     sharpness,

@@ -5,14 +5,14 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from .. import models, reported
+from .. import models, plan, reported
 from ..answers import Answer, all_of
 from ..columns import diverged, edge, spread, verdicts
 from ..data import INFO
 from ..figures import rows, use_style
 from ..masks import Mask, only_norm
 from ..models import build
-from ..names import MODEL_NAMES, OPTIMIZER_NAMES, family_name, method_name
+from ..names import GEOMETRY_NAMES, MODEL_NAMES, OPTIMIZER_NAMES, family_name, method_name
 from ..results import Results
 from ..sentences import listed
 from ..stats import Comparison
@@ -21,34 +21,58 @@ from ..study import ALL, BASE, ON, Method
 PAPERS = ("resnet56", "resnext29_32x4d", "wrn28_10", "vit_t", "vit_s")
 
 
-def _against(results: Results, worse: Method, family: str) -> Comparison:
-    """SAM-ON minus another method on one network."""
-    return results.compare(results.cell(ON, family), results.cell(worse, family))
+def _against(results: Results, worse: Method, family: str, geometry: str = "l2") -> Comparison:
+    """Only norm minus the base optimizer, or minus all, of one variant on one network."""
+    on = results.cell(Method(geometry, "only_norm"), family)
+    other = worse if worse == BASE else Method(geometry, "all")
+    return results.compare(on, results.cell(other, family))
+
+
+def _rows(results: Results) -> list[tuple[str, str]]:
+    """Every network with SAM, and transformers with one more variant where it has a grid."""
+    families = {base: family for family, base in results.profile.bases.items()}
+    more = [
+        (families[cell.base], cell.method.geometry)
+        for cell in plan.architectures(results.profile).cells
+        if cell.method.geometry not in ("l2", BASE.geometry) and cell.method.mask == "only_norm"
+    ]
+    return [*((family, "l2") for family in results.profile.bases), *more]
+
+
+def _label(results: Results, family: str, geometry: str) -> str:
+    variant = "" if geometry == "l2" else f", {GEOMETRY_NAMES[geometry]}"
+    return family_name(results.profile, family) + variant
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """Base optimizer, SAM and SAM-ON on every network, and SAM-ON minus SAM."""
-    rows, comparisons = [], []
-    for family in results.profile.bases:
-        base, everything, on = (results.cell(m, family) for m in (BASE, ALL, ON))
-        comparisons.append(_against(results, ALL, family))
-        over_base = _against(results, BASE, family)
+    """Base optimizer, SAM and SAM-ON on every network, and SAM-ON minus the other two.
+
+    Holm's correction runs over both differences of all rows.
+    """
+    rows, direct, gains = [], [], []
+    for family, geometry in _rows(results):
+        methods = BASE, Method(geometry, "all"), Method(geometry, "only_norm")
+        base, everything, on = (results.cell(m, family) for m in methods)
+        direct.append(_against(results, ALL, family, geometry))
+        gains.append(_against(results, BASE, family, geometry))
         rows.append(
             {
-                "network": family_name(results.profile, family),
+                "network": _label(results, family, geometry),
                 "base": f"{method_name(results.profile, BASE, family)} "
                 f"{spread(results.accuracies(base))}",
                 "ρ SAM": edge(results, everything),
                 "SAM": spread(results.accuracies(everything)),
                 "ρ SAM-ON": edge(results, on),
                 "SAM-ON": spread(results.accuracies(on)),
-                "SAM-ON − base": f"{over_base}: {over_base.verdict}",
+                "SAM-ON − base": f"{gains[-1]}: {gains[-1].verdict}",
                 "diverged": diverged(results, base, everything, on),
             }
         )
-    columns = verdicts(comparisons)
-    columns = {"SAM-ON − SAM" if k == "difference" else k: v for k, v in columns.items()}
-    return pd.DataFrame(rows).assign(**columns), comparisons
+    columns = verdicts([*direct, *gains])
+    first = {name: values[: len(direct)] for name, values in columns.items()}
+    first = {"SAM-ON − SAM": first.pop("difference")} | first
+    over_base = {"p of SAM-ON − base (Holm)": columns["p (Holm)"][len(direct) :]}
+    return pd.DataFrame(rows).assign(**first, **over_base), direct
 
 
 def reported_table() -> pd.DataFrame:
@@ -61,10 +85,17 @@ def reported_table() -> pd.DataFrame:
         _reported_row(f"{network}, CIFAR-100", numbers)
         for network, numbers in reported.INDEPENDENT.items()
     ]
+    rows += [
+        _reported_row(f"{network}, CIFAR-10 and CIFAR-100, AdamW", None)
+        for network in ("ViT-T", "ViT-S")
+    ]
     return pd.DataFrame(rows)
 
 
-def _reported_row(name: str, numbers: dict[str, reported.Number]) -> dict:
+def _reported_row(name: str, numbers: dict[str, reported.Number] | None) -> dict:
+    if numbers is None:
+        columns = ("base", "SAM", "SAM-ON", "SAM-ON − SAM", "source")
+        return {"network": name} | dict.fromkeys(columns, reported.NOT_SOURCED)
     difference = numbers["only_norm"].value - numbers["all"].value
     return {
         "network": name,
@@ -99,19 +130,24 @@ def figure(results: Results) -> Figure:
     return figure
 
 
+_WORDS = {
+    "holds": "better than",
+    "equivalent": "as good as",
+    "undecided": "not told apart from",
+    "refuted": "worse than",
+}
+
+
 def finding(results: Results) -> str:
     """On which networks SAM-ON gains over the base optimizer and over SAM."""
     profile = results.profile
     parts = []
     for worse, label in ((BASE, "its base optimizer"), (ALL, "SAM")):
         found = {f: _against(results, worse, f).verdict for f in profile.bases}
-        for verdict, word in (("holds", "better"), ("refuted", "worse")):
+        for verdict, word in _WORDS.items():
             named = [family_name(profile, f) for f, v in found.items() if v == verdict]
             if named:
-                parts.append(f"{word} than {label} on {listed(named)}")
-        rest = [family_name(profile, f) for f, v in found.items() if v not in ("holds", "refuted")]
-        if rest:
-            parts.append(f"not told apart from {label} on {listed(rest)}")
+                parts.append(f"{word} {label} on {listed(named)}")
     return f"SAM-ON is {'; '.join(parts)}."
 
 
@@ -148,7 +184,8 @@ def _both(results: Results, families: list[str], gains: Answer, direct: Answer) 
     found = {gains.verdict, direct.verdict}
     verdict = next((v for v in ("refuted", "undecided") if v in found), "holds")
     ours = "; ".join(
-        f"{_against(results, BASE, f)} over {method_name(results.profile, BASE, f)}, "
+        (f"{family_name(results.profile, f)}: " if len(families) > 1 else "")
+        + f"{_against(results, BASE, f)} over {method_name(results.profile, BASE, f)}, "
         f"{_against(results, ALL, f)} over SAM ({_ahead(results, f)} seeds ahead)"
         for f in families
     )

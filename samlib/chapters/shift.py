@@ -5,15 +5,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import plan
+from .. import gains, plan, reported
 from ..answers import Answer, single
-from ..columns import edge, number, spread, verdicts
+from ..columns import number, verdicts
 from ..errors import RecordsMissing
 from ..figures import COLOURS, MARKERS, key_of, use_style
 from ..measures import QUANTILES
 from ..names import method_name
 from ..results import Results
-from ..sentences import listed
 from ..stats import Comparison, compare
 from ..study import ALL, BASE, HEADLINE, ON, Method
 
@@ -63,7 +62,7 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     rows, comparisons = [], []
     names = {m: method_name(results.profile, m) for m in HEADLINE}
     for layer in (None, *layers(results)):
-        row = {"layer": layer or "all"}
+        row = {"layer": _short(layer) if layer else "all"}
         for method, name in names.items():
             values = gammas(results, method, layer)
             row[name] = f"{number(values.mean(), 3)} ± {number(values.std(), 3)}"
@@ -80,31 +79,23 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 
 def _three(c: Comparison) -> str:
+    """A difference in γ: as a Comparison prints itself, with three digits."""
+    if c.seeds < 2:
+        return str(c)
     signed = [f"{v:+.3f}".replace("-", "−") for v in (c.mean, c.low, c.high)]
     return f"{signed[0]} [{signed[1]}, {signed[2]}]"
 
 
+def _conditions(results: Results) -> dict[str, gains.Condition]:
+    return {
+        name: gains.Condition({m: results.cell(m.but(**changes)) for m in HEADLINE})
+        for name, changes in CONTROLS.items()
+    }
+
+
 def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     """Accuracy and gains with gamma and beta fixed, and without weight decay on them."""
-    rows, comparisons = [], []
-    for name, changes in CONTROLS.items():
-        base, everything, on = (results.cell(m.but(**changes)) for m in HEADLINE)
-        over_base = results.compare(on, base)
-        comparisons.append(results.compare(on, everything))
-        rows.append(
-            {
-                "γ and β": name,
-                "base": spread(results.accuracies(base)),
-                "ρ SAM": edge(results, everything),
-                "SAM": spread(results.accuracies(everything)),
-                "ρ SAM-ON": edge(results, on),
-                "SAM-ON": spread(results.accuracies(on)),
-                "SAM-ON − base": f"{over_base}: {over_base.verdict}",
-            }
-        )
-    judged = verdicts(comparisons)
-    judged = {"SAM-ON − SAM" if k == "difference" else k: v for k, v in judged.items()}
-    return pd.DataFrame(rows).assign(**judged), comparisons
+    return gains.table(results, "γ and β", _conditions(results))
 
 
 def undecayed(results: Results) -> Comparison:
@@ -161,26 +152,50 @@ def _short(layer: str) -> str:
 
 
 def finding(results: Results) -> str:
-    """Whether gamma is larger, and whether the gain survives when it cannot be."""
-    shift = _difference(results, ON, ALL, None)
-    on, everything, base = (gammas(results, m).mean() for m in (ON, ALL, BASE))
-    word = {
+    """Whether gamma is larger than with SAM, and with the base optimizer; and without decay."""
+    shift, over_base = (_difference(results, ON, worse, None) for worse in (ALL, BASE))
+    on, everything, base = (number(gammas(results, m).mean(), 3) for m in (ON, ALL, BASE))
+    name = method_name(results.profile, BASE)
+    words = {
         "holds": "is larger with SAM-ON than with SAM",
         "refuted": "is smaller with SAM-ON than with SAM",
-        "equivalent": "differs by less than 1 % between SAM-ON and SAM",
-    }.get(shift.verdict, "cannot be told apart between SAM-ON and SAM")
+        "equivalent": "differs by less than 0.01 between SAM-ON and SAM",
+    }
     free = undecayed(results)
+    left = {
+        "holds": "SAM-ON's is the larger one",
+        "refuted": "SAM-ON's is the smaller one",
+        "equivalent": "they differ by less than 0.01",
+    }
+    close = max(abs(over_base.low), abs(over_base.high)) < MARGIN
     return (
-        f"The mean of |γ|, 1 at the start, {word}: {number(on, 3)} against {number(everything, 3)} "
-        f"({_three(shift)}), and {number(base, 3)} with {method_name(results.profile, BASE)}. "
-        f"Without weight decay on γ and β the difference is {_three(free)}."
+        f"The mean of |γ|, 1 at the start, {_word(words, shift, 'SAM-ON and SAM')}: {on} against "
+        f"{everything}, {_three(shift)} over {shift.seeds} seeds. With {name} it is {base}; SAM-ON "
+        f"− {name} is {_three(over_base)}{', less than 0.01 either way' if close else ''}. Without "
+        f"weight decay on γ and β {_word(left, free, 'SAM-ON and SAM')}: {_three(free)} over "
+        f"{free.seeds} seeds. The poster's modes are {reported_modes()}."
     )
 
 
+def _word(words: dict[str, str], comparison: Comparison, pair: str) -> str:
+    return words.get(comparison.verdict, f"cannot be told apart between {pair}")
+
+
+def reported_modes() -> str:
+    """Where the poster's histograms of gamma peak, SAM-ON's and then SAM's."""
+    on, everything = (
+        " and ".join(f"{mode:.2f}" for mode in reported.GAMMA[mask])
+        for mask in ("only_norm", "all")
+    )
+    return f"{on} against {everything}"
+
+
 def finding_controls(results: Results) -> str:
-    """Whether SAM-ON's gain needs trained norm parameters."""
-    base, everything, on = (results.cell(m.but(**plan.FIXED)) for m in HEADLINE)
-    gain, direct = results.compare(on, base), results.compare(on, everything)
+    """Whether SAM-ON's gain needs trained norm parameters, or their weight decay."""
+    found = _conditions(results)
+    first, fixed, free = (found[name] for name in CONTROLS)
+    name = method_name(results.profile, BASE)
+    gain, direct = (results.compare(fixed.cells[ON], fixed.cells[m]) for m in (BASE, ALL))
     survives = {
         "holds": "survives",
         "refuted": "turns into a loss",
@@ -189,13 +204,14 @@ def finding_controls(results: Results) -> str:
     against = {"holds": "better than", "refuted": "worse than"}.get(
         direct.verdict, "not told apart from"
     )
-    parts = [
-        f"{gain} over {method_name(results.profile, BASE)}",
-        f"{direct} over SAM, {against} it",
-    ]
+    parts = []
+    for condition, what in ((fixed, "fixing them"), (free, "not decaying them")):
+        by = gains.change(results, condition, first, BASE)
+        parts.append(f"{what} changes that gain by {by}: {gains.changed(by)}")
     return (
-        f"With γ and β fixed at 1 and 0, perturbed but never trained, the gain of SAM-ON "
-        f"{survives}: {listed(parts)}."
+        f"With γ and β fixed at 1 and 0, perturbed but never trained, the gain of SAM-ON over "
+        f"{name} {survives}: {gain} over {gain.seeds} seeds. It is {against} SAM ({direct}). On "
+        f"the same seeds, {'; '.join(parts)}."
     )
 
 

@@ -5,20 +5,18 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from .. import models, names, plan, reported
+from .. import names, plan, reported
 from ..answers import Answer, all_of
 from ..columns import diverged, edge, spread, verdicts
-from ..data import INFO
+from ..counting import moved, undone
 from ..figures import COLOURS, MARKERS, key_of, rows, use_style
-from ..masks import MASKS
 from ..names import method_name
 from ..results import Results
 from ..sentences import listed
-from ..stats import Comparison
+from ..stats import Comparison, interval
 from ..study import ALL, BASE, ON, SCALES, SPARSE_MASKS, Cell, Method
 
 RULES = {"mask": "radius over the mask", "all": "radius over all"}
@@ -86,19 +84,21 @@ def figure(results: Results) -> Figure:
         for method in (BASE, ALL):
             mean = _behind(results, results.cell(method)).mean()
             ax.axhline(mean, color=COLOURS[key_of(method)], ls="--", lw=1)
-        for shift, mask in zip((0.88, 1.0, 1.14), SPARSE_MASKS, strict=True):
+        for shift, mask in zip((0.78, 1.0, 1.28), SPARSE_MASKS, strict=True):
             own = [c for c in cells if (c.method.mask, c.method.radius_over) == (mask, rule)]
-            x = [_kept(results, c) for c in own]
-            means = [_behind(results, c).mean() for c in own]
-            for at, cell in zip(x, own, strict=True):
-                values = _behind(results, cell)
-                where = [shift * at] * len(values)
-                ax.scatter(where, values, s=12, color=COLOURS[mask], alpha=0.45, lw=0)
+            x = [shift * _kept(results, c) for c in own]
+            behind = [_behind(results, c) for c in own]
+            for at, values in zip(x, behind, strict=True):
+                ax.scatter([at] * len(values), values, s=12, color=COLOURS[mask], alpha=0.4, lw=0)
+                low, high = interval(values)[1:]
+                if np.isfinite(low):
+                    ax.plot([at, at], [low, high], color=COLOURS[mask], lw=1.2)
+            means = [values.mean() for values in behind]
             ax.plot(
-                np.multiply(x, shift), means, "-", marker=MARKERS[mask], color=COLOURS[mask], ms=6
+                x, means, "-", marker=MARKERS[mask], color=COLOURS[mask], ms=7, mew=0.4, mec="w"
             )
         at = _kept(results, results.cell(ON))
-        ax.plot(at, 0, MARKERS["only_norm"], color=COLOURS["only_norm"], ms=9)
+        ax.plot(at, 0, MARKERS["only_norm"], color=COLOURS["only_norm"], ms=10, zorder=1)
         ax.set_xscale("log")
         ticks = sorted({_kept(results, c) for c in cells})
         ax.xaxis.set_major_locator(FixedLocator(ticks))
@@ -165,64 +165,83 @@ def beyond_sparsity(results: Results) -> Answer:
 # --- gamma or beta, and channel scales -----------------------------------------------------------
 
 
-def moved(results: Results, method: Method) -> int:
-    """How many numbers the ascent step moves: coordinates of the mask, or channel scales."""
-    base = results.cell(BASE).base
-    info = INFO[base.dataset]
-    shape = {"in_channels": info.channels, "image_size": info.image_size}
-    with torch.device("meta"):  # shapes are enough
-        model = models.build(base.model, num_classes=info.classes, **shape)
-        mask = MASKS[method.mask](model, base)
-    axis = {"output_scales": 0, "input_scales": 1}.get(method.geometry)
-    if axis is None:
-        return mask.count
-    return sum(entry.parameter.shape[axis] for entry in mask.entries)
+def parts(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """SAM-ON, gamma alone and beta alone, each against each on the seeds both have."""
+    gamma, beta = plan.PARTS
+    rows, comparisons = [], []
+    for one, other in ((ON, gamma), (ON, beta), (gamma, beta)):
+        cells = [results.cell(m) for m in (one, other)]
+        both = pd.DataFrame({c.method: results.accuracies(c) for c in cells}).dropna()
+        comparisons.append(results.compare(*cells))
+        rows.append(
+            {
+                "perturbed": method_name(results.profile, one),
+                "ρ accuracy": edge(results, cells[0]),
+                "accuracy": spread(both[one]),
+                "minus": method_name(results.profile, other),
+                "ρ its accuracy": edge(results, cells[1]),
+                "its accuracy": spread(both[other]),
+                "diverged": diverged(results, *cells),
+            }
+        )
+    return pd.DataFrame(rows).assign(**verdicts(comparisons)), comparisons
 
 
-def _against_on(results: Results, methods: Sequence[Method]) -> tuple:
+def _told(comparison: Comparison, name: str) -> str:
+    """A comparison with a named method, with its interval."""
+    words = {"holds": "better than", "refuted": "worse than", "equivalent": "equivalent to"}
+    return f"{words.get(comparison.verdict, 'not told apart from')} {name} ({comparison})"
+
+
+def finding_parts(results: Results) -> str:
+    """Whether gamma or beta alone does what SAM-ON does, and which of them does more."""
+    gamma, beta = (method_name(results.profile, m) for m in plan.PARTS)
+    over_gamma, over_beta, between = parts(results)[1]
+    return (
+        f"SAM-ON is {_told(over_gamma, gamma)} and {_told(over_beta, beta)}; {gamma} is "
+        f"{_told(between, beta)}."
+    )
+
+
+def scales(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """SAM-ON minus SAM on per-channel scales of the weights (claim 14)."""
     base, on = results.cell(BASE), results.cell(ON)
     rows, comparisons = [], []
-    for method in methods:
+    for method in SCALES:
         cell = results.cell(method)
         comparisons.append(results.compare(on, cell))
         rows.append(
             {
                 "perturbed": method_name(results.profile, method),
-                "numbers moved": f"{moved(results, method):,}",
+                "numbers moved": f"{moved(base.base, method):,}",
                 "ρ accuracy": edge(results, cell),
                 "accuracy": spread(results.accuracies(cell)),
                 "minus base": str(results.compare(cell, base)),
+                "diverged": diverged(results, cell),
             }
         )
     return _judged(rows, comparisons), comparisons
 
 
-def parts(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """SAM-ON minus the perturbation of gamma alone and of beta alone."""
-    return _against_on(results, plan.PARTS)
-
-
-def scales(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """SAM-ON minus SAM on per-channel scales of the weights (claim 14)."""
-    return _against_on(results, SCALES)
-
-
 def fixed(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """Every method over the base optimizer while gamma and beta are fixed at 1 and 0."""
-    base = results.cell(BASE.but(**plan.FIXED))
+    """Every method while gamma and beta are fixed: over the base optimizer, SAM-ON over it."""
+    held = {m: results.cell(m.but(**plan.FIXED)) for m in (BASE, ALL, ON, *SCALES)}
     rows, comparisons = [], []
     for method in (ALL, ON, *SCALES):
-        cell = results.cell(method.but(**plan.FIXED))
-        comparisons.append(results.compare(cell, base))
+        cell = held[method]
+        comparisons.append(results.compare(cell, held[BASE]))
+        ahead = "" if method == ON else str(results.compare(held[ON], cell))
         rows.append(
             {
                 "perturbed": method_name(results.profile, method),
                 "ρ accuracy": edge(results, cell),
                 "accuracy": spread(results.accuracies(cell)),
+                "diverged": diverged(results, cell),
+                "SAM-ON minus it": ahead,
             }
         )
     columns = verdicts(comparisons)
-    columns = {"minus base" if k == "difference" else k: v for k, v in columns.items()}
+    columns = {"minus base": columns.pop("difference")} | columns
     return pd.DataFrame(rows).assign(**columns), comparisons
 
 
@@ -240,21 +259,37 @@ def figure_scales(results: Results) -> Figure:
     return figure
 
 
+def _beside_scales(results: Results, changes: dict) -> str:
+    on = results.cell(ON.but(**changes))
+    compared = {m: results.compare(on, results.cell(m.but(**changes))) for m in SCALES}
+    return listed([_told(c, method_name(results.profile, m)) for m, c in compared.items()])
+
+
 def finding_scales(results: Results) -> str:
     """Whether per-channel scales outside the norm layers do as well."""
-    comparisons = scales(results)[1]
-    words = {"holds": "better than", "refuted": "worse than", "equivalent": "equivalent to"}
-    said = [
-        f"{words.get(c.verdict, 'not told apart from')} {method_name(results.profile, m)} ({c})"
-        for m, c in zip(SCALES, comparisons, strict=True)
-    ]
     base = results.cell(BASE)
-    gains = [str(results.compare(results.cell(m), base)) for m in SCALES]
+    gained = [str(results.compare(results.cell(m), base)) for m in SCALES]
     return (
         f"Perturbing per-channel scales of the weights, and no normalization layer, gains "
-        f"{listed(gains)} points over {method_name(results.profile, BASE)}. SAM-ON is "
-        f"{listed(said)}. That the gain is due to normalization layers and not to scales: "
-        f"{beyond_scales(results).verdict}."
+        f"{listed(gained)} points over {method_name(results.profile, BASE)}. SAM-ON is "
+        f"{_beside_scales(results, {})}. That the gain is due to normalization layers and not to "
+        f"scales: {beyond_scales(results).verdict}."
+    )
+
+
+def finding_fixed(results: Results) -> str:
+    """The same while gamma and beta are not trained."""
+    return f"With γ and β fixed, SAM-ON is {_beside_scales(results, plan.FIXED)}."
+
+
+def finding_moved(results: Results) -> str:
+    """How many of the output scales batch norm undoes, beside the number of gammas."""
+    base = results.cell(BASE).base
+    felt, lost = moved(base, SCALES[0]), undone(base)
+    return (
+        f"Of {felt + lost:,} output scales {lost:,} are in front of batch norm. The other {felt:,} "
+        f"move, and {moved(base, SCALES[1]):,} input scales, beside "
+        f"{moved(base, plan.PARTS[0]):,} γ and as many β."
     )
 
 

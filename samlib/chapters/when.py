@@ -1,6 +1,6 @@
 """When the perturbation is needed, and whether BatchNorm's statistics do the work."""
 
-from collections.abc import Sequence
+import math
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,15 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import plan
+from .. import gains, plan
 from ..answers import Answer, all_of
-from ..columns import edge, number, spread, verdicts
+from ..columns import number, spread, verdicts
+from ..errors import RecordsMissing
 from ..figures import COLOURS, MARKERS, key_of, use_style
 from ..names import method_name
 from ..results import Results
 from ..sentences import listed
-from ..stats import Comparison
-from ..study import ALL, BASE, ON, Cell, Method
+from ..stats import Comparison, compare, interval
+from ..study import ALL, BASE, HEADLINE, ON, Cell, Method
 
 RECALIBRATED = "recalibrated_test_accuracy"
 _FIRST = {"batchnorm": "first"}
@@ -33,13 +34,22 @@ def _switched(results: Results, method: Method, side: str) -> dict[int, Cell]:
 
 
 def recovered(results: Results, cell: Cell) -> float:
-    """Share of the gain over the base optimizer that is left, means over the paired seeds."""
+    """Share of the gain over the base optimizer that is left, means over the paired seeds.
+
+    NaN where these seeds do not show that there is a gain.
+    """
     base, always = results.cell(BASE), results.cell(cell.method.plain)
     table = pd.DataFrame(
         {k: results.accuracies(c) for k, c in (("now", cell), ("always", always), ("base", base))}
     ).dropna()
-    gain = (table["always"] - table["base"]).mean()
-    return float((table["now"] - table["base"]).mean() / gain) if gain else float("nan")
+    gain = compare(table["always"] - table["base"])
+    if gain.verdict != "holds":
+        return math.nan
+    return float((table["now"] - table["base"]).mean() / gain.mean)
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{number(100 * share, 0)} %"
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -57,7 +67,7 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                         "method": method_name(results.profile, method),
                         "active epochs": active,
                         "accuracy": spread(results.accuracies(cell)),
-                        "gain left": f"{number(100 * recovered(results, cell), 0)} %",
+                        "gain left": _percent(recovered(results, cell)),
                     }
                 )
     columns = ["method", "active epochs", "accuracy", "gain left"]
@@ -69,18 +79,21 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 def _curve(ax: Axes, results: Results, method: Method, side: str) -> None:
     always, base = results.cell(method), results.cell(BASE)
     epochs = always.base.epochs
-    cells = _switched(results, method, side)
     ends = {0: always, epochs: base} if side == "start" else {0: base, epochs: always}
-    at = dict(sorted((cells | ends).items()))
+    at = dict(sorted((_switched(results, method, side) | ends).items()))
     key = key_of(method)
+    aside = epochs / 80 * (1 if method == ON else -1)  # neither curve covers the other
     means = []
     for epoch, cell in at.items():
         values = results.accuracies(cell).iloc[: results.profile.seeds]
-        if cell in cells.values():
-            x = epoch + np.linspace(-0.12, 0.12, len(values))
-            ax.scatter(x, values, s=14, color=COLOURS[key], alpha=0.45, linewidths=0)
-        means.append(values.mean())
-    ax.plot(list(at), means, "-", marker=MARKERS[key], color=COLOURS[key], ms=6, lw=1.6)
+        x = epoch + aside * np.linspace(0.8, 2.4, len(values))
+        ax.scatter(x, values, s=12, color=COLOURS[key], alpha=0.4, linewidths=0)
+        mean, low, high = interval(values)
+        if np.isfinite(low):
+            ax.plot([epoch + aside] * 2, [low, high], color=COLOURS[key], lw=1.2)
+        means.append(mean)
+    x = np.add(list(at), aside)
+    ax.plot(x, means, "-", marker=MARKERS[key], color=COLOURS[key], ms=6, lw=1.6, mec="white")
 
 
 def figure(results: Results) -> Figure:
@@ -94,91 +107,87 @@ def figure(results: Results) -> Figure:
         for method in (ALL, ON):
             _curve(ax, results, method, side)
         ax.set_title(titles[side])
-        where = {"start": ("always", "never"), "end": ("never", "always")}[side]
+        where = {"start": ("always", base), "end": (base, "always")}[side]
         inner = sorted(_switched(results, ON, side))
         labels = [f"0\n{where[0]}", *map(str, inner), f"{epochs}\n{where[1]}"]
         ax.set_xticks([0, *inner, epochs], labels)
-        ax.set_xlabel("epochs before it" if side == "start" else "epochs with it")
+        ax.set_xlabel(f"epochs before the perturbation {side}s")
     axes[0].set_ylabel("test accuracy, %")
     handles = [
         plt.Line2D([], [], color=COLOURS[key_of(m)], marker=MARKERS[key_of(m)], label=label)
         for m, label in ((ALL, "SAM"), (ON, "SAM-ON"))
     ]
-    axes[1].legend(handles=handles, frameon=False, loc="lower right", title=f"never: {base}")
+    axes[1].legend(handles=handles, frameon=False, loc="lower right")
     figure.tight_layout()
     return figure
 
 
 def finding(results: Results) -> str:
-    """How much of the gain the last quarter of the epochs gives, for SAM-ON and for SAM."""
+    """How much of the gain the last switch leaves, for SAM-ON and for SAM, on and off."""
     late = {m: _switched(results, m, "start") for m in (ON, ALL)}
     early = {m: _switched(results, m, "end") for m in (ON, ALL)}
     if not late[ON]:
         return "This profile is too short to switch the perturbation on or off within a run."
     epochs, last = results.cell(BASE).base.epochs, max(late[ON])
-    share = {m: 100 * recovered(results, late[m][last]) for m in (ON, ALL)}
-    first = max(early[ON])
-    kept = {m: 100 * recovered(results, early[m][first]) for m in (ON, ALL)}
-    met = "is met" if share[ON] < 50 <= share[ALL] else "is not met"
+    share = {m: recovered(results, late[m][last]) for m in (ON, ALL)}
+    kept = {m: recovered(results, early[m][last]) for m in (ON, ALL)}
+    names = {m: method_name(results.profile, m) for m in HEADLINE}
+    seeds = len(results.accuracies(late[ON][last]))
+    without = [names[m] for m in (ON, ALL) if math.isnan(share[m])]
+    if without:
+        return (
+            f"Over {seeds} seeds no gain over {names[BASE]} is shown for {listed(without)}, of "
+            "which a share could be left."
+        )
     return (
         f"Switched on for the last {epochs - last} of {epochs} epochs, SAM-ON gets "
-        f"{number(share[ON], 0)} % of its gain over the base optimizer, SAM "
-        f"{number(share[ALL], 0)} % of its own. The expectation that SAM-ON, needing time for γ to "
-        f"grow, would get less than half where SAM gets most {met}. Switched off for the last "
-        f"{epochs - first} epochs, {number(kept[ON], 0)} % and {number(kept[ALL], 0)} % are left."
+        f"{_percent(share[ON])} of its gain over {names[BASE]}, SAM {_percent(share[ALL])} of its "
+        f"own, means over {seeds} seeds. The expectation that SAM-ON, needing time for γ to grow, "
+        f"would get less than half where SAM gets most {_expected(share)}. Switched off for the "
+        f"last {epochs - last} epochs, {_percent(kept[ON])} and {_percent(kept[ALL])} are left."
     )
 
 
-def _statistics(results: Results) -> dict[str, tuple[dict[str, Cell], str]]:
-    """Per kind of statistics: the cells of base, SAM and SAM-ON, and the column to read."""
-    plain = {"base": BASE, "all": ALL, "only_norm": ON}
-    both = {key: results.cell(method) for key, method in plain.items()}
-    first = {key: results.cell(m.but(**_FIRST)) for key, m in plain.items() if m != BASE}
+def _expected(share: dict[Method, float]) -> str:
+    """Whether hypothesis H4 is met (science.md 6), from the gains a late start leaves."""
+    if share[ON] < 0.5 < share[ALL]:
+        return "is met"
+    if share[ON] < 0.5:
+        return "is not met: SAM gets no more than half, either"
+    other = ", and SAM does not" if share[ALL] < 0.5 else ""
+    return f"is not met: SAM-ON gets half or more{other}"
+
+
+def _statistics(results: Results) -> dict[str, gains.Condition]:
+    both = {m: results.cell(m) for m in HEADLINE}
+    first = {m: results.cell(m if m == BASE else m.but(**_FIRST)) for m in HEADLINE}
     return {
-        "of both passes": (both, "test_accuracy"),
-        "of the first pass": ({"base": both["base"]} | first, "test_accuracy"),
-        "recalibrated after training": (both, RECALIBRATED),
+        "of both passes": gains.Condition(both),
+        "of the first pass": gains.Condition(first),
+        "recalibrated after training": gains.Condition(both, RECALIBRATED),
     }
-
-
-def _gains(results: Results, worse: str, kinds: Sequence[str]) -> list[Comparison]:
-    """SAM-ON minus the base optimizer or SAM, under some kinds of statistics."""
-    found = _statistics(results)
-    return [
-        results.compare(found[kind][0]["only_norm"], found[kind][0][worse], column=found[kind][1])
-        for kind in kinds
-    ]
 
 
 def statistics(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     """SAM-ON's gain under BatchNorm statistics of both passes, the first, and recalibrated."""
-    kinds = _statistics(results)
-    rows = []
-    gain = _gains(results, "base", list(kinds))
-    for (kind, (cells, column)), over_base in zip(kinds.items(), gain, strict=True):
-        row = {"statistics": kind}
-        for key, name in (("base", method_name(results.profile, BASE)), ("all", "SAM")):
-            row[name] = spread(results.accuracies(cells[key], column=column))
-        row["SAM-ON"] = spread(results.accuracies(cells["only_norm"], column=column))
-        row["ρ SAM"], row["ρ SAM-ON"] = (edge(results, cells[k]) for k in ("all", "only_norm"))
-        row["SAM-ON − base"] = f"{over_base}: {over_base.verdict}"
-        rows.append(row)
-    direct = _gains(results, "all", list(kinds))
-    columns = verdicts(direct)
-    columns = {"SAM-ON − SAM" if k == "difference" else k: v for k, v in columns.items()}
-    return pd.DataFrame(rows).assign(**columns), direct
+    return gains.table(results, "statistics", _statistics(results))
 
 
 def finding_statistics(results: Results) -> str:
     """Whether SAM-ON's gain survives without statistics of the perturbed pass."""
-    kinds = list(_statistics(results))
-    gains = dict(zip(kinds, _gains(results, "base", kinds), strict=True))
-    parts = [f"{gain} with statistics {kind}" for kind, gain in gains.items()]
-    answer = not_statistics(results)
+    first, *others = _statistics(results).items()
     base = method_name(results.profile, BASE)
+    parts = []
+    for kind, condition in others:
+        gain, lead = (gains.change(results, condition, first[1], m) for m in (BASE, ALL))
+        parts.append(
+            f"with those {kind} the gain over {base} changes by {gain} ({gains.changed(gain)}), "
+            f"the gain over SAM by {lead} ({gains.changed(lead)})"
+        )
+    verdict = not_statistics(results).verdict
     return (
-        f"SAM-ON − {base} is {listed(parts)}. That statistics of the perturbed pass do not cause "
-        f"the gain: {answer.verdict}."
+        f"Against statistics {first[0]}, on the same seeds, {'; '.join(parts)}. That statistics of "
+        f"the perturbed pass do not cause the gain over {base}: {verdict}."
     )
 
 
@@ -187,9 +196,16 @@ def not_statistics(results: Results) -> Answer:
 
     Both with the statistics of the first pass only and with recalibrated ones SAM-ON minus the
     base optimizer must hold.
+
+    Raises:
+        RecordsMissing: the network has no such statistics.
     """
-    kinds = ("of the first pass", "recalibrated after training")
-    return all_of(_gains(results, "base", kinds), "kinds of statistics", strict=True)
+    kinds = _statistics(results)
+    without = [kinds[k] for k in ("of the first pass", "recalibrated after training")]
+    comparisons = [compare(gains.gain(results, kind, BASE)) for kind in without]
+    if not all(c.seeds for c in comparisons):
+        raise RecordsMissing("no accuracy with recalibrated statistics is recorded")
+    return all_of(comparisons, "kinds of statistics", strict=True)
 
 
 TABLES = {

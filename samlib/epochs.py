@@ -1,0 +1,123 @@
+"""How long a training step of every network of the profiles takes on the hardware at hand.
+
+Each trains on random images as `train` would; reading and decoding images in folders is left out.
+On a CPU, where a batch of the real size can take half a minute, a smaller one is timed and its time
+scaled with its size; the record says so.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import profiles
+from .config import RunConfig
+from .data import INFO
+from .errors import ConfigError
+from .provenance import provenance
+from .records import write
+from .timing import network, quartiles, random_run, seconds, threads
+
+_CPU_BATCH = 16  # of images of 32 pixels or more
+_LEAST = 0.5  # seconds: short steps are timed more often
+SKIPPED = ("smoke",)  # trains the networks of quick
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How steps are timed.
+
+    Attributes:
+        rounds: timed steps of every network, at least; more where half a second holds more.
+        device, threads: where; threads on the CPU.
+    """
+
+    rounds: int = 2
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        for name in ("rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1")
+
+
+def identity(base: RunConfig) -> dict:
+    """What the time of an epoch's steps depends on."""
+    return network(base) | {"augment": base.augment}
+
+
+def networks() -> list[RunConfig]:
+    """A base run of every network that some profile trains."""
+    bases = {
+        tuple(identity(base).values()): base
+        for profile in profiles.PROFILES.values()
+        if profile.name not in SKIPPED
+        for base in profile.bases.values()
+    }
+    return list(bases.values())
+
+
+def timed_batch(base: RunConfig, device: torch.device) -> int:
+    """The batch that is timed for a network."""
+    small = device.type == "cuda" or INFO[base.dataset].image_size < 32
+    return base.batch_size if small else min(base.batch_size, _CPU_BATCH)
+
+
+def _timed(base: RunConfig, device: torch.device, rounds: int) -> dict:
+    """One network's entry: seconds of a step of the base optimizer, and to evaluate a batch."""
+    batch = timed_batch(base, device)
+    # Images in folders are augmented as they are decoded, which is not timed.
+    augment = "none" if INFO[base.dataset].folders else base.augment
+    run = random_run(base.replace(batch_size=batch, augment=augment), device, batch)
+    images, labels = run.splits.train_images, run.splits.train_labels
+    took = {}
+    for what, call in (
+        ("step", run.train_epoch),  # one batch is its whole training set
+        ("evaluation", lambda: run.accuracy(images, labels)),
+    ):
+        call()
+        found: list[float] = []
+        while len(found) < rounds or sum(found) < _LEAST:
+            found.append(seconds(call, device))
+        took[what] = quartiles([base.batch_size / batch * value for value in found])
+    return {"network": identity(base), "timed_batch": batch, "seconds": took}
+
+
+def measure(setting: Setting, bases: Iterable[RunConfig] | None = None) -> dict:
+    """Time every network, or some, and return a record.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    from .train import usable_device
+
+    device = usable_device(setting.device)
+    with threads(setting.threads):
+        chosen = networks() if bases is None else bases
+        found = [_timed(base, device, setting.rounds) for base in chosen]
+    return {
+        "run_id": f"epochs-{device.type}",
+        "setting": vars(setting),
+        "networks": found,
+        "provenance": provenance(setting.device),
+    }
+
+
+def table(record: dict) -> str:
+    """A record as text: one line per network."""
+    lines = [f"{record['run_id']}, a step of the base optimizer and the evaluation of a batch:"]
+    for entry in record["networks"]:
+        n = entry["network"]
+        name = f"{n['model']} {n['image_size']}px {n['optimizer']} {n['precision']} {n['augment']}"
+        times = "  ".join(f"{1000 * took[1]:10.2f} ms" for took in entry["seconds"].values())
+        cut = "" if entry["timed_batch"] == n["batch_size"] else f" from {entry['timed_batch']}"
+        lines.append(f"  {name:48} {times}  batch {n['batch_size']}{cut}")
+    return "\n".join(lines)
+
+
+def run(setting: Setting, results: Path) -> tuple[dict, Path]:
+    """Measure and write the record to `<results>/bench`."""
+    record = measure(setting)
+    return record, write(results / "bench", record)

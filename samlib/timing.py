@@ -1,0 +1,120 @@
+"""Timing on random images: what a run computes in training, without its data set.
+
+Contenders take turns in one process: every round calls each once, in an order drawn anew, so that
+a machine whose speed drifts drifts for all.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import records
+from .build import build_model
+from .config import RunConfig
+from .data import INFO, Splits
+from .models import is_vit
+from .train import Run
+
+Step = Callable[[], object]
+
+
+def random_run(config: RunConfig, device: torch.device, images: int) -> Run:
+    """A run as `train` begins it, its training set that many random images."""
+    info = INFO[config.dataset]
+    draw = torch.Generator().manual_seed(1)
+    shape = (images, info.channels, info.image_size, info.image_size)
+    x = torch.randint(256, shape, generator=draw, dtype=torch.uint8).to(device)
+    y = torch.randint(info.classes, (images,), generator=draw).to(device)
+    model = build_model(config).to(device)
+    if not is_vit(config.model):
+        model = model.to(memory_format=torch.channels_last)
+    model.train()
+    return Run(config, model, Splits(x, y, x[:0], y[:0], x[:0], y[:0], info), device)
+
+
+def closure_of(run: Run) -> Callable[[], Tensor]:
+    """Forward pass and loss on the whole training set of a random run, as one batch."""
+    x, y = run.inputs(run.splits.train_images), run.splits.train_labels
+    smoothing = run.config.label_smoothing
+    return lambda: F.cross_entropy(run.forward(x), y, label_smoothing=smoothing)
+
+
+def network(config: RunConfig) -> dict:
+    """What the time of a step depends on, classes of the head aside."""
+    info = INFO[config.dataset]
+    return {
+        "model": config.model,
+        "image_size": info.image_size,
+        "channels": info.channels,
+        "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
+        "precision": config.precision,
+    }
+
+
+def seconds(call: Step, device: torch.device) -> float:
+    """Wall time of one call, what it put on the device's queue included."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    begun = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - begun
+
+
+def interleaved(
+    contenders: dict[str, Step], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of every contender in every round, after two calls that warm it up."""
+    for call in contenders.values():
+        call()
+        call()
+    took: dict[str, list[float]] = {name: [] for name in contenders}
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(list(contenders), len(contenders)):
+            took[name].append(seconds(contenders[name], device))
+    return took
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """That many CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Lower quartile, median and upper quartile.
+
+    >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
+    [2.0, 3.0, 4.0]
+    """
+    if len(values) == 1:
+        return values * 3
+    return statistics.quantiles(values, n=4, method="inclusive")
+
+
+def read(folder: Path, kind: str) -> list[dict]:
+    """The records of one kind of bench, `step` or `epochs`, in a folder of results."""
+    found = records.read(folder / "bench")
+    return [record for name, record in found.items() if name.startswith(f"{kind}-")]
+
+
+def hardware(record: dict) -> str:
+    """What a record was timed on: the GPU, or the processor and how many of its threads."""
+    found, number = record["provenance"], record["setting"]["threads"]
+    if found["gpu"]:
+        return found["gpu"]
+    return f"{found['processor']}, {number} thread{'s' if number > 1 else ''}"
