@@ -37,10 +37,12 @@ test: $(READY) ## lint and every test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
 
-bench: $(READY) ## time the step against its floor and its peers, one thread
+bench: $(READY) ## time the step against its floor and its peers, and the networks of all profiles
+	$(SAMLIB) bench step --profile $(PROFILE) --rounds 60
 	$(SAMLIB) bench step --model resnet56
 	$(SAMLIB) bench step --model wrn16_4
 	$(SAMLIB) bench step --model vit_t --rounds 10
+	$(SAMLIB) bench epoch
 
 readme: $(READY) ## put the headline table and figure of the records into README.md
 	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)

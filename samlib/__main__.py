@@ -41,23 +41,51 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 def _check_data(args: argparse.Namespace, profile) -> None:
     """Have a missing device or data set told once, not once per run."""
-    from . import data
+    from . import data, folders
     from .train import usable_device
 
     if args.executor == "local":  # a cluster's devices are not this machine's
         usable_device(args.device or profile.device)
     for name in {base.dataset for base in profile.bases.values()}:
-        data.load(name, args.data)
+        if data.INFO[name].folders:
+            folders.check(name, args.data)
+        else:
+            data.load(name, args.data)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import campaign
+    from . import campaign, parallel
 
     profile, results = _profile(args)
-    _check_data(args, profile)
     target = campaign.place(results, profile.name)
+    if parallel.launched():
+        return _run_parallel(args, profile, target)
+    _check_data(args, profile)
     with target.locked():
         return _summary(_bring(args, profile, target), target)
+
+
+def _run_parallel(args: argparse.Namespace, profile, target) -> int:
+    """Under torchrun every run takes all workers; the first one holds the folder."""
+    from contextlib import nullcontext
+
+    from . import parallel
+    from .plan import chapter_needs
+
+    with parallel.workers(args.device or profile.device) as among:
+        first = among.rank == 0
+        with target.locked() if first else nullcontext():
+            done = parallel.campaign(
+                chapter_needs(profile, args.only),
+                target,
+                among,
+                perturbation=args.perturbation,
+                data_dir=args.data,
+                time_budget=args.time_budget,
+            )
+    if first:
+        print(f"{done} runs done on {among.count} workers; `run` in one process measures them")
+    return 0
 
 
 def _bring(args: argparse.Namespace, profile, target):
@@ -101,7 +129,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from . import campaign, profiles, records
+    from . import campaign, parallel, profiles, records
     from .config import RunConfig
     from .train import Run, train
 
@@ -118,13 +146,15 @@ def _train(args: argparse.Namespace) -> int:
         tested = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
         print(f"epoch {run.epoch}/{config.epochs}: {shown}{tested}", file=sys.stderr)
 
-    record = train(
-        config,
-        device=args.device or profile.device,
-        data_dir=args.data,
-        weights=kept and kept.weights(config.run_id),
-        on_epoch=on_epoch,
-    )
+    device, common = args.device or profile.device, {"data_dir": args.data, "on_epoch": on_epoch}
+    common["weights"] = kept and kept.weights(config.run_id)
+    if parallel.launched():
+        with parallel.workers(device) as among:
+            record = parallel.train(config, among, perturbation=args.perturbation, **common)
+        if among.rank:
+            return 0
+    else:
+        record = train(config, device=device, **common)
     if kept:
         records.write(kept.runs, record)
     print(json.dumps(record))

@@ -56,6 +56,15 @@ def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> 
     parser.add_argument("--data", type=Path, help="folder of data caches (default: data)")
 
 
+def _perturbation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--perturbation",
+        choices=["worker", "synchronised"],
+        default="worker",
+        help="under torchrun: each worker's own, or that of the whole batch (default: worker)",
+    )
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, without the usage before it."""
 
@@ -79,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     _common(p, compute=True)
     p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one notebook")
     p.add_argument("--time-budget", type=duration, help="start nothing that would end after it")
+    _perturbation(p)
     p = verb("status", "runs done, missing and diverged, and time left, per notebook")
     _common(p)
     p.add_argument("--watch", action="store_true", help="go on showing it, and what runs now")
@@ -90,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--family", help="which of its models: wrn, resnet, ... (default: the first)")
     p.add_argument("--results", help="also keep record and weights in DIR/PROFILE")
     _device(p, default=None, note="the profile's")
+    _perturbation(p)
     _config_flags(p)
     p = verb("prepare", "build a data set's cache")
     p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")

@@ -188,6 +188,27 @@ class FolderSplits:
         return next(batches(self.augmented(augmentation, epoch), [chosen], self.device))
 
 
+def check(name: str, data_dir: str | Path | None) -> tuple[Path, list[str]]:
+    """Where a data set's folders are, and its classes, once both have the same ones.
+
+    Raises:
+        DataMissing: a folder that is not there or has no folders in it.
+        ConfigError: classes that do not fit.
+    """
+    root = (default_data_dir() if data_dir is None else Path(data_dir)).expanduser() / name
+    classes, others = classes_of(root / "train"), classes_of(root / "val")
+    if len(classes) > INFO[name].classes:
+        raise ConfigError(
+            f"{root / 'train'} has {len(classes)} classes, more than {INFO[name].classes}"
+        )
+    if odd := sorted(set(classes) ^ set(others)):
+        raise ConfigError(
+            f"{root / 'val'} and {root / 'train'} do not have the same classes: {odd[0]} is in one "
+            f"of them only, and {len(odd) - 1} more"
+        )
+    return root, classes
+
+
 def folder_splits(
     name: str,
     *,
@@ -207,16 +228,7 @@ def folder_splits(
         ConfigError: classes or sizes that do not fit.
     """
     info = INFO[name]
-    root = (default_data_dir() if data_dir is None else Path(data_dir)).expanduser() / name
-    classes = classes_of(root / "train")
-    if len(classes) > info.classes:
-        raise ConfigError(f"{root / 'train'} has {len(classes)} classes, more than {info.classes}")
-    others = classes_of(root / "val")
-    if odd := sorted(set(classes) ^ set(others)):
-        raise ConfigError(
-            f"{root / 'val'} and {root / 'train'} do not have the same classes: {odd[0]} is in one "
-            f"of them only, and {len(odd) - 1} more"
-        )
+    root, classes = check(name, data_dir)
     files, labels = files_of(root / "train", classes)
     size = len(files) - validation_size if train_size is None else train_size
     if size < 1 or size + validation_size > len(files):

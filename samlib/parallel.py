@@ -10,7 +10,7 @@ normalises each worker's share; its running statistics are averaged at the end o
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +20,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import checkpoint
+from . import checkpoint, records, study
 from . import train as single
 from .build import build_model, build_optimizer, build_scheduler, clip_gradients
+from .campaign import Campaign
 from .config import RunConfig
 from .errors import ConfigError, SamlibError, choose
 from .folders import FolderSplits, batches
 from .geometry import Geometry
+from .plan import Needs
 from .provenance import source_digest
 from .train import Run, restored
 
@@ -284,6 +286,53 @@ def train(
     wall = time.perf_counter() - started
     shared = {"workers": workers.count, "perturbation": perturbation}
     return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": shared}
+
+
+def campaign(
+    needs: Sequence[Needs],
+    place: Campaign,
+    workers: Workers,
+    *,
+    perturbation: str = "worker",
+    data_dir: Path | None = None,
+    time_budget: float | None = None,
+) -> int:
+    """Train the missing runs of some chapters one after the other, each on all workers.
+
+    The folder must be one that every worker sees. Measurements of final weights are left to
+    `runner.bring_up_to_date`, in one process.
+
+    Args:
+        needs: as there.
+        place: where the records are; the first worker holds its lock and writes.
+        workers, perturbation, data_dir: as in `train`.
+        time_budget: seconds after which no run is started.
+
+    Returns:
+        How many runs were done.
+    """
+    begun, done = time.monotonic(), 0
+    for chapter in needs:
+        # Every worker finds the same run missing, because all wait until the last one is written.
+        while missing := study.missing(chapter.cells, records.read(place.runs)):
+            spent = time_budget is not None and time.monotonic() - begun > time_budget
+            if workers.total(float(spent))[0]:
+                return done
+            config = missing[0]
+            record = train(
+                config,
+                workers,
+                perturbation=perturbation,
+                data_dir=data_dir,
+                weights=place.weights(config.run_id),
+                checkpoints=place.checkpoint(config.run_id),
+            )
+            if workers.rank == 0:
+                records.write(place.runs, record)
+                checkpoint.discard(place.checkpoint(config.run_id))
+            dist.barrier()
+            done += 1
+    return done
 
 
 def _first_ones(state: dict | None, workers: Workers) -> dict | None:

@@ -151,7 +151,9 @@ def problem(folder, config=CONFIG, kind=SamlibError):
 
 def test_missing_folders_are_named(tmp_path):
     assert str(tmp_path / "imagenet" / "train") in problem(tmp_path, kind=DataMissing)
-    (tmp_path / "imagenet" / "train").mkdir(parents=True)
+    (tmp_path / "imagenet" / "train" / "empty").mkdir(parents=True)
+    assert str(tmp_path / "imagenet" / "val") in problem(tmp_path, kind=DataMissing)
+    (tmp_path / "imagenet" / "train" / "empty").rmdir()
     assert "holds no folders" in problem(tmp_path, kind=DataMissing)
     (tmp_path / "imagenet" / "train" / "empty").mkdir()
     write_images(tmp_path / "imagenet" / "val", 1, {"empty": (0, 0, 0)})
