@@ -22,12 +22,17 @@ from torchvision.transforms.v2 import functional as transforms
 from .datasets import INFO, Info, default_data_dir
 from .errors import ConfigError, DataMissing
 
-_PREFETCH = 4  # batches decoded ahead by each process
+_PREFETCH = 2  # batches decoded ahead by each process
 
 
 def loaders() -> int:
-    """Processes that decode images: one per core but one, at most sixteen."""
-    return min(16, (os.cpu_count() or 1) - 1)
+    """Processes that decode images: one per core this run may use but one, at most sixteen.
+
+    Runs that torchrun starts on one machine share its cores.
+    """
+    allowed = getattr(os, "sched_getaffinity", None)  # a cluster's share of the machine; Linux only
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(0, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
 def classes_of(folder: Path) -> list[str]:
@@ -44,24 +49,27 @@ def classes_of(folder: Path) -> list[str]:
     return found
 
 
-def files_of(folder: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
-    """Image files of some classes in a stable order, and the position of each one's class.
+def files_of(folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Paths of the image files of some classes in a stable order, and their classes' positions.
+
+    Paths are one array of text: of a list of objects every loading process would come to hold its
+    own copy, as counting references writes to them.
 
     Raises:
         DataMissing: a class without images.
     """
-    files: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
         if not found:
             raise DataMissing(f"{folder / name} holds no images")
-        files += found
+        files += map(str, found)
         labels += [label] * len(found)
-    return files, np.array(labels, dtype=np.int64)
+    return np.array(files), np.array(labels, dtype=np.int64)
 
 
-def open_rgb(path: Path) -> Tensor:
+def open_rgb(path: str | Path) -> Tensor:
     """An image file as uint8, (3, height, width).
 
     Raises:
@@ -70,7 +78,7 @@ def open_rgb(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             return transforms.pil_to_tensor(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataMissing(f"{path} cannot be read as an image ({error}): replace it") from None
 
 
@@ -83,7 +91,7 @@ def centred(image: Tensor, size: int) -> Tensor:
 def inception(image: Tensor, size: int, seed: int) -> Tensor:
     """A random part of 8 to 100 % of the area, resized to a square, and a flip (Szegedy et al.)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a GPU's generator is the network's
         box = RandomResizedCrop(size).make_params([image])
         flip = bool(torch.rand(()) < 0.5)
     box = {key: int(box[key]) for key in ("top", "left", "height", "width")}
@@ -94,7 +102,7 @@ def inception(image: Tensor, size: int, seed: int) -> Tensor:
 class Files(Dataset):
     """Image files and labels; with an epoch's seed augmented, without cut out centrally."""
 
-    def __init__(self, files: list[Path], labels: np.ndarray, size: int, epoch: int | None = None):
+    def __init__(self, files: np.ndarray, labels: np.ndarray, size: int, epoch: int | None = None):
         self.files, self.labels, self.size, self.epoch = files, labels, size, epoch
 
     def __len__(self) -> int:
@@ -111,7 +119,11 @@ class Files(Dataset):
 def batches(
     files: Files, parts: Sequence[Sequence[int]], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels on a device, each the files at the given positions."""
+    """Batches of images and labels on a device, each the files at the given positions.
+
+    Raises:
+        DataMissing: a file that cannot be decoded.
+    """
     workers = loaders()
     loader = DataLoader(
         files,
@@ -120,8 +132,11 @@ def batches(
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
     )
-    for images, labels in loader:
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    try:
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    except DataMissing as error:  # a loading process sends its traceback along
+        raise DataMissing(str(error).rpartition("DataMissing: ")[2].strip()) from None
 
 
 def in_parts(order: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -241,7 +256,7 @@ def folder_splits(
     )
 
     def some(chosen: np.ndarray) -> Files:
-        return Files([files[i] for i in chosen], labels[chosen], info.image_size)
+        return Files(files[chosen], labels[chosen], info.image_size)
 
     return FolderSplits(
         train=some(order[validation_size : validation_size + size]),

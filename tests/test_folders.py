@@ -1,12 +1,15 @@
 """Data sets in folders: real JPEG files, the same batches whoever loads them, shifted test sets."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import one_line, repeatable
 from PIL import Image
+from torchvision.transforms.v2 import RandomResizedCrop
 
 from samlib import datasets, folders, masks
 from samlib.config import RunConfig
@@ -75,6 +78,17 @@ def test_a_run_learns_colours_and_repeats(root, method):
     assert first["measures"]["recalibrated_test_accuracy"] is not None
 
 
+def test_loading_processes_share_the_cores_they_may_use(monkeypatch):
+    monkeypatch.undo()  # the number that `small` set
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    found = [folders.loaders()]
+    for count in ("4", "16"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", count)
+        found.append(folders.loaders())
+    assert found == [11, 2, 0]
+
+
 @pytest.mark.slow
 def test_loading_processes_change_nothing(root, monkeypatch):
     alone = train(CONFIG, data_dir=root)
@@ -103,7 +117,7 @@ def test_training_validation_and_test_images_do_not_meet(root):
     assert not parts[0] & parts[1]
     for files in (split.train, split.validation):
         for path, label in zip(files.files, files.labels, strict=True):
-            assert list(COLOURS)[label] == path.parent.name
+            assert list(COLOURS)[label] == Path(path).parent.name
 
 
 def test_evaluation_cuts_out_the_centre():
@@ -124,6 +138,10 @@ def test_augmentation_follows_from_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        theirs = RandomResizedCrop(32, antialias=True)(image)
+    assert torch.equal(other, theirs) or torch.equal(other, theirs.flip(-1))
 
 
 def test_an_image_is_augmented_anew_in_every_epoch(root):
@@ -166,12 +184,15 @@ def test_other_classes_in_the_validation_folder_are_named(tmp_path):
     assert "n99 cat is in one of them only" in problem(tmp_path, kind=ConfigError)
 
 
-def test_a_broken_image_is_named(tmp_path):
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_a_broken_image_is_named(tmp_path, monkeypatch, loaders):
+    monkeypatch.setattr(folders, "loaders", lambda: loaders)
     write_images(tmp_path / "imagenet" / "train", 5)
     write_images(tmp_path / "imagenet" / "val", 2)
     broken = tmp_path / "imagenet" / "val" / "n02 green" / "1.JPEG"
     broken.write_bytes(broken.read_bytes()[:200])
-    assert str(broken) in problem(tmp_path, CONFIG.replace(validation_size=3), DataMissing)
+    said = problem(tmp_path, CONFIG.replace(validation_size=3), DataMissing)
+    assert said.startswith(f"{broken} cannot be read as an image")
 
 
 @pytest.mark.parametrize(
