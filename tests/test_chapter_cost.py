@@ -197,9 +197,11 @@ def test_a_campaigns_seconds_are_its_steps_and_evaluations():
     late = Cell(base, ON.but(start=8), (0.1,), 1, 1)
     expected = steps * (1 + 0.2 * 0.9) + evaluation
     assert budget.campaign([late], record, 1.9).total == pytest.approx(expected)
-    assert (
-        budget.campaign([Cell(base_run(precision="bf16"), BASE, (0.0,), 1, 1)], record, 2) is None
-    )
+    early = Cell(base, ON.but(end=3), (0.1,), 1, 1)
+    expected = steps * (1 + 0.3 * 0.9) + evaluation
+    assert budget.campaign([early], record, 1.9).total == pytest.approx(expected)
+    other = Cell(base_run(precision="bf16"), BASE, (0.0,), 1, 1)
+    assert budget.campaign([other], record, 1.9) is None, "a network that was not timed"
 
 
 def test_where_there_is_no_official_test_set_the_rest_is_evaluated():
