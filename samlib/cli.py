@@ -5,6 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from .errors import ConfigError
+from .paths import usable
+
 _DURATION = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -31,6 +34,14 @@ def workers(text: str) -> int:
     return int(text)
 
 
+def path(text: str) -> Path:
+    """A path that can be asked for."""
+    try:
+        return usable(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
     parser.add_argument("--profile", default="quick", help="scale of the study (default: quick)")
     parser.add_argument(
@@ -53,7 +64,7 @@ def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
 
 def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
     parser.add_argument("--device", default=default, help=f"cpu or cuda (default: {note})")
-    parser.add_argument("--data", type=Path, help="folder of data caches (default: data)")
+    parser.add_argument("--data", type=path, help="folder of data caches (default: data)")
 
 
 def _perturbation(parser: argparse.ArgumentParser) -> None:
@@ -105,11 +116,11 @@ def parser() -> argparse.ArgumentParser:
     p = verb("prepare", "build a data set's cache")
     p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")
     p.add_argument("--profile", default="quick", help="without --dataset: all it needs")
-    p.add_argument("--data", type=Path, help="folder of data caches (default: data)")
+    p.add_argument("--data", type=path, help="folder of data caches (default: data)")
     p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
     p.add_argument("name")
     p.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
-    p.add_argument("--output", type=Path, help="executed copy (default: build/NAME.ipynb)")
+    p.add_argument("--output", type=path, help="executed copy (default: build/NAME.ipynb)")
     _common(p)
     p = verb("book", "execute the notebooks from the records and build the book; trains nothing")
     _common(p)

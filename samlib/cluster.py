@@ -34,9 +34,19 @@ from .files import DiskError, write_atomically
 from .measuring import Measurement
 
 # How much of a GPU a run takes. Small networks on small images are a queue of short kernels that
-# leaves most of a GPU idle; the large ones fill it. By judgement, not measured.
-GPU_SHARE = {"wrn28_10": 1.0, "vit_s": 0.5, "vit_t": 0.5, "resnext29_32x4d": 0.5, "wrn16_4": 0.5}
-GPU_SHARE_OF_OTHERS = 0.25
+# leaves most of a GPU idle; whatever is not named here has one to itself. By judgement, not
+# measured.
+GPU_SHARE = {
+    "vit_s": 0.5,
+    "vit_t": 0.5,
+    "wrn16_4": 0.5,
+    "resnext29_32x4d": 0.5,
+    "resnet56": 0.25,
+    "resnet8": 0.25,
+    "resnext11_4x2d": 0.25,
+    "wrn10_1": 0.25,
+    "vit_micro": 0.25,
+}
 
 _LOOK = 5.0  # seconds between two looks at which nodes there are
 _PATIENCE = 60.0  # seconds without any node before the campaign is given up
@@ -51,7 +61,7 @@ def resources(job: Job, device: str) -> dict[str, float]:
     asked = {"num_cpus": 1.0}
     if device != "cpu":
         model = (job.config if isinstance(job, Measurement) else job).model
-        asked["num_gpus"] = GPU_SHARE.get(model, GPU_SHARE_OF_OTHERS)
+        asked["num_gpus"] = GPU_SHARE.get(model, 1.0)
     return asked
 
 

@@ -199,7 +199,11 @@ def _read(info: Info, path: Path, mtime_ns: int, size: int) -> Arrays:
             with np.load(file, allow_pickle=False) as npz:
                 arrays = Arrays(**{key: npz[key] for key in Arrays.__dataclass_fields__})
         problem = _problem(info, arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # A flipped bit can also ask for a password (RuntimeError) or for an unknown compression, which
+    # is a NotImplementedError and so a RuntimeError, too.
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        problem = _one_line(error)
+    except zlib.error as error:
         problem = _one_line(error)
     if problem:
         raise DataMissing(
@@ -227,6 +231,9 @@ def _download(info: Info, archives: Path) -> Arrays:
         return images.reshape(shape), np.asarray(data[train].targets, dtype=np.int64)
 
     cls = getattr(torchvision.datasets, info.source)
+    for name, _ in getattr(cls, "resources", ()):
+        # Of these sets torchvision checks the archives alone and takes unpacked files as they are.
+        (archives / info.source / "raw" / name).with_suffix("").unlink(missing_ok=True)
     data = {train: cls(archives, train=train, download=True) for train in (True, False)}
     return Arrays(*split(True), *split(False), np.array(data[True].classes, dtype=str))
 

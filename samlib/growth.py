@@ -129,7 +129,9 @@ def _read(folder: Path) -> dict:
     read = time.perf_counter()
     after = _memory("VmRSS")
     table = records.frame(found.values())
-    table = table.groupby(["model", "geometry", "mask", "rho"])["test_accuracy"].describe()
+    table = table.groupby(["model", "geometry", "mask", "rho"])["test_accuracy"].agg(
+        ["mean", "std", "count"]
+    )
     return {
         "seconds": read - begun,
         "table_seconds": time.perf_counter() - read,

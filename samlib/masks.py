@@ -232,15 +232,16 @@ def from_booleans(model: nn.Module, selected: dict[str, Tensor], kind: str = "cu
     """A mask from one boolean tensor per parameter name (absent: nothing of that parameter).
 
     Raises:
-        ConfigError: an unknown or frozen parameter, a wrong dtype or shape.
+        ConfigError: an unknown or frozen parameter, no tensor, a wrong dtype or shape.
     """
     parameters = dict(trainable(model))
     for name, chosen in selected.items():
         if name not in parameters:
             raise ConfigError(f"{name!r} is not a trainable parameter of {type(model).__name__}")
-        if chosen.dtype != torch.bool or chosen.shape != parameters[name].shape:
+        fits = isinstance(chosen, Tensor) and chosen.shape == parameters[name].shape
+        if not fits or chosen.dtype != torch.bool:
             shape = tuple(parameters[name].shape)
-            raise ConfigError(f"the mask of {name} must be boolean and of shape {shape}")
+            raise ConfigError(f"the mask of {name} must be a boolean tensor of shape {shape}")
     return Mask(
         model,
         [

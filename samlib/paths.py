@@ -22,13 +22,22 @@ def resolve(path: str | Path) -> Path:
     """An absolute path as it is; a relative one from the project's root.
 
     Raises:
-        ConfigError: no path can be so: a zero byte in it, a name too long.
+        ConfigError: no path can be so; see `usable`.
     """
-    whole = Path(path) if Path(path).is_absolute() else project_root() / path
+    return usable(Path(path) if Path(path).is_absolute() else project_root() / path)
+
+
+def usable(path: str | Path) -> Path:
+    """The path, of which the system can tell whether something is there.
+
+    Raises:
+        ConfigError: it cannot: a zero byte in it, a name too long.
+    """
     try:
-        os.lstat(whole)
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # whoever reads or writes there will say so
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} is not a usable path: {error}") from None
-    return whole
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r} is not a usable path: {reason}") from None
+    return Path(path)

@@ -142,24 +142,26 @@ def _all_kept() -> Iterator[None]:
 
 def frame(records: Iterable[dict]) -> pd.DataFrame:
     """One row per record: its configuration and its final numbers."""
-    rows = []
-    for r in records:
-        shares = [s for s in r["curves"]["norm_share"] if s is not None]
-        rows.append(
-            r["config"]
-            | {name: r[name] for name in ("run_id", "status", "diverged_epoch")}
-            | {name: r[name] for name in ("test_accuracy", "best_test_accuracy")}
-            | {
-                "validation_accuracy": r["validation_accuracy"],
-                "train_accuracy": r["curves"]["train_accuracy"][-1],
-                "norm_share": sum(shares) / len(shares) if shares else None,
-                "perturbed": r["mask"] and r["mask"]["count"],
-                "parameters": r["mask"] and r["mask"]["total"],
-                "seconds": r["times"]["wall"],
-            }
-            | r["measures"]
-        )
-    return pd.DataFrame(rows)
+    with _all_kept():
+        return pd.DataFrame([_row(record) for record in records])
+
+
+def _row(r: dict) -> dict:
+    shares = [s for s in r["curves"]["norm_share"] if s is not None]
+    return (
+        r["config"]
+        | {name: r[name] for name in ("run_id", "status", "diverged_epoch")}
+        | {name: r[name] for name in ("test_accuracy", "best_test_accuracy")}
+        | {
+            "validation_accuracy": r["validation_accuracy"],
+            "train_accuracy": r["curves"]["train_accuracy"][-1],
+            "norm_share": sum(shares) / len(shares) if shares else None,
+            "perturbed": r["mask"] and r["mask"]["count"],
+            "parameters": r["mask"] and r["mask"]["total"],
+            "seconds": r["times"]["wall"],
+        }
+        | r["measures"]
+    )
 
 
 def without_times(record: dict) -> dict:

@@ -119,9 +119,11 @@ def test_a_bit_flipped_anywhere_in_a_record_is_noticed(tmp_path):
     """And taken for damage, never for another format, which would stop the whole campaign."""
     path = records.write(tmp_path, result())
     good, record = path.read_bytes(), records.read_one(path)
-    for position in range(len(good)):
+    # Every bit of the format's number, which comes first, and one bit of every other byte.
+    bits = [(p, bit) for p in range(15) for bit in range(8)]
+    for position, bit in [*bits, *((p, p % 8) for p in range(15, len(good)))]:
         content = bytearray(good)
-        content[position] ^= 1 << position % 8
+        content[position] ^= 1 << bit
         path.write_bytes(content)
         try:
             found = records.read_one(path)

@@ -61,12 +61,16 @@ def set_clock_back() -> None:
 
 
 FAULT = os.environ.get("SAMLIB_FAULT")
-profiles.PROFILES["tiny"] = TINY
-plan.NEEDS.clear()
-plan.NEEDS["introduction"] = needs
-execute.train = train_with_checkpoints
-if FAULT == "clock":
-    set_clock_back()
+
+# In this program and in its workers only: whoever imports this file, as pytest does to look for
+# doctests, keeps the study as it is.
+if __name__ in ("__main__", "__mp_main__"):
+    profiles.PROFILES["tiny"] = TINY
+    plan.NEEDS.clear()
+    plan.NEEDS["introduction"] = needs
+    execute.train = train_with_checkpoints
+    if FAULT == "clock":
+        set_clock_back()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -105,12 +105,11 @@ class Process:
             self._process.wait()
 
     def end(self) -> None:
-        """Kill whatever is left of it."""
-        try:
+        """Kill it and its workers at once, if it still runs."""
+        if self.code is None:
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        self._process.wait()
+            self._process.wait()
+        self._said.close()
 
 
 class Bench:
