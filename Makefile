@@ -42,7 +42,7 @@ bench: $(READY) ## time the step against its floor and its peers, and the networ
 	$(SAMLIB) bench step --model resnet56
 	$(SAMLIB) bench step --model wrn16_4
 	$(SAMLIB) bench step --model vit_t --rounds 10
-	$(SAMLIB) bench epoch
+	$(SAMLIB) bench networks
 
 readme: $(READY) ## put the headline table and figure of the records into README.md
 	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)

@@ -204,9 +204,9 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from . import bench, epochs, growth
+    from . import bench
 
-    kind = {"step": bench, "epoch": epochs, "growth": growth}[args.what]
+    kind = bench.kind(args.what)
     given = {k: v for k, v in vars(args).items() if k not in ("verb", "what", "results")}
     for name in given:
         choose(f"flag of bench {args.what}", name, [f.name for f in fields(kind.Setting)])

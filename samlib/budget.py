@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from . import epochs, plan, profiles, study, timing
+from . import plan, profiles, study
+from .bench import networks, timing
 from .columns import number
 from .config import NO_PERTURBATION, RunConfig
 from .data import INFO
@@ -45,7 +46,7 @@ def campaign(cells: Iterable[Cell], record: dict, ratio: float) -> Cost | None:
     known = {tuple(e["network"].values()): e["seconds"] for e in record["networks"]}
     total = longest = 0.0
     for cell in cells:
-        took = known.get(tuple(epochs.identity(cell.base).values()))
+        took = known.get(tuple(networks.identity(cell.base).values()))
         if took is None:
             return None
         one = _seconds(cell.at(1.0, 1)[0], took["step"][1], took["evaluation"][1], ratio)
@@ -84,10 +85,10 @@ def _ratio(results: Results, where: str) -> float:
 
 def table(results: Results) -> pd.DataFrame:
     """Runs, epochs and expected time of every profile, on one device of each kind and on more."""
-    timings = timing.read(results.folder.parent, "epochs")
+    timings = timing.read(results.folder.parent, "networks")
     rows = []
     for profile in profiles.PROFILES.values():
-        if profile.name in epochs.SKIPPED:
+        if profile.name in networks.SKIPPED:
             continue
         cells = plan.all_cells(plan.chapter_needs(profile))
         about = {
@@ -96,7 +97,7 @@ def table(results: Results) -> pd.DataFrame:
             "epochs": f"{sum(cell.size * cell.base.epochs for cell in cells):,}",
         }
         for kind, name in (("cpu", "CPU"), ("cuda", "GPU")):
-            record = next((r for r in timings if r["run_id"] == f"epochs-{kind}"), None)
+            record = next((r for r in timings if r["run_id"] == f"networks-{kind}"), None)
             if record is None:
                 rows.append(about | {"device": name} | dict.fromkeys(_COLUMNS, "not measured"))
                 continue
@@ -112,7 +113,7 @@ def table(results: Results) -> pd.DataFrame:
 def expected(results: Results, cells: Iterable[Cell]) -> str:
     """Time on one device of each kind that was timed, for the runs of some cells."""
     cells, found = list(cells), []
-    for record in timing.read(results.folder.parent, "epochs"):
+    for record in timing.read(results.folder.parent, "networks"):
         where = timing.hardware(record)
         cost = campaign(cells, record, _ratio(results, where))
         if cost is not None:
@@ -135,9 +136,9 @@ def span(seconds: float) -> str:
 
 def finding(results: Results) -> str:
     """What the estimate rests on, and how it compares with the runs that were done."""
-    timings = timing.read(results.folder.parent, "epochs")
+    timings = timing.read(results.folder.parent, "networks")
     if not timings:
-        return "Not run; `python -m samlib bench epoch` times the steps of every network."
+        return "Not run; `python -m samlib bench networks` times the steps of every network."
     parts = []
     for record in timings:
         where = timing.hardware(record)

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from .bench import KINDS
 from .errors import ConfigError
 from .paths import usable
 
@@ -127,12 +128,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--book", default="book", help="folder for the built book (default: book)")
     p = verb("tables", "write the tables made from the records")
     _common(p)
-    p = verb("bench", "time steps; records in DIR/bench")
+    p = verb("bench", "measure what things cost; records in DIR/bench")
     p.add_argument(
         "what",
-        choices=["step", "epoch", "growth"],
-        help="step: SAM's against its floor and a peer; epoch: every network of the profiles; "
-        "growth: runs per hour by workers, reading of records",
+        choices=list(KINDS),
+        help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
     )
     p.add_argument("--results", default="results", help="folder of results")
     group = p.add_argument_group("what is timed", "where not given, as `samlib.bench` says")

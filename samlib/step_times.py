@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from . import plan, timing
+from . import plan
+from .bench import timing
 from .columns import number
 from .errors import RecordsMissing
 from .figures import key_of

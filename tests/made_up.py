@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from samlib import landscape, measuring, plan, profiles, records, study, timing
+from samlib import landscape, measuring, plan, profiles, records, study
+from samlib.bench import timing
 from samlib.campaign import place
 from samlib.measures import QUANTILES
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from samlib import bench, epochs, profiles, records, timing
+from samlib import profiles, records
 from samlib.__main__ import main
+from samlib.bench import networks, step, timing
 from samlib.config import RunConfig
 from samlib.errors import ConfigError
 
@@ -12,22 +13,22 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory):
     """A record of a small network, and where it was written."""
-    setting = bench.Setting(profile="quick", batch_size=2, rounds=2)
-    return bench.run(setting, tmp_path_factory.mktemp("results"))
+    setting = step.Setting(profile="quick", batch_size=2, rounds=2)
+    return step.run(setting, tmp_path_factory.mktemp("results"))
 
 
 def test_contenders_are_timed_together_and_recorded(timed):
     record, path = timed
     assert records.read_one(path)["ratios"] == record["ratios"]
     assert timing.read(path.parent.parent, "step") == [records.read_one(path)]
-    assert timing.read(path.parent.parent, "epochs") == []
+    assert timing.read(path.parent.parent, "networks") == []
     assert record["ratios"]["base"] == [1.0, 1.0, 1.0]
-    for name in ("base again", *bench.MASKS):
+    for name in ("base again", *step.MASKS):
         low, median, high = record["ratios"][name]
         assert 0 < low <= median <= high
         assert record["seconds"][name][0] > 0
-    assert set(record["floors"]) == {"base", *bench.MASKS}
-    assert "only_norm" in bench.table(record)
+    assert set(record["floors"]) == {"base", *step.MASKS}
+    assert "only_norm" in step.table(record)
     assert record["provenance"]["processor"] in timing.hardware(record)
     assert timing.hardware(record).endswith("1 thread")
 
@@ -36,12 +37,12 @@ def test_a_profiles_network_is_timed_on_its_own_data_size(timed):
     base = profiles.get("quick").bases["wrn"]
     assert timed[0]["network"] == timing.network(base) | {"batch_size": 2}
     assert timed[0]["network"]["image_size"] == 8
-    config = bench.Setting(profile="quick", family="vit-lion").config
+    config = step.Setting(profile="quick", family="vit-lion").config
     assert (config.model, config.optimizer, config.batch_size) == ("vit_micro", "lion", 32)
-    assert bench._name(config, CPU) == "step-vit_micro-8px-batch32-lion-cpu"
-    zoo = bench.Setting(model="resnet8").config
+    assert step._name(config, CPU) == "step-vit_micro-8px-batch32-lion-cpu"
+    zoo = step.Setting(model="resnet8").config
     assert timing.network(zoo)["image_size"] == 32
-    assert bench._name(zoo, CPU) == "step-resnet8-32px-batch32-cpu"
+    assert step._name(zoo, CPU) == "step-resnet8-32px-batch32-cpu"
 
 
 def test_a_floor_is_the_gradients_and_the_optimizer_less_what_is_reused():
@@ -52,14 +53,14 @@ def test_a_floor_is_the_gradients_and_the_optimizer_less_what_is_reused():
         "gradient of blocks_3": [4.0, 8.0],
         "reused by blocks_3": [2.0, 4.0],
     }
-    assert bench.floor(took, None) == [11.0, 22.0]
-    assert bench.floor(took, "only_norm") == [18.0, 36.0]
-    assert bench.floor(took, "blocks_3") == [13.0, 26.0]
+    assert step.floor(took, None) == [11.0, 22.0]
+    assert step.floor(took, "only_norm") == [18.0, 36.0]
+    assert step.floor(took, "blocks_3") == [13.0, 26.0]
 
 
 @pytest.mark.parametrize("family", ["wrn", "vit"])
 def test_pieces_leave_the_network_as_it_is(family):
-    config = bench.Setting(profile="quick", family=family, batch_size=2).config
+    config = step.Setting(profile="quick", family=family, batch_size=2).config
     runs = []
 
     def remembered(*arguments):
@@ -67,8 +68,8 @@ def test_pieces_leave_the_network_as_it_is(family):
         return runs[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "random_run", remembered)
-        pieces = bench.pieces(config, CPU)
+        patch.setattr(step, "random_run", remembered)
+        pieces = step.pieces(config, CPU)
     before = [p.detach().clone() for p in runs[0].model.parameters()]
     stepped = next(runs[1].model.parameters()).detach().clone()
     for name, call in [*pieces.items()] * 2:  # the second time with gradients that are there
@@ -81,16 +82,16 @@ def test_pieces_leave_the_network_as_it_is(family):
 
 
 def test_a_perturbation_alone_moves_weights_by_rho_and_puts_them_back():
-    config = bench.Setting(profile="quick", batch_size=2).config
+    config = step.Setting(profile="quick", batch_size=2).config
     seen = []
 
     def watched(closure, perturbation):
         return bench_perturbed(closure, perturbation, on_eps=seen.append)
 
-    bench_perturbed = bench.perturbed
+    bench_perturbed = step.perturbed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "perturbed", watched)
-        bench.pieces(config, CPU)["perturb only_norm"]()
+        patch.setattr(step, "perturbed", watched)
+        step.pieces(config, CPU)["perturb only_norm"]()
     length = torch.stack([eps.square().sum() for eps in seen[0]]).sum().sqrt()
     assert length == pytest.approx(0.1)
 
@@ -114,38 +115,38 @@ def test_a_random_run_trains_as_configured():
 
 
 def test_every_network_of_every_profile_is_timed_once():
-    found = [epochs.identity(base) for base in epochs.networks()]
+    found = [networks.identity(base) for base in networks.networks()]
     assert len(found) == len({tuple(f.values()) for f in found})
     for profile in ("quick", "cifar100-short", "paper", "imagenet"):
         for base in profiles.get(profile).bases.values():
-            assert epochs.identity(base) in found
+            assert networks.identity(base) in found
 
 
 def test_a_step_is_scaled_from_a_smaller_batch(monkeypatch):
     base = RunConfig(dataset="cifar100", model="resnet8", batch_size=64)
-    assert epochs.timed_batch(base, CPU) == 16
-    assert epochs.timed_batch(base, torch.device("cuda")) == 64
-    assert epochs.timed_batch(profiles.get("quick").bases["wrn"], CPU) == 64
+    assert networks.timed_batch(base, CPU) == 16
+    assert networks.timed_batch(base, torch.device("cuda")) == 64
+    assert networks.timed_batch(profiles.get("quick").bases["wrn"], CPU) == 64
 
     def one_second(call, device):
         call()
         return 1.0
 
-    monkeypatch.setattr(epochs, "seconds", one_second)
-    record = epochs.measure(epochs.Setting(rounds=2), [base])
-    assert record["run_id"] == "epochs-cpu"
+    monkeypatch.setattr(networks, "seconds", one_second)
+    record = networks.measure(networks.Setting(rounds=2), [base])
+    assert record["run_id"] == "networks-cpu"
     (entry,) = record["networks"]
-    assert entry["network"] == epochs.identity(base)
+    assert entry["network"] == networks.identity(base)
     assert entry["timed_batch"] == 16
     assert entry["seconds"] == {"step": [4.0] * 3, "evaluation": [4.0] * 3}
-    assert "from 16" in epochs.table(record)
+    assert "from 16" in networks.table(record)
 
 
 def test_images_in_folders_are_timed_without_being_read(monkeypatch):
-    monkeypatch.setattr(epochs, "seconds", lambda call, device: 1.0)  # only the warm-up runs
+    monkeypatch.setattr(networks, "seconds", lambda call, device: 1.0)  # only the warm-up runs
     base = profiles.get("imagenet").bases["resnet"].replace(model="resnet8", batch_size=2)
     assert base.augment == "inception"
-    entry = epochs._timed(base, CPU, 1)
+    entry = networks._timed(base, CPU, 1)
     assert entry["network"]["augment"] == "inception"
     assert entry["network"]["image_size"] == 224
 
@@ -157,8 +158,8 @@ def test_short_steps_are_timed_for_half_a_second(monkeypatch):
         calls.append(call)
         return 0.1
 
-    monkeypatch.setattr(epochs, "seconds", quick)
-    epochs._timed(profiles.get("quick").bases["wrn"].replace(batch_size=2), CPU, 2)
+    monkeypatch.setattr(networks, "seconds", quick)
+    networks._timed(profiles.get("quick").bases["wrn"].replace(batch_size=2), CPU, 2)
     assert len(calls) == 2 * 5
 
 
@@ -176,11 +177,11 @@ def test_short_steps_are_timed_for_half_a_second(monkeypatch):
 )
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
-        bench.Setting(**wrong)
+        step.Setting(**wrong)
 
 
 def test_the_command_line_says_which_flags_a_bench_takes(capsys):
-    assert main(["bench", "epoch", "--model", "resnet8"]) == 2
+    assert main(["bench", "networks", "--model", "resnet8"]) == 2
     assert "valid: rounds, device, threads" in capsys.readouterr().err
     assert main(["bench", "step", "--device", "cuda:x"]) == 2
 
@@ -197,6 +198,6 @@ def test_the_command_line_times_and_prints(tmp_path, capsys):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_steps_are_timed_on_a_gpu(tmp_path):
-    record, _ = bench.run(bench.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
+    record, _ = step.run(step.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
     assert timing.hardware(record) == torch.cuda.get_device_name()
     assert record["run_id"].endswith("-cuda")

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from made_up import PROFILE, PROVENANCE, RATIOS, made_up_results, steps_timed
 
-from samlib import budget, epochs, plan, profiles, records, step_times, study, timing
+from samlib import budget, plan, profiles, records, step_times, study
+from samlib.bench import networks, timing
 from samlib.chapters import cost
 from samlib.config import RunConfig
 from samlib.errors import RecordsMissing
@@ -173,10 +174,10 @@ def base_run(**changes):
 def epochs_timed(base, device="cpu"):
     """A record in which a step takes one second and the evaluation of a batch a fifth of it."""
     took = {"step": [1.0] * 3, "evaluation": [0.2] * 3}
-    entry = {"network": epochs.identity(base), "timed_batch": 16, "seconds": took}
+    entry = {"network": networks.identity(base), "timed_batch": 16, "seconds": took}
     setting = {"device": device, "threads": 1, "rounds": 2}
     provenance = PROVENANCE | {"gpu": None if device == "cpu" else "a GPU"}
-    found = {"run_id": f"epochs-{device}", "setting": setting, "networks": [entry]}
+    found = {"run_id": f"networks-{device}", "setting": setting, "networks": [entry]}
     return found | {"provenance": provenance}
 
 
@@ -212,7 +213,7 @@ def test_where_there_is_no_official_test_set_the_rest_is_evaluated():
 
 def test_hardware_that_was_not_timed_is_not_estimated(rewritten):
     found = rewritten()
-    bases = epochs.networks()
+    bases = networks.networks()
     quick = {base.model for base in bases if base.dataset == "digits"}
     record = epochs_timed(bases[0])
     record["networks"] = [epochs_timed(b)["networks"][0] for b in bases if b.model in quick]

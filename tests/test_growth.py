@@ -1,6 +1,7 @@
 import pytest
 
-from samlib import growth, records
+from samlib import records
+from samlib.bench import growth
 
 
 @pytest.mark.slow

@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import budget, plan, reported, step_times, timing
+from .. import budget, plan, reported, step_times
 from ..answers import Answer, all_of
+from ..bench import timing
 from ..columns import diverged, edge, number, spread, verdicts
 from ..figures import COLOURS, MARKERS, key_of, use_style
 from ..names import MODEL_NAMES, method_name

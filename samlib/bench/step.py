@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import geometry, masks, models, profiles
-from .config import RunConfig
-from .errors import ConfigError, choose
-from .provenance import provenance
-from .records import write
-from .sam import Perturbation, perturbed, sam_step
+from .. import geometry, masks, models, profiles
+from ..config import RunConfig
+from ..errors import ConfigError, choose
+from ..provenance import provenance
+from ..records import write
+from ..sam import Perturbation, perturbed, sam_step
 from .timing import Step, closure_of, interleaved, network, quartiles, random_run, threads
 
 MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
@@ -201,7 +201,7 @@ def measure(setting: Setting) -> dict:
     Raises:
         ConfigError: the device is not there.
     """
-    from .train import usable_device
+    from ..train import usable_device
 
     device, config = usable_device(setting.device), setting.config
     with threads(setting.threads):

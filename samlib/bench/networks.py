@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from . import profiles
-from .config import RunConfig
-from .data import INFO
-from .errors import ConfigError
-from .provenance import provenance
-from .records import write
+from .. import profiles
+from ..config import RunConfig
+from ..data import INFO
+from ..errors import ConfigError
+from ..provenance import provenance
+from ..records import write
 from .timing import network, quartiles, random_run, seconds, threads
 
 _CPU_BATCH = 16  # of images of 32 pixels or more
@@ -91,14 +91,14 @@ def measure(setting: Setting, bases: Iterable[RunConfig] | None = None) -> dict:
     Raises:
         ConfigError: the device is not there.
     """
-    from .train import usable_device
+    from ..train import usable_device
 
     device = usable_device(setting.device)
     with threads(setting.threads):
         chosen = networks() if bases is None else bases
         found = [_timed(base, device, setting.rounds) for base in chosen]
     return {
-        "run_id": f"epochs-{device.type}",
+        "run_id": f"networks-{device.type}",
         "setting": vars(setting),
         "networks": found,
         "provenance": provenance(setting.device),

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import records
-from .build import build_model
-from .config import RunConfig
-from .data import INFO, Splits
-from .models import is_vit
-from .train import Run
+from .. import records
+from ..build import build_model
+from ..config import RunConfig
+from ..data import INFO, Splits
+from ..models import is_vit
+from ..train import Run
 
 Step = Callable[[], object]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import cluster, plan, profiles, records
-from .campaign import Campaign
-from .provenance import provenance
-from .runner import bring_up_to_date
+from .. import cluster, plan, profiles, records
+from ..campaign import Campaign
+from ..provenance import provenance
+from ..runner import bring_up_to_date
 
 _SEEDS = 10  # of the copies: so many of them are one row of the table
 

@@ -1,0 +1,26 @@
+"""What is timed, kind by kind: `python -m samlib bench KIND`.
+
+A kind is a module here: `Setting`, a frozen dataclass whose fields are its flags; `run`, which
+measures and writes one record to `<results>/bench`; `table`, the record as text.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from ..errors import choose
+
+# By kind, what it measures, as the command line says it.
+KINDS = {
+    "step": "SAM's step against its floor and a peer",
+    "networks": "a step of every network of the profiles",
+    "growth": "runs per hour by workers, reading of records",
+}
+
+
+def kind(name: str) -> ModuleType:
+    """The module of a kind.
+
+    Raises:
+        ConfigError: an unknown name; the message lists the valid ones.
+    """
+    return import_module(f".{choose('bench', name, KINDS)}", __name__)
