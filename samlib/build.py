@@ -63,7 +63,9 @@ def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
             norm["lr"] = 0.0
         parameters = [{"params": [e.parameter for e in no_norm(model).entries]}, norm]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, foreach=True, **common)
+        # Its count of steps on the device: on the host a recorded step could not advance it.
+        capturable = any(p.is_cuda for p in model.parameters())
+        return torch.optim.AdamW(parameters, foreach=True, capturable=capturable, **common)
     if config.optimizer == "lion":
         from timm.optim import Lion
 

@@ -144,15 +144,44 @@ def chapters(profile: Profile) -> tuple[str, ...]:
     return tuple(NEEDS) if profile.chapters is None else profile.chapters
 
 
+def decisive(profile: Profile) -> list[Needs]:
+    """What decides most, whatever its chapter: should time run out, this much is there.
+
+    The base optimizer, SAM and SAM-ON on the headline's network, then on the other BatchNorm
+    networks; random masks as sparse as SAM-ON's under both radius rules, and no-norm; transformers.
+    """
+    controls = [
+        *(Method("l2", "random", radius) for radius in ("mask", "all")),
+        Method("l2", "no_norm"),
+    ]
+    headline = {family: [(family, m) for m in HEADLINE] for family in profile.bases}
+    batchnorm = {family: headline[family] for family in profile.families}
+    in_order = [
+        *({profile.headline: headline[profile.headline]} | batchnorm).values(),
+        *([(profile.headline, method)] for method in controls),
+        *(headline[f] for f in profile.transformers if f != profile.headline),
+    ]
+    cells = all_cells(needs(profile) for needs in _in(profile))
+    needed = {(cell.base, cell.method): cell for cell in cells}
+    found = ([needed.get((profile.bases[f], m)) for f, m in group] for group in in_order)
+    return [Needs(cells) for group in found if (cells := [cell for cell in group if cell])]
+
+
+def _in(profile: Profile) -> list[Callable[[Profile], Needs]]:
+    return [NEEDS[name] for name in chapters(profile)]
+
+
 def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     """The needs of every chapter, or of one, in the order they should be met.
+
+    Of every chapter: after what is `decisive`.
 
     Raises:
         ConfigError: no such chapter.
     """
     if only is not None:
         return [NEEDS[choose("notebook", only, NEEDS)](profile)]
-    return [NEEDS[name](profile) for name in chapters(profile)]
+    return [*decisive(profile), *(needs(profile) for needs in _in(profile))]
 
 
 def all_cells(needs: Iterable[Needs]) -> list[Cell]:

@@ -267,12 +267,15 @@ _PAPER = Profile(
 _CIFAR100_SHORT = replace(
     _PAPER,
     name="cifar100-short",
-    about="CIFAR-100, WRN-16-4 and ResNet-56, 40 epochs in bf16; hours on one GPU, in pieces",
+    about="CIFAR-100, WRN-16-4, ResNet-56 and ViT-T, 40 epochs in bf16; one GPU, in pieces",
     bases={
         "wrn": _CIFAR100.replace(model="wrn16_4", epochs=40, precision="bf16"),
         "resnet": _CIFAR100.replace(model="resnet56", epochs=40, precision="bf16"),
+        "vit": _CIFAR_VIT.replace(epochs=40, precision="bf16"),
     },
     geometries=("l2", "elementwise_l2", "elementwise_linf", "layerwise_l2"),
+    curve_seeds=1,
+    sparse=tuple((mask, None) for mask in SPARSE_MASKS),
 )
 
 # AdamW after arXiv 2205.01580, Lion at the values the authors gave in an answer (science.md 3.3);

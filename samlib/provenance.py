@@ -23,6 +23,7 @@ DECIDING = (
     "datasets",
     "folders",
     "geometry",
+    "graphs",
     "masks",
     "measures",
     "models",

@@ -185,12 +185,13 @@ class Profile:
         ladders: values of rho of the curves over rho, by geometry; the same for every mask.
         grids: values of rho elsewhere, by `Method.key` or, for one family alone, by its name and
             the key; as many on every side of a comparison, so that rho is tuned alike.
-        sweep_seeds: seeds that choose rho; the rho curves run with all `seeds`.
+        sweep_seeds: seeds that choose rho.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
         decisive_seeds: seeds of `DECISIVE` in the headline family, and of the base optimizer, SAM
             and SAM-ON on transformers.
         measured_seeds: seeds of those whose robustness is measured.
+        curve_seeds: seeds at every rho of the rho curves; None is all `seeds`.
         sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
         chapters: which chapters it runs; None is all of them.
         device: where the runs are meant to run, cpu or cuda.
@@ -208,6 +209,7 @@ class Profile:
     headline_seeds: int
     decisive_seeds: int
     measured_seeds: int
+    curve_seeds: int | None = None
     sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
     chapters: tuple[str, ...] | None = None
     device: str = "cpu"
@@ -226,13 +228,9 @@ class Profile:
             grid = self.ladders[method.geometry]
         else:
             grid = self.grids.get((family, *method.key)) or self.grids[method.key]
-        return Cell(
-            self.bases[family],
-            method,
-            grid,
-            self.seeds if curve else self.sweep_seeds,
-            self._seeds(family, method),
-        )
+        sweep_seeds = (self.curve_seeds or self.seeds) if curve else self.sweep_seeds
+        seeds = self._seeds(family, method)
+        return Cell(self.bases[family], method, grid, sweep_seeds, seeds)
 
     def _seeds(self, family: str, method: Method) -> int:
         leads = family == self.headline

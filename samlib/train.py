@@ -17,6 +17,7 @@ from .config import RunConfig
 from .data import INFO, Splits, make_splits, normalize
 from .errors import ConfigError
 from .folders import FolderSplits, folder_splits
+from .graphs import replayed
 from .measures import affine_measures, finite, recalibrated, share_recorder
 from .models import is_vit
 from .provenance import provenance, source_digest
@@ -64,6 +65,10 @@ class Run:
         """Number of finished epochs."""
         return len(self.seconds)
 
+    def replayed(self, step: Callable[..., None], steps: int) -> Callable[..., None]:
+        """The step of an epoch of so many full batches, in the form that is fastest here."""
+        return replayed(step, steps, self.device)
+
     def inputs(self, images: Tensor) -> Tensor:
         """uint8 images as the model takes them: normalised, convolutions channels-last."""
         x = normalize(images, self.splits.info)
@@ -86,23 +91,27 @@ class Run:
         correct = torch.zeros((), device=self.device)
         share: list[Tensor] = []
         # The diagnostic costs a few reductions, so it looks at the first step of an epoch.
-        on_eps = share_recorder(self.perturbation, share) if self.perturbation else None
-        size = config.batch_size
-        for images, y in splits.train_batches(config.augment, size, self.order, self.draws):
+        watch = [share_recorder(self.perturbation, share)] if self.perturbation else []
+
+        def step(images: Tensor, y: Tensor) -> None:
             x = self.inputs(images)
             seen: list[Tensor] = []
 
-            def closure(x=x, y=y, seen=seen) -> Tensor:
+            def closure() -> Tensor:
                 logits = self.forward(x)
                 seen.append(logits.detach())
                 return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
 
+            on_eps = watch.pop() if watch else None
             loss = sam_step(closure, self.optimizer, self.perturbation, epoch=epoch, on_eps=on_eps)
-            on_eps = None
-            loss_sum += loss * len(y)
-            correct += (seen[0].argmax(1) == y).sum()
+            loss_sum.add_(loss * len(y))
+            correct.add_((seen[0].argmax(1) == y).sum())
+
+        size, count = config.batch_size, splits.count("train")
+        step = self.replayed(step, count // size)
+        for images, y in splits.train_batches(config.augment, size, self.order, self.draws):
+            step(images, y)
         self.scheduler.step()
-        count = splits.count("train")
         mean_loss = loss_sum.item() / count
         # The loss is taken before the step, so the last one shows in the weights only.
         weights = torch.stack(torch._foreach_norm(list(self.model.parameters()))).sum().item()
@@ -192,16 +201,21 @@ class Run:
 
 @contextmanager
 def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
-    """One thread on the CPU, the caller's random state kept: equal runs give equal bits."""
-    threads = torch.get_num_threads()
+    """One thread on the CPU, the caller's random state kept: equal runs give equal bits.
+
+    On a GPU, where they need not, the fastest convolutions are chosen by trying.
+    """
+    threads, tried = torch.get_num_threads(), torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if device.type == "cpu":
             torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = device.type == "cuda"
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+            torch.backends.cudnn.benchmark = tried
 
 
 def train(
