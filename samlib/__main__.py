@@ -131,7 +131,8 @@ def _status(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from . import campaign, parallel, profiles, records
     from .config import RunConfig
-    from .train import Run, train
+    from .run import Run
+    from .train import train
 
     profile = profiles.get(args.profile)
     family = choose("family", args.family or profile.headline, profile.bases)

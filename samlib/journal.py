@@ -19,7 +19,7 @@ from .campaign import Campaign, held
 from .config import RunConfig
 
 if TYPE_CHECKING:
-    from .train import Run
+    from .run import Run
 
 _LINES, _WIDTH = 5, 160  # of a failed run's log, as its failure is told
 

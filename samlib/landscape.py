@@ -15,7 +15,7 @@ from .masks import MASKS
 from .sharpness import m_sharpness
 
 if TYPE_CHECKING:
-    from .train import Run
+    from .run import Run
 
 M = 128  # examples per batch
 IMAGES = 1024

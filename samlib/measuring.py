@@ -22,9 +22,10 @@ from .landscape import sharpness
 from .provenance import provenance
 from .records import Records
 from .robustness import robustness
+from .run import Run
 from .shifted_sets import shifted_sets
 from .study import Measured
-from .train import Run, restored, train
+from .train import restored, train
 
 MEASURES: dict[str, Callable[[Run], dict]] = {
     "sharpness": sharpness,

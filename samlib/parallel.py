@@ -30,7 +30,8 @@ from .folders import FolderSplits, batches
 from .geometry import Geometry
 from .plan import Needs
 from .provenance import source_digest
-from .train import Run, restored
+from .run import Run
+from .train import restored
 
 PERTURBATIONS = ("worker", "synchronised")
 
@@ -272,18 +273,13 @@ def train(
                     f"{begun_by[1]}: continue it alike, or remove it"
                 )
             run.load_state_dict(state)
-        saved = time.monotonic()
-        while run.epoch < config.epochs and not run.diverged:
-            epoch_begun = time.perf_counter()
-            run.train_epoch()
-            run.evaluate()
-            run.seconds.append(time.perf_counter() - epoch_begun)
-            if on_epoch is not None and first:
-                on_epoch(run)
-            due = time.monotonic() - saved >= checkpoint_seconds
-            if checkpoints and due and first and not run.diverged and run.epoch < config.epochs:
-                checkpoint.save(checkpoints, run.state_dict())
-                saved = time.monotonic()
+        # Only the first worker writes and reports.
+        single.until_done(
+            run,
+            checkpoints if first else None,
+            checkpoint_seconds,
+            on_epoch if first else None,
+        )
         if weights is not None and first:
             checkpoint.save(weights, run.model.state_dict())
         result = single.result_of(run)

@@ -29,6 +29,7 @@ DECIDING = (
     "models",
     "prefix",
     "profiles",
+    "run",
     "sam",
     "sparse_masks",
     "ssam",

@@ -11,7 +11,7 @@ from .attacks import attacked
 from .data import mean_std
 
 if TYPE_CHECKING:
-    from .train import Run
+    from .run import Run
 
 ATTACKED = 500  # test images attacked, the first ones: an attack costs ten gradients each
 # The radii of the authors' ImageNet table (poster; science.md 4.3), and larger ones under which

@@ -14,7 +14,7 @@ from .errors import SamlibError
 from .folders import Files, FolderSplits, batches, classes_of, files_of, in_parts
 
 if TYPE_CHECKING:
-    from .train import Run
+    from .run import Run
 
 # The columns of the authors' ImageNet table (poster; science.md 4.3) beside ImageNet itself.
 SETS = {

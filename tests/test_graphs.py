@@ -6,7 +6,8 @@ import torch
 from samlib import graphs
 from samlib.config import RunConfig
 from samlib.graphs import CudaRecorder, Replayed, replayed
-from samlib.train import Run, train
+from samlib.run import Run
+from samlib.train import train
 
 CPU = torch.device("cpu")
 # Four full batches and a short one.

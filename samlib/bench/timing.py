@@ -20,7 +20,7 @@ from ..build import build_model
 from ..config import RunConfig
 from ..data import INFO, Splits
 from ..models import is_vit
-from ..train import Run
+from ..run import Run
 
 Step = Callable[[], object]
 
