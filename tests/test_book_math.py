@@ -1,6 +1,7 @@
 """The book's own extensions: formulas as MathML, and nothing asked from another host."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,12 +155,26 @@ def _dollar_math(text):
     ]
 
 
-@pytest.mark.parametrize("page", ["method", "scope", "deviations"])
-def test_every_formula_of_the_prose_converts(page):
-    formulas = _dollar_math((BOOK / f"{page}.md").read_text(encoding="utf-8"))
-    assert formulas
-    for latex, display in formulas:
+def _prose(path):
+    """The Markdown of a page, or of a notebook's cells."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
+PAGES = [*BOOK.glob("*.md"), *BOOK.parent.glob("notebooks/*.ipynb")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_formula_of_a_page_converts(page):
+    for latex, display in _dollar_math(_prose(page)):
         mathml.to_mathml(latex, display)
+
+
+def test_formulas_are_found_in_prose_and_notebooks():
+    assert {p.name for p in PAGES if _dollar_math(_prose(p))} >= {"method.md", "sharpness.ipynb"}
 
 
 def test_pages_that_ask_another_host_are_found(tmp_path):
