@@ -37,12 +37,16 @@ test: $(READY) ## lint and every test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
 
-bench: $(READY) ## time the step against its floor and its peers, and the networks of all profiles
+bench: $(READY) ## time steps, epochs, augmentation against floor and peers; packing and growth
 	$(SAMLIB) bench step --profile $(PROFILE) --rounds 60
 	$(SAMLIB) bench step --model resnet56
 	$(SAMLIB) bench step --model wrn16_4
 	$(SAMLIB) bench step --model vit_t --rounds 10
+	$(SAMLIB) bench epoch --images 512
+	$(SAMLIB) bench augment --images 512
 	$(SAMLIB) bench networks
+	$(SAMLIB) bench packing
+	$(SAMLIB) bench growth
 
 readme: $(READY) ## put the headline table and figure of the records into README.md
 	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)

@@ -62,7 +62,7 @@ def build(profile: str, results: Path, output: Path) -> Path:
 
 def _execute(name: str, stage: Path, asked: dict) -> None:
     profile = profiles.get(asked["profile"])
-    if name in plan.NEEDS and name not in plan.chapters(profile):
+    if not plan.has(profile, name):
         _leave_out(name, stage, profile.name)
         return
     declared = notebooks.parameters(name)

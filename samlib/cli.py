@@ -35,6 +35,15 @@ def workers(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Numbers of worker processes, such as 1,2,4.
+
+    >>> counts("1,2,4")
+    (1, 2, 4)
+    """
+    return tuple(workers(part) for part in text.split(","))
+
+
 def path(text: str) -> Path:
     """A path that can be asked for."""
     try:
@@ -52,7 +61,7 @@ def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
         parser.add_argument(
             "--workers",
             type=workers,
-            help="runs at once (default: one per core; cuda: one; ray: all it has room for)",
+            help="runs at once (default: one per core; cuda: by network; ray: all it has room for)",
         )
         parser.add_argument(
             "--executor",
@@ -137,10 +146,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results", default="results", help="folder of results")
     group = p.add_argument_group("what is timed", "where not given, as `samlib.bench` says")
     for name, kind, note in (
-        ("profile", str, "step: the network of its headline, on its data's size"),
-        ("family", str, "step: another of the profile's networks"),
-        ("model", str, "step: a model of the zoo at 32 x 32 (default: resnet56)"),
-        ("batch-size", int, "step: images in a batch"),
+        ("profile", str, "step, packing: the network of its headline, on its data's size"),
+        ("family", str, "step, packing: another of the profile's networks"),
+        ("model", str, "step, epoch, augment: one of the zoo at 32 x 32 (default: resnet56)"),
+        ("batch-size", int, "step, epoch, augment: images in a batch"),
+        ("images", int, "epoch, augment, packing: images in an epoch"),
+        ("augment", str, "epoch: none, basic or autoaugment (default: autoaugment)"),
+        ("precision", str, "epoch, augment: fp32 or bf16 (default: cuda bf16, cpu fp32)"),
+        ("epochs", int, "packing: epochs of a run"),
+        ("runs", int, "packing: runs per worker"),
+        ("workers", counts, "packing, growth: numbers of worker processes, such as 1,2,4"),
         ("rounds", int, "how often each is timed"),
         ("threads", workers, "CPU threads (default: 1)"),
         ("device", str, "cpu or cuda (default: cpu)"),

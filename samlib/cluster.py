@@ -29,24 +29,9 @@ from pathlib import Path
 from . import journal
 from .campaign import Campaign, origin
 from .errors import ConfigError, SamlibError
-from .execute import ATTEMPTS, Job, Outcome, one_job
+from .execute import ATTEMPTS, Job, Outcome, gpu_share, one_job
 from .files import DiskError, write_atomically
 from .measuring import Measurement
-
-# How much of a GPU a run takes. Small networks on small images are a queue of short kernels that
-# leaves most of a GPU idle; whatever is not named here has one to itself. By judgement, not
-# measured.
-GPU_SHARE = {
-    "vit_s": 0.5,
-    "vit_t": 0.5,
-    "wrn16_4": 0.5,
-    "resnext29_32x4d": 0.5,
-    "resnet56": 0.25,
-    "resnet8": 0.25,
-    "resnext11_4x2d": 0.25,
-    "wrn10_1": 0.25,
-    "vit_micro": 0.25,
-}
 
 _LOOK = 5.0  # seconds between two looks at which nodes there are
 _PATIENCE = 60.0  # seconds without any node before the campaign is given up
@@ -60,8 +45,7 @@ def resources(job: Job, device: str) -> dict[str, float]:
     """What a job asks Ray for: one core, as it uses one thread, and its share of a GPU."""
     asked = {"num_cpus": 1.0}
     if device != "cpu":
-        model = (job.config if isinstance(job, Measurement) else job).model
-        asked["num_gpus"] = GPU_SHARE.get(model, 1.0)
+        asked["num_gpus"] = gpu_share(job)
     return asked
 
 

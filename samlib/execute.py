@@ -30,6 +30,44 @@ Job = RunConfig | Measurement
 
 ATTEMPTS = 3  # of a run whose worker died
 
+# How much of a GPU a run takes. Small networks on small images are a queue of short kernels that
+# leaves most of a GPU idle; whatever is not named here has one to itself. By judgement, until
+# `bench packing` has measured it on a GPU.
+GPU_SHARE = {
+    "vit_s": 0.5,
+    "vit_t": 0.5,
+    "wrn16_4": 0.5,
+    "resnext29_32x4d": 0.5,
+    "resnet56": 0.25,
+    "resnet8": 0.25,
+    "resnext11_4x2d": 0.25,
+    "wrn10_1": 0.25,
+    "vit_micro": 0.25,
+}
+
+
+def gpu_share(job: Job) -> float:
+    """How much of a GPU a job takes, by the network it trains or measures."""
+    model = (job.config if isinstance(job, Measurement) else job).model
+    return GPU_SHARE.get(model, 1.0)
+
+
+def default_workers(device: str, jobs: Iterable[Job]) -> int:
+    """Worker processes where none were asked for: one per core, or as many as share a GPU well.
+
+    Runs share a device as processes, not as one network with batched weights, so that a run
+    computes what it would alone, on the CPU bit for bit: it has BatchNorm statistics of its own,
+    and diverges, fails or is resumed by itself.
+
+    Args:
+        device: cpu or cuda.
+        jobs: what is to be done; on a GPU the largest share among them decides.
+    """
+    cores = os.cpu_count() or 1
+    if device == "cpu":
+        return cores
+    return min(cores, int(1 / max(map(gpu_share, jobs), default=1.0)))
+
 
 @dataclass
 class Outcome:

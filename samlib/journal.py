@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -158,6 +159,14 @@ def failures(campaign: Campaign) -> dict[str, str]:
 def add(campaign: Campaign, run_id: str, text: str) -> None:
     """Add a line to the log of a job that cannot do it itself: its worker died."""
     _append(campaign.log(run_id), _stamped(text))
+
+
+def worker(campaign: Campaign, run_id: str) -> str | None:
+    """The process that began a job, the last time, as its log says; None without a log."""
+    with contextlib.suppress(OSError):
+        found = re.findall(r"epochs on .*, process (\d+ of .+)", campaign.log(run_id).read_text())
+        return found[-1] if found else None
+    return None
 
 
 def failure_text(campaign: Campaign, run_id: str, reason: str) -> str:

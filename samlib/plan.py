@@ -144,6 +144,11 @@ def chapters(profile: Profile) -> tuple[str, ...]:
     return tuple(NEEDS) if profile.chapters is None else profile.chapters
 
 
+def has(profile: Profile, notebook: str) -> bool:
+    """Whether a notebook is part of a profile; one that needs no runs is part of each."""
+    return notebook not in NEEDS or notebook in chapters(profile)
+
+
 def decisive(profile: Profile) -> list[Needs]:
     """What decides most, whatever its chapter: should time run out, this much is there.
 

@@ -100,14 +100,22 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.")}</p>')
 
 
+def timings(records: Sequence[dict]) -> "HTML":
+    """One line under a page of timings: how many, by which code, on what."""
+    origins = Counter(_origin(record, "") for record in records)
+    lines = "; ".join(f"{count} by {origin}" for origin, count in origins.most_common())
+    text = f"{len(records)} records of timings" + (f": {lines}." if lines else ".")
+    return _html(f'<p class="provenance">{html.escape(text)}</p>')
+
+
 def _minutes(records: Iterable[dict]) -> float:
     return sum(record["times"]["wall"] for record in records) / 60
 
 
-def _origin(record: dict) -> str:
+def _origin(record: dict, cores: str = ", one core") -> str:
     p = record["provenance"]
     commit = (p["commit"] or "no commit")[:10] + (" (modified)" if p["dirty"] else "")
-    hardware = p["gpu"] or f"{p['processor']}, one core"
+    hardware = p["gpu"] or p["processor"] + cores
     return f"{commit} with torch {p['packages']['torch']}, Python {p['python']}, on {hardware}"
 
 

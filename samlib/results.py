@@ -183,7 +183,7 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
         RecordsMissing: a run is missing and is not to be trained, or failed.
     """
     from .paths import project_root, resolve
-    from .runner import bring_up_to_date, default_workers
+    from .runner import bring_up_to_date
 
     choose("value of missing", missing, ("train", "error"))
     if not isinstance(results, str):
@@ -200,6 +200,5 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
             )
         campaign = place(folder, profile)
         with campaign.locked():
-            device = found.profile.device
-            bring_up_to_date(groups, campaign, workers=default_workers(device), device=device)
+            bring_up_to_date(groups, campaign, device=found.profile.device)
     return load(profile, folder, needs=notebook)

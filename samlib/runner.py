@@ -1,10 +1,9 @@
 """Bringing a profile's records up to date: what is missing, in which order, for how long."""
 
-import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +13,7 @@ from . import records as records_
 from .campaign import Campaign
 from .config import NO_PERTURBATION
 from .errors import choose
-from .execute import Job, LocalExecutor, Outcome
+from .execute import Job, LocalExecutor, Outcome, default_workers
 from .measuring import Measurement, Measures
 from .plan import Needs, all_cells
 from .records import Records
@@ -137,23 +136,24 @@ def bar(done: int, total: int) -> str:
     return f"[{'#' * done:.<24}]"
 
 
-def default_workers(device: str) -> int:
-    """Worker processes where none were asked for: one per core, or one on a GPU."""
-    return (os.cpu_count() or 1) if device == "cpu" else 1
-
-
 EXECUTORS = ("local", "ray")
 
 
 def start_executor(
-    name: str, campaign: Campaign, workers: int | None, device: str, data_dir: Path | None
+    name: str,
+    campaign: Campaign,
+    workers: int | None,
+    device: str,
+    data_dir: Path | None,
+    jobs: Iterable[Job] = (),
 ):
     """An executor by its name: worker processes here, or tasks of a Ray cluster.
 
     Args:
         name: one of `EXECUTORS`.
         campaign, device, data_dir: as in `execute.LocalExecutor`.
-        workers: None is `default_workers`, or as many as the cluster has room for.
+        workers: None is `execute.default_workers`, or as many as the cluster has room for.
+        jobs: what is to be done, as far as it is known: how well it shares a GPU.
 
     Raises:
         ConfigError: an unknown name, or Ray is not installed.
@@ -163,7 +163,7 @@ def start_executor(
         from .cluster import RayExecutor  # Ray is optional
 
         return RayExecutor(campaign, workers=workers, device=device, data_dir=data_dir)
-    workers = workers or default_workers(device)
+    workers = workers or default_workers(device, jobs)
     return LocalExecutor(campaign, workers=workers, device=device, data_dir=data_dir)
 
 
@@ -251,9 +251,10 @@ def bring_up_to_date(
                 print(f"\n{job.run_id} failed: {failure} (log: {log})", file=sys.stderr)
         report()
 
-    if not backlog.jobs():
+    todo = backlog.jobs()
+    if not todo:
         return outcome
-    with start_executor(executor, campaign, workers, device, data_dir) as at_work:
+    with start_executor(executor, campaign, workers, device, data_dir, todo) as at_work:
         report()
         for chapter in needs:
             while True:  # once for the sweeps, then for the rho they chose and the measures

@@ -1,4 +1,4 @@
-"""Records of step times as tables: every network that was timed, and where the time goes."""
+"""Records of step times as tables: every network that was timed, where time and memory go."""
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ from .results import Results
 from .stats import NOT_RUN
 from .study import ALL, BASE, HEADLINE, ON, Method
 
+PEER = "pytorch-optimizer's SAM"
 METHODS = (*HEADLINE, *plan.BLOCKS)
 FIRST, LATE = plan.BLOCKS[0], plan.BLOCKS[-1]  # stage 1; stages 2 and 3
 
@@ -85,8 +86,8 @@ def table(results: Results) -> pd.DataFrame:
         for method in METHODS[1:]:
             key = key_of(method)
             row[short(results, method)] = f"{number(ratios[key])} ({number(floors[key][1])})"
-        peer = ratios.get("pytorch-optimizer's SAM")
-        rows.append(row | {"pytorch-optimizer's SAM": number(peer) if peer else "–"})
+        peer = ratios.get(PEER)
+        rows.append(row | {PEER: number(peer) if peer else "–"})
     return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}])
 
 
@@ -99,6 +100,33 @@ def pieces(results: Results) -> pd.DataFrame:
             name = optimizer if method == BASE else short(results, method)
             rows.append({"timed": title(record), "step": name} | _pieces(record, key_of(method)))
     return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}])
+
+
+def memory(results: Results) -> pd.DataFrame:
+    """Megabytes that a step takes at most, and what it keeps from its first pass to its second."""
+    rows = []
+    for record in timed(results):
+        optimizer = OPTIMIZER_NAMES[record["network"]["optimizer"]]
+        names = {key_of(m): short(results, m) for m in (ALL, ON, LATE)}
+        found = record.get("memory")  # not in older records
+        if found is None:
+            rows.append({"timed": title(record), "step": NOT_RUN.verdict})
+            continue
+        for key, name in ({"base": optimizer} | names | {PEER: PEER}).items():
+            if key in found["peak"]:
+                row = {"timed": title(record), "step": name}
+                rows.append(row | _memory(found, key))
+    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}]).fillna("–")
+
+
+def _memory(found: dict, key: str) -> dict[str, str]:
+    peak, kept = found["peak"][key], found["between"].get(key)
+    return {
+        "peak, MB": number(peak / 1e6),
+        "over the base optimizer's": number(peak / found["peak"]["base"], 3),
+        "kept, MB": "–" if kept is None else number(kept / 1e6, 3),
+        "of all parameters": "–" if kept is None else f"{100 * kept / found['parameters']:.1f} %",
+    }
 
 
 def _pieces(record: dict, key: str) -> dict[str, str]:
@@ -130,6 +158,6 @@ def finding(results: Results) -> str:
     count = f"{len(found)} network{'s' if len(found) > 1 else ''}"
     return (
         f"Over {count}, steps take {number(min(over))} to {number(max(over))} times their floor. "
-        f"Two identical steps of the base optimizer differ by at most {100 * control:.0f} %, "
+        f"Two identical steps of the base optimizer differ by at most {100 * control:.1f} %, "
         "medians compared."
     )

@@ -18,8 +18,10 @@ def write(profile: str, folder: Path) -> list[Path]:
     for needs in plan.chapter_needs(results.profile):
         results.require(needs)
     paths = []
-    for part in plan.chapters(results.profile):
-        for name, make in CHAPTERS[part].TABLES.items():
+    for part, chapter in CHAPTERS.items():
+        if not plan.has(results.profile, part):
+            continue
+        for name, make in chapter.TABLES.items():
             path = results.folder / "tables" / f"{name}.csv"
             write_atomically(path, make(results).to_csv(index=False).encode())
             paths.append(path)

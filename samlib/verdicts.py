@@ -141,7 +141,7 @@ CLAIMS = (
 
 def answer(claim: Claim, results: Results) -> Answer:
     """What the records say; "not run" where there are none, never a guess."""
-    if claim.chapter not in plan.chapters(results.profile):
+    if not plan.has(results.profile, claim.chapter):
         return NOT_ANSWERED
     try:
         return CHAPTERS[claim.chapter].DECIDES[claim.number](results)
@@ -186,7 +186,7 @@ def _row(claim: Claim, results: Results) -> dict:
     row |= {"ours": found.ours, "seeds": found.seeds or "–", "reported": claim.reported}
     if found != NOT_ANSWERED:
         return row | {"to run it": "", "cost": ""}
-    if claim.chapter not in plan.chapters(profile):
+    if not plan.has(profile, claim.chapter):
         return row | {"to run it": "not part of this profile", "cost": ""}
     command = f"python -m samlib run --profile {profile.name} --only {claim.chapter}"
     cells = plan.all_cells(plan.chapter_needs(profile, claim.chapter))

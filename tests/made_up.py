@@ -120,6 +120,12 @@ def steps_timed(results, ratios=RATIOS, **changes):
         "floors": {name: [floor - 0.01, floor, floor + 0.01] for name, floor in FLOORS.items()},
         "seconds": {name: [0.01 * value for value in found] for name, found in around.items()},
         "pieces": {name: [value] * 3 for name, value in pieces.items()},
+        "memory": {
+            "parameters": 4_000_000,
+            "peak": {"base": 20_000_000, "all": 24_010_000, "only_norm": 20_020_000}
+            | {"blocks_23": 20_015_000},
+            "between": {"all": 4_010_000, "only_norm": 20_000, "blocks_23": 15_000},
+        },
         "provenance": PROVENANCE,
     }
     return records.write(results / "bench", record | changes)

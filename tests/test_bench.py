@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from samlib import profiles, records
+from samlib import masks, profiles, records
 from samlib.__main__ import main
-from samlib.bench import networks, step, timing
+from samlib.bench import memory, networks, step, timing
 from samlib.config import RunConfig
 from samlib.errors import ConfigError
 
@@ -31,6 +31,67 @@ def test_contenders_are_timed_together_and_recorded(timed):
     assert "only_norm" in step.table(record)
     assert record["provenance"]["processor"] in timing.hardware(record)
     assert timing.hardware(record).endswith("1 thread")
+
+
+def test_memory_is_every_allocation_and_every_free():
+    held = []
+    with memory.taken(CPU) as found:
+        first = torch.ones(1000)  # 4,000 bytes
+        second = torch.ones(500, dtype=torch.float64)  # 4,000: 8,000 at one time
+        del first
+        third = torch.ones(100)
+        del third
+        held.append(second)
+    assert (found.net, found.peak) == (4000, 8000)
+    with memory.taken(CPU) as found:
+        pass
+    assert (found.net, found.peak) == (0, 0)
+
+
+def test_memory_counts_what_a_gradient_takes():
+    weight = torch.ones(300, requires_grad=True)
+    with memory.taken(CPU) as found:
+        loss = weight.exp().sum()  # 1,200 bytes, kept for the backward pass, and 4
+        loss.backward()
+        del loss
+    assert found.net == weight.grad.nbytes == 1200
+    assert 2 * 1200 < found.peak < 4 * 1200
+
+
+@pytest.mark.parametrize("family", ["wrn", "vit"])
+def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(family):
+    config = step.Setting(profile="quick", family=family).config
+    with timing.threads(1):
+        steps = step.contenders(config, CPU)
+        for contender in steps.values():
+            contender.step()
+        found = step.memory(steps, CPU)
+        few = {name: steps[name] for name in ("base", "only_norm")}
+        again = step.memory(few, CPU)
+    model = timing.random_run(config, CPU, 2).model
+    everything = masks.MASKS["all"](model, config)
+    assert found["parameters"] == 4 * everything.total
+    buffers, loss = sum(b.nbytes for b in everything.norm_buffers), 4
+    assert (buffers > 0) == (family == "wrn")
+    for name in step.MASKS:
+        count = masks.MASKS[name](model, config).count
+        assert found["between"][name] == 4 * count + buffers + loss
+    if family == "wrn":
+        assert found["between"]["pytorch-optimizer's SAM"] == found["parameters"]
+    assert found["between"].keys() == found["peak"].keys() - {"base", "base again"}
+    assert found["peak"]["base"] == found["peak"]["base again"]
+    assert found["peak"]["base"] > found["parameters"], "gradients, and activations"
+    over = {name: peak - found["peak"]["base"] for name, peak in found["peak"].items()}
+    assert 0 <= over["only_norm"] < over["all"] <= found["between"]["all"]
+    assert again["peak"] == {name: found["peak"][name] for name in few}, "the same each time"
+
+
+def test_the_memory_of_a_step_is_recorded_and_shown(timed):
+    record, _ = timed
+    assert set(record["memory"]["peak"]) == set(record["ratios"])
+    assert "MB kept between passes" in step.table(record)
+    older = {name: value for name, value in record.items() if name != "memory"}
+    assert "MB" not in step.table(older)
 
 
 def test_a_profiles_network_is_timed_on_its_own_data_size(timed):
@@ -201,3 +262,7 @@ def test_steps_are_timed_on_a_gpu(tmp_path):
     record, _ = step.run(step.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
     assert timing.hardware(record) == torch.cuda.get_device_name()
     assert record["run_id"].endswith("-cuda")
+    kept = record["memory"]["between"]
+    assert 0 < kept["only_norm"] < kept["all"]
+    assert kept["all"] >= record["memory"]["parameters"]
+    assert record["memory"]["peak"]["base"] > 0

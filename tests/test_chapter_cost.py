@@ -116,7 +116,7 @@ def test_without_step_times_the_page_says_so(rewritten):
     with pytest.raises(RecordsMissing, match="bench step --profile smoke`"):
         cost.cheaper(found)
     assert set(cost.table(found)["time"]) == {"not run"}
-    for table in (step_times.table(found), step_times.pieces(found)):
+    for table in (step_times.table(found), step_times.pieces(found), step_times.memory(found)):
         assert table.iloc[0, 0] == "not run"
     for said in (cost.finding(found), step_times.finding(found), budget.finding(found)):
         assert "ot run" in said
@@ -165,6 +165,27 @@ def test_the_pieces_add_up_to_the_floor(rewritten):
     assert late["second pass"] == "8.00", "1 ms is taken over from the first pass"
     assert late["floor"] == "15.50"
     assert late["measured"] == "15.00"
+
+
+def test_memory_is_shown_beside_the_base_optimizers(rewritten):
+    table = step_times.memory(rewritten()).set_index("step").drop(columns="timed")
+    assert list(table.index) == ["SGD", "SAM", "SAM-ON", "B2+B3"], "a peer that was not there"
+    assert table.loc["SGD"].tolist() == ["20.00", "1.000", "–", "–"]
+    assert table.loc["SAM"].tolist() == ["24.01", "1.200", "4.010", "100.2 %"]
+    assert table.loc["SAM-ON"].tolist() == ["20.02", "1.001", "0.020", "0.5 %"]
+
+
+def test_older_records_say_nothing_of_memory(rewritten):
+    found = rewritten()
+    (path,) = (found.folder.parent / "bench").iterdir()
+    record = records.read_one(path)
+    del record["memory"]
+    records.write(path.parent, record | {"run_id": "step-older"})
+    table = step_times.memory(found).set_index("step")
+    assert table.loc["not run"]["kept, MB"] == "–"
+    assert table.loc["SAM"]["kept, MB"] == "4.010"
+    path.unlink()
+    assert step_times.memory(found)["step"].tolist() == ["not run"]
 
 
 def base_run(**changes):

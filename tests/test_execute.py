@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import one_line, repeatable
 
-from samlib import campaign, journal, records
+from samlib import campaign, journal, plan, profiles, records, runner
 from samlib.campaign import Campaign, CampaignError
 from samlib.config import RunConfig
-from samlib.execute import LocalExecutor, one_job
+from samlib.execute import LocalExecutor, default_workers, one_job
 from samlib.files import DiskError
+from samlib.measuring import Measurement
 from samlib.train import train
 
 TINY = {"train_size": 64, "validation_size": 20, "epochs": 2, "batch_size": 32}
@@ -58,6 +59,41 @@ def training(pid):
 
 def without_times(folder):
     return {run_id: repeatable(record) for run_id, record in records.read(folder).items()}
+
+
+def test_the_largest_share_of_a_gpu_decides_how_many_workers_there_are(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    small, medium = RunConfig(model="resnet56"), RunConfig(model="wrn16_4")
+    large = RunConfig(model="wrn28_10")
+    assert default_workers("cuda", [small, small]) == 4
+    assert default_workers("cuda:0", [small, medium]) == 2
+    assert default_workers("cuda", [Measurement(medium, "sharpness")]) == 2
+    assert default_workers("cuda", [small, large, medium]) == 1
+    assert default_workers("cuda", []) == 1
+    assert default_workers("cpu", [large]) == 16
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert default_workers("cuda", [small]) == 3
+    assert default_workers("cpu", [small]) == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert default_workers("cuda", [small]) == 1
+
+
+def test_workers_are_as_many_as_what_is_missing_lets_share_a_gpu(tmp_path, monkeypatch):
+    asked = []
+
+    def refused(*arguments, workers, **options):
+        asked.append(workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(runner, "LocalExecutor", refused)
+    needs = [plan.introduction(profiles.get("quick"))]
+    for given in (None, 3):
+        with pytest.raises(KeyboardInterrupt):
+            runner.bring_up_to_date(
+                needs, Campaign(tmp_path), workers=given, device="cuda", quiet=True
+            )
+    assert asked == [4, 3]
 
 
 @pytest.mark.slow
@@ -123,6 +159,9 @@ def test_a_killed_worker_costs_an_attempt_only(tmp_path):
     assert "its worker died (killed: out of memory?)" in log
     assert log.count("40 epochs on cpu") == 2
     assert journal.running(Campaign(tmp_path)) == []
+    worker = journal.worker(Campaign(tmp_path), config.run_id)
+    assert worker.split()[0] not in ("", str(killed[0])), "the last one that began it"
+    assert journal.worker(Campaign(tmp_path), "another") is None
 
 
 def test_a_worker_killed_between_two_runs_costs_nothing(tmp_path):

@@ -8,7 +8,7 @@ from samlib.bench import growth
 def test_growth_is_measured_and_recorded(tmp_path):
     setting = growth.Setting(sizes=(3, 25), cells=1, workers=(1,), nodes=0)
     record, path = growth.run(setting, tmp_path)
-    assert path == tmp_path / "bench" / "growth.json"
+    assert path == tmp_path / "bench" / "growth-cpu.json"
     assert records.read_one(path)["reading"] == record["reading"]
     (campaign,) = record["campaigns"]
     assert campaign["runs"] == 2

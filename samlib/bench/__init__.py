@@ -12,7 +12,10 @@ from ..errors import choose
 # By kind, what it measures, as the command line says it.
 KINDS = {
     "step": "SAM's step against its floor and a peer",
+    "epoch": "a training epoch against a peer's loop, and where its time goes",
+    "augment": "augmentation against Pillow, and its share of an epoch",
     "networks": "a step of every network of the profiles",
+    "packing": "runs per hour by workers that share one device",
     "growth": "runs per hour by workers, reading of records",
 }
 

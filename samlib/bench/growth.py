@@ -8,6 +8,7 @@ import importlib.util
 import statistics
 import tempfile
 import time
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def measure(setting: Setting) -> dict:
         first = Campaign(place / f"local-{setting.workers[0]}")
         example = next(iter(records.read(first.runs).values()))
         return {
-            "run_id": "growth",
+            "run_id": "growth-cpu",
             "setting": vars(setting),
             "campaigns": campaigns,
             "bytes_per_run": {
@@ -80,21 +81,31 @@ def _campaign(campaign: Campaign, cells: int, executor: str, workers: int) -> di
         raise RuntimeError(f"a run failed: {next(iter(outcome.failed.items()))}")
     ends = sorted((path.stat().st_mtime, path) for path in campaign.runs.glob("*.json"))
     warm = [records.read_one(path) for _, path in ends[workers:]]
-    times = [record["times"] for record in warm]
     took = (ends[-1][0] - ends[workers - 1][0]) / len(warm)
-    training = statistics.mean(sum(t["epochs"]) for t in times)
-    inside = statistics.mean(t["wall"] for t in times) - training
     return {
         "executor": executor,
         "workers": workers,
         "runs": len(ends),
         "start": ends[workers - 1][0] - begun,
         "runs_per_hour": 3600 / took,
-        "seconds": {
-            "epochs": training,
-            "set-up and evaluation": inside,
-            "around the run": workers * took - inside - training,
-        },
+        "seconds": seconds_of(warm, workers * took),
+    }
+
+
+def seconds_of(runs: Collection[dict], took: float) -> dict[str, float]:
+    """Where the mean time of a run goes, what is around it included.
+
+    Args:
+        runs: their records.
+        took: seconds of one worker per run.
+    """
+    times = [record["times"] for record in runs]
+    training = statistics.mean(sum(t["epochs"]) for t in times)
+    inside = statistics.mean(t["wall"] for t in times) - training
+    return {
+        "epochs": training,
+        "set-up and evaluation": inside,
+        "around the run": took - inside - training,
     }
 
 

@@ -5,11 +5,15 @@ optimizer are the control: their ratio shows what the measurement can resolve. T
 are timed in the same rounds; their sums are the floors.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .. import geometry, masks, models, profiles
 from ..config import RunConfig
@@ -17,6 +21,7 @@ from ..errors import ConfigError, choose
 from ..provenance import provenance
 from ..records import write
 from ..sam import Perturbation, perturbed, sam_step
+from .memory import taken
 from .timing import Step, closure_of, interleaved, network, quartiles, random_run, threads
 
 MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
@@ -71,16 +76,44 @@ class Setting:
         return base.replace(lr=min(base.lr, 1e-3))
 
 
-def _step(config: RunConfig, device: torch.device, mask: str | None = None) -> Step:
+class Contender(NamedTuple):
+    """A whole step of a run of its own.
+
+    Attributes:
+        optimizer: whose gradients can be dropped.
+        step: both passes and the optimizer.
+        first: a block at whose beginning the first pass is done and the weights are moved; None
+            for a step of one pass.
+    """
+
+    optimizer: Optimizer
+    step: Step
+    first: Callable[[], AbstractContextManager] | None = None
+
+
+def _contender(config: RunConfig, device: torch.device, mask: str | None = None) -> Contender:
     """The training step of `train`, of the base optimizer or with SAM on a mask."""
     if mask is not None:
         config = config.replace(geometry="l2", rho=0.1, mask=mask)
     run = random_run(config, device, config.batch_size)
     closure = closure_of(run)
-    return lambda: sam_step(closure, run.optimizer, run.perturbation)
+
+    @contextmanager
+    def first() -> Iterator[None]:
+        chosen = run.perturbation.mask
+        # Activations that the second pass takes over, it would have to hold anyway.
+        untouched, chosen.untouched = chosen.untouched, 0
+        with perturbed(closure, run.perturbation):
+            yield
+        chosen.untouched = untouched
+
+    def step() -> None:
+        sam_step(closure, run.optimizer, run.perturbation)
+
+    return Contender(run.optimizer, step, None if mask is None else first)
 
 
-def _peer(config: RunConfig, device: torch.device) -> Step | None:
+def _peer(config: RunConfig, device: torch.device) -> Contender | None:
     """pytorch-optimizer's SAM over SGD, if it is installed (a development dependency)."""
     try:
         from pytorch_optimizer import SAM
@@ -92,23 +125,56 @@ def _peer(config: RunConfig, device: torch.device) -> Step | None:
     parameters = run.model.parameters()
     optimizer = SAM(parameters, torch.optim.SGD, rho=0.1, foreach=True, **keywords)
 
-    def step() -> None:
+    @contextmanager
+    def first() -> Iterator[None]:
         optimizer.zero_grad()
         closure().backward()
         optimizer.first_step(zero_grad=True)
+        yield
         closure().backward()
         optimizer.second_step(zero_grad=True)
 
-    return step
+    def step() -> None:
+        with first():
+            pass
+
+    return Contender(optimizer, step, first)
 
 
-def contenders(config: RunConfig, device: torch.device) -> dict[str, Step]:
+def contenders(config: RunConfig, device: torch.device) -> dict[str, Contender]:
     """Whole steps by name, the reference `base` first and its twin, the control, second."""
-    steps = {"base": _step(config, device), "base again": _step(config, device)}
-    steps |= {mask: _step(config, device, mask) for mask in MASKS}
+    found = {"base": _contender(config, device), "base again": _contender(config, device)}
+    found |= {mask: _contender(config, device, mask) for mask in MASKS}
     if config.optimizer == "sgd" and (peer := _peer(config, device)) is not None:
-        steps["pytorch-optimizer's SAM"] = peer
-    return steps
+        found["pytorch-optimizer's SAM"] = peer
+    return found
+
+
+def memory(steps: dict[str, Contender], device: torch.device) -> dict:
+    """Bytes that steps take above what is there from one step to the next, by contender.
+
+    Gradients are not there before a step, whether or not a contender keeps them. Every contender
+    must have done a step, so that its optimizer has its state.
+
+    Returns:
+        `parameters`, the size of all of them; `peak` of a step; `between`, what of it must
+        outlive the first of two passes, activations left aside.
+    """
+    groups = steps["base"].optimizer.param_groups
+    parameters = sum(p.nbytes for group in groups for p in group["params"])
+    peak, between = {}, {}
+    for name, contender in steps.items():
+        contender.optimizer.zero_grad()
+        with taken(device) as whole:
+            contender.step()
+        peak[name] = whole.peak
+        if contender.first is not None:
+            contender.optimizer.zero_grad()
+            with ExitStack() as stack:
+                with taken(device) as kept:
+                    stack.enter_context(contender.first())
+                between[name] = kept.net
+    return {"parameters": parameters, "peak": peak, "between": between}
 
 
 class _Free(torch.autograd.Function):
@@ -196,7 +262,7 @@ def measure(setting: Setting) -> dict:
     """Time every contender and every piece, and return a record.
 
     It holds medians and quartiles: `ratios` and `seconds` of whole steps, `floors` as ratios by
-    mask, `pieces` in seconds.
+    mask, `pieces` in seconds, `memory` in bytes.
 
     Raises:
         ConfigError: the device is not there.
@@ -205,8 +271,10 @@ def measure(setting: Setting) -> dict:
 
     device, config = usable_device(setting.device), setting.config
     with threads(setting.threads):
-        steps, parts = contenders(config, device), pieces(config, device)
+        whole, parts = contenders(config, device), pieces(config, device)
+        steps = {name: contender.step for name, contender in whole.items()}
         took = interleaved(steps | parts, setting.rounds, device)
+        bytes_taken = memory(whole, device)
 
     def over_base(values: list[float]) -> list[float]:
         return quartiles([a / b for a, b in zip(values, took["base"], strict=True)])
@@ -219,6 +287,7 @@ def measure(setting: Setting) -> dict:
         "floors": {name or "base": over_base(floor(took, name)) for name in (None, *MASKS)},
         "seconds": {name: quartiles(took[name]) for name in steps},
         "pieces": {name: quartiles(took[name]) for name in parts},
+        "memory": bytes_taken,
         "provenance": provenance(setting.device),
     }
 
@@ -232,7 +301,7 @@ def _name(config: RunConfig, device: torch.device) -> str:
 
 
 def table(record: dict) -> str:
-    """A record as text: a line per step and per piece."""
+    """A record as text: a line per step and per piece, then the memory of each step."""
     lines = [f"{record['run_id']}, {record['setting']['rounds']} rounds, ratio to base (floor):"]
     for name, (low, median, high) in record["ratios"].items():
         took = f"{1000 * record['seconds'][name][1]:9.2f} ms"
@@ -241,6 +310,12 @@ def table(record: dict) -> str:
         lines.append(f"  {name:24} {median:5.2f}  [{low:.2f}, {high:.2f}] {took}{beside}")
     for name, (_, median, _) in record["pieces"].items():
         lines.append(f"  {name:42} {1000 * median:9.2f} ms")
+    if found := record.get("memory"):  # not in older records
+        lines.append(f"memory (all parameters: {found['parameters'] / 1e6:.3f} MB):")
+        for name, peak in found["peak"].items():
+            kept = found["between"].get(name)
+            beside = "" if kept is None else f", {kept / 1e6:.3f} MB kept between passes"
+            lines.append(f"  {name:42} {peak / 1e6:9.3f} MB{beside}")
     return "\n".join(lines)
 
 

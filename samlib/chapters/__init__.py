@@ -17,6 +17,7 @@ from . import (
     sharpness,
     shift,
     sparsity,
+    speed,
     variants,
     when,
 )
@@ -28,6 +29,7 @@ _IN_ORDER = (
     rho_sweep,
     robustness,
     cost,
+    speed,
     carriers,
     sparsity,
     sharpness,

@@ -197,8 +197,6 @@ def cheaper(results: Results) -> Answer:
 
 TABLES = {
     "cost": table,
-    "step_times": step_times.table,
-    "step_pieces": step_times.pieces,
     "campaigns": budget.table,
 }
 DECIDES = {11: cheaper}

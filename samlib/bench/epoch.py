@@ -1,0 +1,312 @@
+"""How long a training epoch takes, ours against the loop a peer would write; and what it spends.
+
+Both train the base optimizer on the same random images, as `timing.interleaved` has it; ours once
+more is the control. Beside them, in the same rounds: augmentation alone, steps alone, and products
+of large square matrices, whose rate is the device's limit.
+
+On a CPU the worker processes of the plain loop augment on other cores, so that with one thread it
+has three cores where ours has one: this favours the peer.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import models
+from ..augment import augment
+from ..config import PRECISIONS, RunConfig
+from ..data import Splits
+from ..errors import ConfigError, choose
+from ..provenance import provenance
+from ..records import write
+from ..train import Run, usable_device
+from .plain_loop import AUGMENTATIONS, plain_loop
+from .timing import Step, closure_of, interleaved, network, quartiles, random_run, threads
+
+CONTENDERS = ("ours", "ours again", "plain loop")  # the reference first, its twin second
+SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}  # of the matrices
+_PRODUCTS = 4  # per call
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained: a model of the zoo on 32 x 32 colour images of 100 classes, with SGD.
+
+    Attributes:
+        model: of the zoo.
+        batch_size: images per step.
+        images: per epoch; None is 1,024 on a CPU and 50,000 on a GPU.
+        precision: of ours; None is fp32 on a CPU and bf16 on a GPU. A peer's loop is in fp32.
+        rounds: how often everything is timed.
+        device, threads: where; threads on the CPU.
+    """
+
+    model: str = "resnet56"
+    batch_size: int = 128
+    images: int | None = None
+    precision: str | None = None
+    rounds: int = 5
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        choose("model", self.model, models.names())
+        if self.precision is not None:
+            choose("precision", self.precision, PRECISIONS)
+        for name in ("batch_size", "images", "rounds", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1")
+
+    @property
+    def count(self) -> int:
+        """Images per epoch."""
+        return self.images or (50_000 if self._gpu else 1024)
+
+    def trained(self, augmentation: str) -> RunConfig:
+        """The run whose epochs are timed; small steps keep the weights of a long bench finite."""
+        return RunConfig(
+            dataset="cifar100",
+            model=self.model,
+            batch_size=self.batch_size,
+            augment=augmentation,
+            precision=self.precision or ("bf16" if self._gpu else "fp32"),
+            epochs=200,
+            lr=1e-3,
+        )
+
+    @property
+    def _gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+@dataclass(frozen=True)
+class Setting(Training):
+    """What is timed: `Training`, and how its images are augmented.
+
+    Attributes:
+        augment: none, basic or autoaugment.
+    """
+
+    augment: str = "autoaugment"
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose("augmentation", self.augment, AUGMENTATIONS)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run whose epochs are timed."""
+        return self.trained(self.augment)
+
+
+@contextmanager
+def as_in_training(setting: Training, device: torch.device) -> Iterator[None]:
+    """The threads asked for; on a GPU the fastest convolutions, for every contender alike."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    try:
+        with threads(setting.threads):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def contenders(config: RunConfig, device: torch.device, images: int) -> dict[str, Step]:
+    """What trains an epoch, by the names in `CONTENDERS`."""
+    ours = [random_run(config, device, images) for _ in range(2)]
+    peer = plain_loop(config, ours[0].splits, device)
+    calls = (ours[0].train_epoch, ours[1].train_epoch, peer)
+    return dict(zip(CONTENDERS, calls, strict=True))
+
+
+class _SameBatch(Splits):
+    """Splits that give their first images as every batch: no augmentation, nothing is gathered."""
+
+    def train_batches(self, augmentation, size, order, draws) -> Iterator[tuple[Tensor, Tensor]]:
+        count = self.count("train")
+        for begun in range(0, count, size):
+            last = min(size, count - begun)
+            yield self.train_images[:last], self.train_labels[:last]
+
+
+def pieces(config: RunConfig, device: torch.device, images: int) -> dict[str, Step]:
+    """What an epoch is made of, each alone: `augmentation` of its images, and its `steps`."""
+    run = random_run(config, device, images)
+    run.splits = _SameBatch(**vars(run.splits))
+    return {
+        "augmentation": lambda: augment(run.splits.train_images, config.augment, run.draws),
+        "steps": run.train_epoch,
+    }
+
+
+def products(precision: str, device: torch.device) -> dict[int, Step]:
+    """By size, a few products of two square matrices of the precision a run computes in.
+
+    On a CPU by the library of its convolutions; on a GPU those of fp32 are in TF32 where
+    convolutions are.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    # On some processors it is twice as fast as the one that multiplies ordinary fp32 tensors.
+    onednn = device.type == "cpu" and precision == "fp32" and torch.backends.mkldnn.is_available()
+
+    def product(size: int) -> Step:
+        a, b = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
+        if onednn:
+            a, b = a.to_mkldnn(), b.to_mkldnn()
+
+        def call() -> None:
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high" if tf32 else before)
+            try:
+                for _ in range(_PRODUCTS):
+                    F.linear(a, b)
+            finally:
+                torch.set_float32_matmul_precision(before)
+
+        return call
+
+    return {size: product(size) for size in SIZES[device.type]}
+
+
+def _convolution_backward(gradient, images, weight, *others, **_) -> int:
+    """Operations of the wanted gradients of a convolution, each as many as its forward pass's."""
+    wanted = others[-1]  # of images, weight and bias, the last of which costs next to nothing
+    return sum(wanted[:2]) * 2 * math.prod(gradient) * math.prod(weight[1:])
+
+
+def operations(run: Run) -> int:
+    """Floating-point operations of a forward and backward pass on a run's training set.
+
+    Those of convolutions and matrix products are counted, an addition and a multiplication each.
+    """
+    closure = closure_of(run)
+    # PyTorch's own count takes the weight gradient of a grouped convolution for an ungrouped one.
+    corrected = {torch.ops.aten.convolution_backward: _convolution_backward}
+    counter = FlopCounterMode(display=False, custom_mapping=corrected)
+    # Attention as products of matrices: its fused kernels are not counted on every device.
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        closure().backward()
+    return counter.get_total_flops()
+
+
+def matrix_rate(took: dict[int, list[float]]) -> tuple[int, float]:
+    """The size of the fastest products and their median rate, operations per second.
+
+    Args:
+        took: by size, seconds of the calls of `products`.
+    """
+    rates = {n: 2 * n**3 * _PRODUCTS / statistics.median(values) for n, values in took.items()}
+    size = max(rates, key=rates.__getitem__)
+    return size, rates[size]
+
+
+def summary(
+    took: dict[str, list[float]], images: int, batch_size: int, operations: int, rate: float
+) -> dict:
+    """What a record says of measured times.
+
+    Args:
+        took: seconds round by round, of `CONTENDERS` and of the pieces.
+        images: per epoch.
+        batch_size: images per step.
+        operations: floating-point operations of a step.
+        rate: of matrix products, operations per second.
+    """
+    ours, steps = took["ours"], images / batch_size
+    alone = zip(ours, took["augmentation"], took["steps"], strict=True)
+    parts = {
+        "augmentation": took["augmentation"],
+        "steps": took["steps"],
+        "rest": [whole - a - b for whole, a, b in alone],
+    }
+    return {
+        "ratios": {
+            name: quartiles([a / b for a, b in zip(took[name], ours, strict=True)])
+            for name in CONTENDERS
+        },
+        "seconds": {name: quartiles(took[name]) for name in CONTENDERS},
+        "images_per_second": {name: images / statistics.median(took[name]) for name in CONTENDERS},
+        "parts": {name: quartiles(values) for name, values in parts.items()},
+        "utilisation": quartiles([operations * steps / (s * rate) for s in ours]),
+    }
+
+
+def measure(setting: Setting) -> dict:
+    """Time every contender, every piece and the products, and return a record.
+
+    It holds medians and quartiles: `ratios` of an epoch's time to ours, `seconds` of an epoch,
+    `parts` of ours in seconds, of which `rest` is what the others leave, shuffling and gathering
+    batches (on a GPU it can be negative: parts that wait for each other alone overlap in an
+    epoch); `utilisation`, the share of the matrix rate that an epoch of ours reaches. And
+    `images_per_second`, `operations` of a step, `matrix_rate` in operations per second at the
+    `size` of matrices that is fastest.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    device, config, images = usable_device(setting.device), setting.config, setting.count
+    with as_in_training(setting, device):
+        counted = operations(random_run(config, device, config.batch_size))
+        epochs = contenders(config, device, images) | pieces(config, device, images)
+        by_size = products(config.precision, device)
+        limits = {f"products of {n}": call for n, call in by_size.items()}
+        took = interleaved(epochs | limits, setting.rounds, device)
+    size, rate = matrix_rate({n: took[f"products of {n}"] for n in by_size})
+    return {
+        "run_id": _name(config, device),
+        "setting": vars(setting),
+        "network": network(config) | {"augment": config.augment},
+        "images": images,
+        "operations": counted,
+        "matrix_rate": {"size": size, "operations_per_second": rate},
+        **summary(took, images, config.batch_size, counted, rate),
+        "provenance": provenance(setting.device),
+    }
+
+
+def name_of(kind: str, config: RunConfig, device: torch.device, *more: str) -> str:
+    """The name of a kind's record: a file per network, precision and kind of device."""
+    size = f"{network(config)['image_size']}px-batch{config.batch_size}"
+    return "-".join([kind, config.model, size, *more, config.precision, device.type])
+
+
+def _name(config: RunConfig, device: torch.device) -> str:
+    return name_of("epoch", config, device, config.augment)
+
+
+def table(record: dict) -> str:
+    """A record as text: a line per contender and per part, and how busy the device is."""
+    rounds, images = record["setting"]["rounds"], record["images"]
+    lines = [f"{record['run_id']}, {images} images, {rounds} rounds, ratio to ours:"]
+    for name, (low, median, high) in record["ratios"].items():
+        took = f"{record['seconds'][name][1]:9.3f} s"
+        speed = f"{record['images_per_second'][name]:9.0f} images/s"
+        lines.append(f"  {name:14} {median:5.2f}  [{low:.2f}, {high:.2f}] {took} {speed}")
+    whole = record["seconds"]["ours"][1]
+    for name, (_, median, _) in record["parts"].items():
+        lines.append(f"  {name:14} {median:9.3f} s {100 * median / whole:6.1f} % of ours")
+    low, median, high = (100 * share for share in record["utilisation"])
+    limit = record["matrix_rate"]
+    lines.append(
+        f"  {median:.1f} % [{low:.1f}, {high:.1f}] of the rate of matrix products, "
+        f"{limit['operations_per_second'] / 1e9:.1f} Gflop/s in {record['network']['precision']} "
+        f"at {limit['size']} x {limit['size']}; {record['operations'] / 1e9:.1f} Gflop a step"
+    )
+    return "\n".join(lines)
+
+
+def run(setting: Setting, results: Path) -> tuple[dict, Path]:
+    """Measure and write the record to `<results>/bench`."""
+    record = measure(setting)
+    return record, write(results / "bench", record)
