@@ -3,11 +3,13 @@ PYTHON  ?= python3
 PROFILE ?= quick
 RESULTS ?= results
 EXECUTOR ?= local
+KILLS   ?= 50
+CASES   ?= 1000
 VENV    ?= .venv
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
 
-.PHONY: help install reproduce book smoke test bench readme clean
+.PHONY: help install reproduce book smoke test torture bench readme clean
 
 help: ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +38,10 @@ test: $(READY) ## lint and every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
+
+torture: $(READY) ## campaigns killed KILLS times and damaged, then CASES of bad input of every kind
+	$(VENV)/bin/python tests/torture.py --kills $(KILLS)
+	SAMLIB_FUZZ=$(CASES) $(VENV)/bin/python -m pytest tests/test_fuzz.py
 
 bench: $(READY) ## time steps, epochs, augmentation against floor and peers; packing and growth
 	$(SAMLIB) bench step --profile $(PROFILE) --rounds 60

@@ -6,6 +6,7 @@ rate), so that it is recorded anew every epoch and what it computes does not cha
 kernels are those of the plain step.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Protocol
@@ -30,19 +31,20 @@ class Recorder(Protocol):
 class CudaRecorder:
     """CUDA graphs.
 
-    Plain calls run on the stream that is recorded later, as autograd wants it (PyTorch's notes on
-    CUDA graphs).
+    Plain calls run on the stream that is recorded, as autograd wants it (PyTorch's notes on CUDA
+    graphs).
     """
 
     def __init__(self, device: torch.device):
-        self._stream = torch.cuda.Stream(device)
+        self._device, self._stream = device, torch.cuda.Stream(device)
 
     def plain(self, call):
-        """Call it on the recorder's stream, in order with what was queued before."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        """Call it on the recorder's stream, in order with what is queued before and after."""
+        around = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(around)
         with torch.cuda.stream(self._stream):
             call()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        around.wait_stream(self._stream)
 
     def record(self, call):
         """Capture it; threads that load data may go on meanwhile."""
@@ -74,7 +76,7 @@ class Replayed:
             self._batch = tuple(t.clone() for t in batch)
             self._recorder.plain(lambda: self._step(*batch))
         elif [t.shape for t in batch] != [t.shape for t in self._batch]:
-            self._step(*batch)
+            self._recorder.plain(lambda: self._step(*batch))
         else:
             for mine, given in zip(self._batch, batch, strict=True):
                 mine.copy_(given)
@@ -103,4 +105,7 @@ def replayed(
     """The step of an epoch of so many, replayed where that pays, or as it is."""
     if device.type != "cuda" or steps < WORTH:
         return step
-    return Replayed(step, CudaRecorder(device))
+    return Replayed(step, _recorder(device))
+
+
+_recorder = functools.cache(CudaRecorder)  # all epochs of a process on one stream
