@@ -99,7 +99,7 @@ _QUICK_GRIDS = {
     ("resnet", "elementwise_l2", "only_norm"): _ladder(1.0),
     ("resnext", "layerwise_l2_orig", "all"): _ladder(0.025),
     ("vit", "l2", "all"): _ladder(0.025),
-    ("vit", "l2", "only_norm"): _ladder(0.05),
+    ("vit", "l2", "only_norm"): _ladder(0.0125),
     ("vit-lion", "l2", "all"): _ladder(0.003125),
     ("vit-lion", "l2", "only_norm"): _ladder(0.1),
 }
