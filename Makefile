@@ -39,9 +39,9 @@ test: $(READY) ## lint and every test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
 
-torture: $(READY) ## campaigns killed KILLS times and damaged, then CASES of bad input of every kind
-	$(VENV)/bin/python tests/torture.py --kills $(KILLS)
+torture: $(READY) ## CASES of bad input of every kind, then campaigns killed KILLS times and damaged
 	SAMLIB_FUZZ=$(CASES) $(VENV)/bin/python -m pytest tests/test_fuzz.py
+	$(VENV)/bin/python tests/torture.py --kills $(KILLS)
 
 bench: $(READY) ## time steps, epochs, augmentation against floor and peers; packing and growth
 	$(SAMLIB) bench step --profile $(PROFILE) --rounds 60

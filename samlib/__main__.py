@@ -180,7 +180,7 @@ def _notebook(args: argparse.Namespace) -> int:
     for key, value in args.p:
         try:
             given[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             given[key] = value
     output = args.output or Path("build") / f"{args.name}.ipynb"
     print(notebooks.run(args.name, output, given))

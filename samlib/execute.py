@@ -161,10 +161,11 @@ class LocalExecutor:
     def __enter__(self) -> "LocalExecutor":
         return self
 
-    def __exit__(self, *exception) -> None:
-        """End the workers at once; what they had finished is on disk already."""
-        for process in list((self._pool._processes or {}).values()):
-            process.terminate()
+    def __exit__(self, kind, *exception) -> None:
+        """End the workers; in mid-run at once, as what they had finished is on disk already."""
+        if kind is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(

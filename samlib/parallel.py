@@ -10,6 +10,7 @@ normalises each worker's share; its running statistics are averaged at the end o
 import io
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import checkpoint, records, study
+from . import checkpoint, journal, records, study
 from . import train as single
 from .build import build_model, build_optimizer, build_scheduler, clip_gradients
 from .campaign import Campaign
@@ -28,16 +29,13 @@ from .config import RunConfig
 from .errors import ConfigError, SamlibError, choose
 from .folders import FolderSplits, batches
 from .geometry import Geometry
+from .journal import Journal
 from .plan import Needs
 from .provenance import source_digest
 from .run import Run
 from .train import restored
 
 PERTURBATIONS = ("worker", "synchronised")
-
-
-class OtherWorkers(SamlibError):
-    """A checkpoint of another number of workers, whose steps would not be continued exactly."""
 
 
 @dataclass(frozen=True)
@@ -227,9 +225,10 @@ class ParallelRun(Run):
         """None: not measured in parallel."""
         return None
 
-    def state_dict(self) -> dict:
-        """That of one process, and how many workers it belongs to."""
-        return super().state_dict() | {"workers": self.workers.count, "perturbation": self.kind}
+    @property
+    def among(self) -> dict:
+        """As the record has it."""
+        return {"workers": self.workers.count, "perturbation": self.kind}
 
 
 def train(
@@ -254,8 +253,7 @@ def train(
 
     Raises:
         ConfigError: as `train.train`, or a batch that cannot be shared.
-        OtherWorkers: the checkpoint was written by another number of workers, or for the other kind
-            of perturbation.
+        OtherWorkers: as `Run.load_state_dict`.
     """
     choose("perturbation", perturbation, PERTURBATIONS)
     started, first = time.perf_counter(), workers.rank == 0
@@ -266,12 +264,6 @@ def train(
         state = _first_ones(found, workers)
         ours = (config.run_id, source_digest())  # other code must not finish what we began
         if state is not None and (state["run_id"], state["source"]) == ours:
-            begun_by = (state.get("workers", 1), state.get("perturbation", "of one process"))
-            if begun_by != (workers.count, perturbation):
-                raise OtherWorkers(
-                    f"{checkpoints} was written by {begun_by[0]} workers, perturbation "
-                    f"{begun_by[1]}: continue it alike, or remove it"
-                )
             run.load_state_dict(state)
         # Only the first worker writes and reports.
         single.until_done(
@@ -284,8 +276,7 @@ def train(
             checkpoint.save(weights, run.model.state_dict())
         result = single.result_of(run)
     wall = time.perf_counter() - started
-    shared = {"workers": workers.count, "perturbation": perturbation}
-    return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": shared}
+    return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": run.among}
 
 
 def campaign(
@@ -299,12 +290,12 @@ def campaign(
 ) -> int:
     """Train the missing runs of some chapters one after the other, each on all workers.
 
-    The folder must be one that every worker sees. Measurements of final weights are left to
-    `runner.bring_up_to_date`, in one process.
+    The folder is the first worker's alone; others need not see it. Measurements of final weights
+    are left to `runner.bring_up_to_date`, in one process.
 
     Args:
         needs: as there.
-        place: where the records are; the first worker holds its lock and writes.
+        place: where the records are; the first worker holds its lock.
         workers, perturbation, data_dir: as in `train`.
         time_budget: seconds after which no run is started.
 
@@ -312,31 +303,62 @@ def campaign(
         How many runs were done.
     """
     begun, done = time.monotonic(), 0
+    if workers.rank == 0:
+        journal.begin(place)
+        records.read(place.runs, set_aside=True)
     for chapter in needs:
-        # Every worker finds the same run missing, because all wait until the last one is written.
-        while missing := study.missing(chapter.cells, records.read(place.runs)):
+        while config := _next(chapter, place, workers):
             spent = time_budget is not None and time.monotonic() - begun > time_budget
             if workers.total(float(spent))[0]:
                 return done
-            config = missing[0]
-            record = train(
-                config,
-                workers,
-                perturbation=perturbation,
-                data_dir=data_dir,
-                weights=place.weights(config.run_id),
-                checkpoints=place.checkpoint(config.run_id),
-            )
-            if workers.rank == 0:
-                records.write(place.runs, record)
-                checkpoint.discard(place.checkpoint(config.run_id))
-            dist.barrier()
+            with _told(config, place, workers) as log:
+                record = train(
+                    config,
+                    workers,
+                    perturbation=perturbation,
+                    data_dir=data_dir,
+                    weights=place.weights(config.run_id),
+                    checkpoints=place.checkpoint(config.run_id),
+                    on_epoch=log and log.epoch,
+                )
+                if log is not None:
+                    records.write(place.runs, record)
+                    checkpoint.discard(place.checkpoint(config.run_id))
+                    log.end(record)
             done += 1
     return done
 
 
+def _next(chapter: Needs, place: Campaign, workers: Workers) -> RunConfig | None:
+    """The first run missing, as the first worker sees it: network disks show others later."""
+    found = None
+    if workers.rank == 0:
+        missing = study.missing(chapter.cells, records.read(place.runs))
+        found = missing[0].to_dict() if missing else None
+    told = _first_ones(found, workers)
+    return told and RunConfig.from_dict(told)
+
+
+@contextmanager
+def _told(config: RunConfig, place: Campaign, workers: Workers) -> Iterator[Journal | None]:
+    """The journal of a run, for the first worker; it says why the run stopped, if it did."""
+    if workers.rank:
+        yield None
+        return
+    device = f"{workers.device.partition(':')[0]} x {workers.count}"
+    with Journal(place, config.run_id, config, device) as log:
+        try:
+            yield log
+        except Exception as error:
+            meant = isinstance(error, SamlibError)
+            reason = str(error) if meant else f"{type(error).__name__}: {error}"
+            log.stamp(f"failed: {reason}" if meant else f"failed\n{traceback.format_exc()}")
+            journal.note_failure(place, config.run_id, reason.split("\n", 1)[0])
+            raise
+
+
 def _first_ones(state: dict | None, workers: Workers) -> dict | None:
-    """The first worker's checkpoint, sent to all; no worker needs to see its file."""
+    """What the first worker has, a checkpoint or less, sent to all; none needs to see its file."""
     buffer = io.BytesIO()
     if state is not None:
         torch.save(state, buffer)

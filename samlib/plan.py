@@ -182,10 +182,11 @@ def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     Of every chapter: after what is `decisive`.
 
     Raises:
-        ConfigError: no such chapter.
+        ConfigError: no such chapter, or not one of the profile's.
     """
     if only is not None:
-        return [NEEDS[choose("notebook", only, NEEDS)](profile)]
+        of_profile = f"notebook of profile {profile.name}"
+        return [NEEDS[choose(of_profile, only, chapters(profile))](profile)]
     return [*decisive(profile), *(needs(profile) for needs in _in(profile))]
 
 

@@ -129,8 +129,8 @@ def progress(found: Results) -> str:
     """The table of `status`."""
     estimate = Estimate(found.records, found.measures)
     rows = []
-    for name, needs in plan.NEEDS.items():
-        backlog = Backlog([needs(found.profile)], found.records, found.measures)
+    for name in plan.chapters(found.profile):
+        backlog = Backlog(plan.chapter_needs(found.profile, name), found.records, found.measures)
         wanted = {run.run_id for run in study.needed(backlog.cells, found.records)}
         diverged = sum(r["status"] == "diverged" for i, r in found.records.items() if i in wanted)
         todo, done = backlog.jobs(), backlog.done

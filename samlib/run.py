@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .build import build_optimizer, build_perturbation, build_scheduler
 from .config import RunConfig
 from .data import Splits, normalize
+from .errors import SamlibError
 from .folders import FolderSplits
 from .graphs import replayed
 from .measures import finite, recalibrated, share_recorder
@@ -21,6 +22,10 @@ from .sam import sam_step
 
 _EVAL_BATCH = 2048
 _RECALIBRATED = 50_000  # training images
+
+
+class OtherWorkers(SamlibError):
+    """A checkpoint of another number of workers, whose steps would not be continued exactly."""
 
 
 @dataclass
@@ -60,6 +65,11 @@ class Run:
     def epoch(self) -> int:
         """Number of finished epochs."""
         return len(self.seconds)
+
+    @property
+    def among(self) -> dict:
+        """Who trains this run, who alone may continue its checkpoint: see `parallel`."""
+        return {"workers": 1, "perturbation": "worker"}
 
     def replayed(self, step: Callable[..., None], steps: int) -> Callable[..., None]:
         """The step of an epoch of so many full batches, in the form that is fastest here."""
@@ -179,10 +189,23 @@ class Run:
             "global": torch.get_rng_state(),
             "curves": self.curves,
             "seconds": self.seconds,
+            **self.among,
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
+        """Continue from `state_dict`.
+
+        Raises:
+            OtherWorkers: the state is of another number of workers, or of the other kind of
+                perturbation.
+        """
+        if any(state[name] != value for name, value in self.among.items()):
+            count = state["workers"]
+            raise OtherWorkers(
+                f"the checkpoint of {self.config.run_id} was written by {count} "
+                f"worker{'s' * (count > 1)}, perturbation {state['perturbation']}: continue it "
+                "alike, or remove it from the folder checkpoints"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

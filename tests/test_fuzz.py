@@ -294,6 +294,8 @@ def elsewhere(tmp_path_factory):
 @given(words=command_lines())
 @example(words=["notebook", "variants", "--output", ""])
 @example(words=["prepare", "--dataset", "cifar10", "--data", "n" * 300])
+@example(words=["status", "--profile", "imagenet"])
+@example(words=["notebook", "variants", "-p", "profile", "[" * 50_000])
 @cases(150)
 def test_a_command_line_of_anything(elsewhere, capsys, words):
     with warnings.catch_warnings():  # `main` prints them

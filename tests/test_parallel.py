@@ -2,21 +2,26 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import one_line
 from test_folders import write_images
 
-from samlib import checkpoint, geometry
+from samlib import checkpoint, geometry, journal, parallel, records
 from samlib.build import build_model, build_optimizer, build_scheduler
+from samlib.campaign import Campaign
 from samlib.config import RunConfig
 from samlib.data import make_splits, normalize
 from samlib.masks import MASKS
 from samlib.parallel import launched
+from samlib.run import OtherWorkers
 from samlib.sam import Perturbation, ascent
 from samlib.train import train
 
@@ -35,19 +40,20 @@ VIT = {  # layer norm: no statistics of a share that differ from those of the ba
 SAM = {"geometry": "l2", "rho": 0.5, "mask": "only_norm"}
 
 
+def torchrun(*program, count=2):
+    """The command for a program on some workers, and its environment."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={count}", *map(str, program)]
+    return {"args": command, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+
+
 def launch(tmp_path, jobs, count=2, data_dir="."):
     """Run jobs on some workers; the first one's results."""
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     output = tmp_path / "out.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={count}", str(HERE / "parallel_worker.py"), str(output)]
-    command += [str(data_dir), str(tmp_path / "jobs.json")]
+    program = HERE / "parallel_worker.py", output, data_dir, tmp_path / "jobs.json"
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **torchrun(*program, count=count), capture_output=True, text=True, timeout=240
     )
     assert output.exists(), done.stderr[-3000:]
     return json.loads(output.read_text())
@@ -137,20 +143,88 @@ def by_hand(config, workers=2):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_continued_by_as_many_workers_only(tmp_path):
-    path = tmp_path / "c.pt"
+    path, alone = tmp_path / "c.pt", tmp_path / "alone.pt"
     job = {"config": VIT | SAM | {"epochs": 3}, "checkpoints": str(path)}
+    config = RunConfig(**job["config"])
     with pytest.raises(AssertionError):  # interrupted: nothing is written
         launch(tmp_path, [job | {"stop_after": 2}])
     state = checkpoint.load(path)
     assert (state["workers"], len(state["seconds"])) == (2, 1)
-    whole, resumed, other = launch(
+    with pytest.raises(OtherWorkers, match="was written by 2 workers") as caught:
+        train(config, checkpoints=path)
+    one_line(caught)
+
+    def stop(run):
+        if run.epoch == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, checkpoints=alone, checkpoint_seconds=0, on_epoch=stop)
+    whole, resumed, other, of_one = launch(
         tmp_path,
-        [{"config": job["config"]}, job, job | {"perturbation": "synchronised"}],
+        [
+            {"config": job["config"]},
+            job,
+            job | {"perturbation": "synchronised"},
+            job | {"checkpoints": str(alone)},
+        ],
     )
     assert resumed["curves"] == whole["curves"]
     assert "perturbation worker: continue it alike" in other["error"]
+    assert "was written by 1 worker, perturbation worker" in of_one["error"]
     (three,) = launch(tmp_path, [job], count=3)
     assert "was written by 2 workers" in three["error"]
+
+
+@pytest.mark.parametrize("kind", parallel.PERTURBATIONS)
+def test_the_ascent_pass_sends_nothing_but_where_it_is_synchronised(monkeypatch, kind):
+    sent = []
+    monkeypatch.setattr(parallel.dist, "all_reduce", lambda tensor: sent.append(tensor))
+    config = RunConfig(**VIT, **SAM)
+    record = parallel.train(config, parallel.Workers(0, 1, "cpu"), perturbation=kind)
+    everything, masked = record["mask"]["total"], record["mask"]["count"]
+    step = [everything] if kind == "worker" else [masked, everything]
+    gradients = [t.numel() for t in sent if t.dtype == torch.float32]
+    assert gradients == step * 3 * config.epochs
+    assert record["curves"] == train(config)["curves"], "one worker is one process"
+
+
+ONE_CELL = """
+import sys
+from samlib import plan
+from samlib.__main__ import main
+
+if __name__ == "__main__":
+    plan.NEEDS = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
+    sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_campaign_whose_worker_was_killed_continues_and_tells_what_runs(tmp_path):
+    (tmp_path / "one_cell.py").write_text(ONE_CELL)
+    program = tmp_path / "one_cell.py", "run", "--profile", "smoke", "--results", tmp_path
+    place, deadline = Campaign(tmp_path / "smoke"), time.monotonic() + 100
+    damaged = records.write(place.runs, {"run_id": "damaged"})
+    damaged.write_text("cut sh")
+    with subprocess.Popen(**torchrun(*program), stderr=subprocess.DEVNULL) as begun:
+        while not (notes := journal.running(place)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(notes[0]["pid"], signal.SIGKILL)
+        assert begun.wait(100) == 1
+    assert notes[0]["device"] == "cpu x 2"
+    assert place.holder is None
+    done = subprocess.run(**torchrun(*program), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert " runs done on 2 workers" in done.stdout
+    assert [path.name for path in (tmp_path / "smoke" / "set_aside").iterdir()] == ["damaged.json"]
+    found = records.read(place.runs)
+    assert len(found) == 2
+    for run_id, record in found.items():
+        assert record["parallel"] == {"workers": 2, "perturbation": "worker"}
+        assert "completed: test accuracy" in place.log(run_id).read_text()
+    assert journal.running(place) == []
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 import pytest
 
-from samlib import plan, profiles, study
+from samlib import plan, profiles, report, study
 from samlib.config import RunConfig
 from samlib.errors import ConfigError
-from samlib.study import ALL, BASE, ON, SPARSE_MASKS, Cell, Method
+from samlib.study import ALL, BASE, HEADLINE, ON, SPARSE_MASKS, Cell, Method
 
 
 def record(validation, test=50.0):
@@ -80,6 +80,34 @@ def test_rho_is_tuned_alike_on_both_sides(name):
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
+def test_what_decides_most_comes_first_and_adds_nothing(name):
+    profile = profiles.get(name)
+    chapters = {c for n in plan.chapters(profile) for c in plan.NEEDS[n](profile).cells}
+    needs = plan.chapter_needs(profile)
+    assert set(plan.all_cells(needs)) == chapters
+    assert needs[0].cells == [profile.cell(profile.headline, m) for m in HEADLINE]
+
+
+def test_a_short_campaign_begins_with_what_its_profile_promises():
+    short = profiles.get("cifar100-short")
+    order = [
+        [(cell.base.model, cell.method.mask, cell.method.radius_over) for cell in needs.cells]
+        for needs in plan.decisive(short)
+    ]
+    headline = [("all", "mask"), ("all", "mask"), ("only_norm", "mask")]
+    assert order == [
+        [("wrn16_4", *method) for method in headline],
+        [("resnet56", *method) for method in headline],
+        [("wrn16_4", "random", "mask")],
+        [("wrn16_4", "random", "all")],
+        [("wrn16_4", "no_norm", "mask")],
+        [("vit_t", *method) for method in headline],
+    ]
+    sam = short.cell("wrn", ALL)
+    assert (sam.sweep_seeds, sam.seeds) == (1, 3)
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
 def test_a_method_has_one_cell_whatever_the_notebook(name):
     profile = profiles.get(name)
     seen = {}
@@ -114,6 +142,21 @@ def test_unknown_names_list_the_valid_ones():
         profiles.get("slow")
     with pytest.raises(ConfigError, match="variants"):
         plan.chapter_needs(profiles.get("quick"), "varianst")
+
+
+def test_a_profile_is_asked_for_its_own_chapters_only():
+    imagenet = profiles.get("imagenet")
+    (needs,) = plan.chapter_needs(imagenet, "architectures")
+    assert needs.cells
+    with pytest.raises(ConfigError, match="of profile imagenet 'rho_sweep'; valid: introduction"):
+        plan.chapter_needs(imagenet, "rho_sweep")
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_status_has_a_row_for_every_chapter_of_a_profile(name, tmp_path):
+    profile = profiles.get(name)
+    rows = report.status(profile, tmp_path).splitlines()[2:]
+    assert [row.split()[0] for row in rows] == list(plan.chapters(profile))
 
 
 def test_a_switched_method_takes_the_rho_of_the_one_it_switches():

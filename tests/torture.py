@@ -356,20 +356,29 @@ def fill(folder: Path) -> Path:
 
 
 def full_disk(bench: Bench) -> str:
-    """Start a campaign on a disk without a free byte, and one on a disk that fills meanwhile."""
-    with small_disk(bench.fresh(), "size=5m") as (results, remount):
+    """Start a campaign on a disk without a free byte, and fill the disk of one that runs."""
+    with small_disk(bench.fresh(), "size=16m") as (results, _):
         ballast = fill(results)
-        for _ in range(2):
-            process = bench.start(results)
-            assert process.wait() == 2, process.said
-            assert "the disk is full: free some space" in process.said.splitlines()[-1]
-            assert "Traceback" not in process.said, process.said
-            bench.injected += 1
-            ballast.unlink(missing_ok=True)
+        process = bench.start(results)
+        stops_for_space(process)
+        ballast.unlink()
+        process = bench.start(results)
+        done = process.campaign.runs
+        assert process.until(lambda: len(list(done.glob("*.json"))) > 1), process.said
+        fill(results)
+        stops_for_space(process)
         there = len(numbers(results))
-        remount("size=64m")
+        ballast.unlink()
+        bench.injected += 2
         bench.complete_and_judge(results)
     return f"no free byte at the start; then the disk full after {there} records"
+
+
+def stops_for_space(process: Process) -> None:
+    """Check that a campaign ends by saying that the disk is full."""
+    assert process.wait() == 2, process.said
+    assert "the disk is full: free some space" in process.said.splitlines()[-1], process.said
+    assert "Traceback" not in process.said, process.said
 
 
 def read_only(bench: Bench) -> str:
