@@ -54,11 +54,12 @@ def _check_data(args: argparse.Namespace, profile) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import campaign, parallel
+    from . import campaign
+    from .workers import launched
 
     profile, results = _profile(args)
     target = campaign.place(results, profile.name)
-    if parallel.launched():
+    if launched():
         return _run_parallel(args, profile, target)
     _check_data(args, profile)
     with target.locked():
@@ -69,13 +70,13 @@ def _run_parallel(args: argparse.Namespace, profile, target) -> int:
     """Under torchrun every run takes all workers; the first one holds the folder."""
     from contextlib import nullcontext
 
-    from . import parallel
+    from . import torchrun, workers
     from .plan import chapter_needs
 
-    with parallel.workers(args.device or profile.device) as among:
+    with workers.join(args.device or profile.device) as among:
         first = among.rank == 0
         with target.locked() if first else nullcontext():
-            done = parallel.campaign(
+            done = torchrun.campaign(
                 chapter_needs(profile, args.only),
                 target,
                 among,
@@ -129,7 +130,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from . import campaign, parallel, profiles, records
+    from . import campaign, parallel, profiles, records, workers
     from .config import RunConfig
     from .run import Run
     from .train import train
@@ -149,8 +150,8 @@ def _train(args: argparse.Namespace) -> int:
 
     device, common = args.device or profile.device, {"data_dir": args.data, "on_epoch": on_epoch}
     common["weights"] = kept and kept.weights(config.run_id)
-    if parallel.launched():
-        with parallel.workers(device) as among:
+    if workers.launched():
+        with workers.join(device) as among:
             record = parallel.train(config, among, perturbation=args.perturbation, **common)
         if among.rank:
             return 0

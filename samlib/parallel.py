@@ -7,82 +7,28 @@ perturbation is synchronised, which is the step of one process on the whole batc
 normalises each worker's share; its running statistics are averaged at the end of every epoch.
 """
 
-import io
-import os
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from . import checkpoint, journal, records, study
+from . import checkpoint
 from . import train as single
 from .build import build_model, build_optimizer, build_scheduler, clip_gradients
-from .campaign import Campaign
 from .config import RunConfig
-from .errors import ConfigError, SamlibError, choose
+from .errors import ConfigError, choose
 from .folders import FolderSplits, batches
 from .geometry import Geometry
-from .journal import Journal
-from .plan import Needs
 from .provenance import source_digest
 from .run import Run
 from .train import restored
+from .workers import Workers
 
 PERTURBATIONS = ("worker", "synchronised")
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process among the workers of a run."""
-
-    rank: int
-    count: int
-    device: str
-
-    def average(self, tensors: list[Tensor], share: float) -> None:
-        """Replace tensors by their sum over workers, each weighted by its share, in one message."""
-        flat = torch._utils._flatten_dense_tensors(tensors).mul_(share)
-        dist.all_reduce(flat)
-        for t, averaged in zip(
-            tensors, torch._utils._unflatten_dense_tensors(flat, tensors), strict=True
-        ):
-            t.copy_(averaged)
-
-    def total(self, *values: float) -> list[float]:
-        """Sums over workers."""
-        found = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(found)
-        return found.tolist()
-
-
-def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-@contextmanager
-def workers(device: str) -> Iterator[Workers]:
-    """Join the other workers for the length of the block.
-
-    Args:
-        device: cpu or cuda; each worker takes the GPU of its local rank.
-    """
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if device.startswith("cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield Workers(rank, count, device)
-    finally:
-        dist.destroy_process_group()
 
 
 class _Shard:
@@ -246,7 +192,7 @@ def train(
 
     Args:
         config: the run; its batch size is that of all workers together.
-        workers: from `workers`.
+        workers: from `workers.join`.
         perturbation: "worker", each for its own share, or "synchronised"; the record has it.
         data_dir, weights, checkpoints, checkpoint_seconds, on_epoch: as in `train.train`; files are
             written by the first worker, which alone calls `on_epoch`.
@@ -261,7 +207,7 @@ def train(
     with restored(config, start, device=workers.device, data_dir=data_dir) as begun:
         run = ParallelRun(begun, workers, perturbation)
         found = checkpoint.load(checkpoints) if checkpoints and first else None
-        state = _first_ones(found, workers)
+        state = workers.first_ones(found)
         ours = (config.run_id, source_digest())  # other code must not finish what we began
         if state is not None and (state["run_id"], state["source"]) == ours:
             run.load_state_dict(state)
@@ -277,97 +223,3 @@ def train(
         result = single.result_of(run)
     wall = time.perf_counter() - started
     return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": run.among}
-
-
-def campaign(
-    needs: Sequence[Needs],
-    place: Campaign,
-    workers: Workers,
-    *,
-    perturbation: str = "worker",
-    data_dir: Path | None = None,
-    time_budget: float | None = None,
-) -> int:
-    """Train the missing runs of some chapters one after the other, each on all workers.
-
-    The folder is the first worker's alone; others need not see it. Measurements of final weights
-    are left to `runner.bring_up_to_date`, in one process.
-
-    Args:
-        needs: as there.
-        place: where the records are; the first worker holds its lock.
-        workers, perturbation, data_dir: as in `train`.
-        time_budget: seconds after which no run is started.
-
-    Returns:
-        How many runs were done.
-    """
-    begun, done = time.monotonic(), 0
-    if workers.rank == 0:
-        journal.begin(place)
-        records.read(place.runs, set_aside=True)
-    for chapter in needs:
-        while config := _next(chapter, place, workers):
-            spent = time_budget is not None and time.monotonic() - begun > time_budget
-            if workers.total(float(spent))[0]:
-                return done
-            with _told(config, place, workers) as log:
-                record = train(
-                    config,
-                    workers,
-                    perturbation=perturbation,
-                    data_dir=data_dir,
-                    weights=place.weights(config.run_id),
-                    checkpoints=place.checkpoint(config.run_id),
-                    on_epoch=log and log.epoch,
-                )
-                if log is not None:
-                    records.write(place.runs, record)
-                    checkpoint.discard(place.checkpoint(config.run_id))
-                    log.end(record)
-            done += 1
-    return done
-
-
-def _next(chapter: Needs, place: Campaign, workers: Workers) -> RunConfig | None:
-    """The first run missing, as the first worker sees it: network disks show others later."""
-    found = None
-    if workers.rank == 0:
-        missing = study.missing(chapter.cells, records.read(place.runs))
-        found = missing[0].to_dict() if missing else None
-    told = _first_ones(found, workers)
-    return told and RunConfig.from_dict(told)
-
-
-@contextmanager
-def _told(config: RunConfig, place: Campaign, workers: Workers) -> Iterator[Journal | None]:
-    """The journal of a run, for the first worker; it says why the run stopped, if it did."""
-    if workers.rank:
-        yield None
-        return
-    device = f"{workers.device.partition(':')[0]} x {workers.count}"
-    with Journal(place, config.run_id, config, device) as log:
-        try:
-            yield log
-        except Exception as error:
-            meant = isinstance(error, SamlibError)
-            reason = str(error) if meant else f"{type(error).__name__}: {error}"
-            log.stamp(f"failed: {reason}" if meant else f"failed\n{traceback.format_exc()}")
-            journal.note_failure(place, config.run_id, reason.split("\n", 1)[0])
-            raise
-
-
-def _first_ones(state: dict | None, workers: Workers) -> dict | None:
-    """What the first worker has, a checkpoint or less, sent to all; none needs to see its file."""
-    buffer = io.BytesIO()
-    if state is not None:
-        torch.save(state, buffer)
-    size = int(workers.total(float(buffer.tell()))[0])
-    if not size:
-        return None
-    content = torch.zeros(size, dtype=torch.uint8, device=workers.device)
-    if state is not None:
-        content.copy_(torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8))
-    dist.broadcast(content, src=0)
-    received = io.BytesIO(content.cpu().numpy().tobytes())
-    return torch.load(received, weights_only=True, map_location="cpu")

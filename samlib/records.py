@@ -5,12 +5,10 @@ a checksum of everything else. A file that is truncated or was edited is told fr
 set aside, and its run is done again.
 """
 
-import gc
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from sys import intern
 
@@ -18,6 +16,7 @@ import pandas as pd
 
 from .errors import SamlibError
 from .files import as_disk_error, write_atomically
+from .garbage import uncollected
 
 FORMAT = 1
 Records = dict[str, dict]  # by run id
@@ -108,7 +107,7 @@ def read(folder: Path, *, set_aside: bool = False) -> Records:
         DiskError: a damaged file cannot be moved.
     """
     records: Records = {}
-    with _all_kept():
+    with uncollected():
         for path in sorted(folder.glob("*.json")):
             try:
                 record = read_one(path)
@@ -128,21 +127,9 @@ def read(folder: Path, *, set_aside: bool = False) -> Records:
     return records
 
 
-@contextmanager
-def _all_kept() -> Iterator[None]:
-    """No garbage collection: it would go through all that was read again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def frame(records: Iterable[dict]) -> pd.DataFrame:
     """One row per record: its configuration and its final numbers."""
-    with _all_kept():
+    with uncollected():
         return pd.DataFrame([_row(record) for record in records])
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from samlib import folders, parallel
+from samlib import folders, parallel, workers
 from samlib.config import RunConfig
 from samlib.errors import SamlibError
 
@@ -36,7 +36,7 @@ def one(job, among, data_dir):
 
 def main(output, data_dir, jobs):
     folders.loaders = lambda: 0
-    with parallel.workers("cpu") as among:
+    with workers.join("cpu") as among:
         found = [one(job, among, Path(data_dir)) for job in json.loads(Path(jobs).read_text())]
         if among.rank == 0:
             Path(output).write_text(json.dumps(found))

@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from conftest import one_line
 from test_folders import write_images
 
-from samlib import checkpoint, geometry, journal, parallel, records
+from samlib import checkpoint, geometry, journal, parallel, records, workers
 from samlib.build import build_model, build_optimizer, build_scheduler
 from samlib.campaign import Campaign
 from samlib.config import RunConfig
 from samlib.data import make_splits, normalize
 from samlib.masks import MASKS
-from samlib.parallel import launched
 from samlib.run import OtherWorkers
 from samlib.sam import Perturbation, ascent
 from samlib.train import train
@@ -179,9 +178,9 @@ def test_a_checkpoint_is_continued_by_as_many_workers_only(tmp_path):
 @pytest.mark.parametrize("kind", parallel.PERTURBATIONS)
 def test_the_ascent_pass_sends_nothing_but_where_it_is_synchronised(monkeypatch, kind):
     sent = []
-    monkeypatch.setattr(parallel.dist, "all_reduce", lambda tensor: sent.append(tensor))
+    monkeypatch.setattr(workers.dist, "all_reduce", lambda tensor: sent.append(tensor))
     config = RunConfig(**VIT, **SAM)
-    record = parallel.train(config, parallel.Workers(0, 1, "cpu"), perturbation=kind)
+    record = parallel.train(config, workers.Workers(0, 1, "cpu"), perturbation=kind)
     everything, masked = record["mask"]["total"], record["mask"]["count"]
     step = [everything] if kind == "worker" else [masked, everything]
     gradients = [t.numel() for t in sent if t.dtype == torch.float32]
@@ -250,4 +249,4 @@ def test_one_process_is_not_parallel(monkeypatch):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         if value:
             monkeypatch.setenv("WORLD_SIZE", value)
-        assert launched() is expected
+        assert workers.launched() is expected

@@ -5,7 +5,6 @@ that a kernel's library gets past PyTorch is not seen. On a GPU what the allocat
 counts, in blocks of 512 bytes.
 """
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from itertools import accumulate
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from ..garbage import uncollected
 
 
 @dataclass
@@ -36,7 +37,7 @@ def taken(device: torch.device) -> Iterator[Taken]:
     The block must free nothing that was allocated before it: on a CPU that would not be seen.
     """
     found = Taken()
-    with _uncollected():
+    with uncollected():  # or garbage of before is freed inside the block
         if device.type == "cuda":
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
@@ -55,15 +56,3 @@ def taken(device: torch.device) -> Iterator[Taken]:
     sizes.sort(key=lambda event: event[0])
     allocated = list(accumulate((size for _, size in sizes), initial=0))
     found.net, found.peak = allocated[-1], max(allocated)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage of before is freed inside the block, whenever the collector is due."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
