@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Recording takes about as long as a few plain steps; fewer than these to replay do not pay for it.
+# Fewer steps than these are taken not to pay for the recording; by judgement, not measured.
 WORTH = 20
 
 
