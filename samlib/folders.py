@@ -6,6 +6,7 @@ number of loading processes nor an interruption changes a run.
 """
 
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ def batches(
         for images, labels in loader:
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
     except DataMissing as error:  # a loading process sends its traceback along
+        traceback.clear_frames(error.__traceback__)  # they hold each other and the processes
         raise DataMissing(str(error).rpartition("DataMissing: ")[2].strip()) from None
 
 

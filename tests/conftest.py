@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
 
 import numpy as np
@@ -114,6 +115,13 @@ def one_line(caught):
     assert message
     assert "\n" not in message
     return message
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left():
+    """A test ends the processes it starts: the next would meet them."""
+    yield
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture
