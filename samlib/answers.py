@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .stats import NOT_RUN, Comparison, holm
+from .stats import NOT_RUN, Comparison, corrected
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,22 @@ def single(comparison: Comparison) -> Answer:
 
 
 def all_of(comparisons: Sequence[Comparison], what: str, *, strict: bool) -> Answer:
-    """A claim about every one of several comparisons, corrected with Holm's method.
+    """A claim about every one of several comparisons, each after Holm's correction.
 
-    Refuted if one is below zero after the correction, or, where the claim is strict ("larger",
-    not "at least as good"), equivalent; holds if each holds, or is equivalent where that is
-    enough; else undecided. Not run if there is nothing to compare.
+    Refuted if one is refuted or, where the claim is strict ("larger", not "at least as good"),
+    equivalent; holds if each holds, or is equivalent where that is enough; else undecided. Not run
+    if there is nothing to compare.
     """
     if not comparisons:
         return NOT_ANSWERED
-    adjusted = holm([c.p for c in comparisons])
-    against = any(
-        (c.mean < 0 and p < 0.05) or (strict and c.verdict == "equivalent")
-        for c, p in zip(comparisons, adjusted, strict=True)
-    )
-    enough = ("holds",) if strict else ("holds", "equivalent")
-    counts = pd.Series([c.verdict for c in comparisons]).value_counts()
+    together = corrected(comparisons)
+    counts = pd.Series([c.verdict for c in together]).value_counts()
     summary = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-    if against:
+    against, enough = ["refuted"], ["holds"]
+    (against if strict else enough).append("equivalent")
+    if any(c.verdict in against for c in together):
         verdict = "refuted"
-    elif all(c.verdict in enough for c in comparisons):
+    elif all(c.verdict in enough for c in together):
         verdict = "holds"
     else:
         verdict = "undecided"

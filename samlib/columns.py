@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .results import Results
-from .stats import Comparison, holm
+from .stats import Comparison, corrected
 from .study import Cell
 
 
@@ -44,11 +44,12 @@ def diverged(results: Results, *cells: Cell) -> int:
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> dict[str, list]:
-    """The columns every table of comparisons ends with."""
+    """The columns every table of comparisons ends with; verdicts after Holm's correction."""
+    together = corrected(comparisons)
     return {
-        "difference": [str(c) for c in comparisons],
-        "verdict": [c.verdict for c in comparisons],
-        "seeds to decide": ["" if c.needed is None else str(c.needed) for c in comparisons],
-        "seeds": [c.seeds for c in comparisons],
-        "p (Holm)": [p_value(p) for p in holm([c.p for c in comparisons])],
+        "difference": [str(c) for c in together],
+        "verdict": [c.verdict for c in together],
+        "seeds to decide": ["" if c.needed is None else str(c.needed) for c in together],
+        "seeds": [c.seeds for c in together],
+        "p (Holm)": [p_value(c.p) for c in together],
     }

@@ -18,7 +18,9 @@ def reading(comparison: Comparison, better: str, worse: str) -> str:
         return f"{better} is worse than {worse}"
     if comparison.verdict == "equivalent":
         return f"{better} and {worse} differ by less than 0.2 points"
-    more = f"; {comparison.needed} seeds would decide it" if comparison.needed else ""
+    more = ""
+    if comparison.needed:
+        more = f"; about {comparison.needed} would do it four times in five"
     return f"{better} and {worse} cannot be told apart with {comparison.seeds} seeds{more}"
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 LEVEL = 0.95
 EQUIVALENCE = 0.2  # percentage points: smaller differences are of no interest
 VERDICTS = ("holds", "refuted", "equivalent", "undecided", "not run")
+POWER = 0.8  # chance of a decision with the number of seeds that is said to be needed
 _MOST_SEEDS = 10_000
 
 
@@ -22,8 +23,8 @@ class Comparison:
         seeds: number of pairs.
         p: two-sided p-value of a paired t-test against zero.
         verdict: one of `VERDICTS`.
-        needed: seeds that would decide it if mean and spread stayed as they are; None if it is
-            decided already or no number up to 10,000 would.
+        needed: seeds with which a decision has a chance of 80 % if the true mean and spread are
+            the observed ones; None if it is decided already or no number up to 10,000 would do.
     """
 
     mean: float
@@ -78,15 +79,22 @@ def _judge(low: float, high: float, margin: float) -> str:
 
 
 def _needed(mean: float, deviation: float, have: int, margin: float) -> int | None:
-    """Smallest number of seeds above `have` that decides, mean and deviation unchanged."""
+    """Smallest number of seeds above `have` that decides with probability `POWER`.
+
+    For differences that are normal with this mean and deviation; the mean of n of them is near
+    enough to normal, too, when the deviation is estimated.
+    """
 
     def decides(n: int) -> bool:
-        half = _quantile(n) * deviation / math.sqrt(n)
-        return _judge(mean - half, mean + half, margin) != "undecided"
+        half, error = _quantile(n) * deviation / math.sqrt(n), deviation / math.sqrt(n)
+        below = scipy_stats.norm(mean, error).cdf
+        outside = below(-half) + 1 - below(half)  # zero is not in the interval
+        inside = below(margin - half) - below(half - margin)  # the interval is within ±margin
+        return outside + max(0.0, inside) >= POWER
 
     if not decides(_MOST_SEEDS):
         return None
-    low, high = have, _MOST_SEEDS  # undecided at low, decided at high: halve
+    low, high = have, _MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle, high)
@@ -130,3 +138,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(known) - rank) * p_values[i]))
         adjusted[i] = running
     return adjusted
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons that are made together: p after Holm's correction, and verdicts after it.
+
+    What holds or is refuted alone, but not at 5 % after the correction, is undecided.
+
+    >>> one, other = compare([0.6, 0.9, 1.2]), compare([-1.0, 0.1, 1.1])
+    >>> [c.verdict for c in (one, *corrected([one, other]))]
+    ['holds', 'undecided', 'undecided']
+    """
+    return [
+        replace(c, p=p, verdict="undecided" if _lost(c, p) else c.verdict)
+        for c, p in zip(comparisons, holm([c.p for c in comparisons]), strict=True)
+    ]
+
+
+def _lost(comparison: Comparison, p: float) -> bool:
+    return comparison.verdict in ("holds", "refuted") and p >= 1 - LEVEL

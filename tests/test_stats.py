@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from samlib.stats import NOT_RUN, compare, holm, interval
+from samlib.stats import NOT_RUN, compare, corrected, holm, interval
 
 
 def test_interval_is_scipys_t_interval():
@@ -38,25 +38,33 @@ def test_no_seeds_is_not_run():
     assert str(NOT_RUN) == "not run"
 
 
-def test_the_number_of_seeds_that_would_decide_is_the_smallest():
-    differences = [1.0, -0.8, 0.9, -0.2, 0.6]
-    found = compare(differences)
+@pytest.mark.parametrize("wanted", [[1.0, -0.8, 0.9, -0.2, 0.6], [0.6, -0.6, 0.5, -0.5, 0.01]])
+def test_the_number_of_seeds_to_decide_decides_four_times_in_five(wanted):
+    found = compare(wanted)
     assert found.verdict == "undecided"
-    mean, deviation = np.mean(differences), np.std(differences, ddof=1)
+    rng = np.random.default_rng(0)
 
-    def half(n):
-        return scipy_stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
+    def decided(n):
+        x = rng.normal(np.mean(wanted), np.std(wanted, ddof=1), (4000, n))
+        half = scipy_stats.t.ppf(0.975, n - 1) * x.std(axis=1, ddof=1) / math.sqrt(n)
+        away = np.abs(x.mean(axis=1))
+        return np.mean((away > half) | (away + half < 0.2))
 
-    assert mean - half(found.needed) > 0
-    assert mean - half(found.needed - 1) <= 0
+    assert decided(found.needed) == pytest.approx(0.8, abs=0.03)
+    assert decided(found.needed // 2) < 0.75
 
 
-def test_more_seeds_can_decide_for_equivalence():
-    found = compare([0.6, -0.6, 0.5, -0.5, 0.01])
-    assert found.verdict == "undecided"
-    n = found.needed
-    half = scipy_stats.t.ppf(0.975, n - 1) * np.std([0.6, -0.6, 0.5, -0.5, 0.01], ddof=1)
-    assert abs(np.mean([0.6, -0.6, 0.5, -0.5, 0.01])) + half / math.sqrt(n) < 0.2
+def test_what_no_number_of_seeds_would_decide_has_none():
+    assert compare([0.2 + 9, 0.2 - 9, 0.2 + 9, 0.2 - 9]).needed is None
+
+
+def test_comparisons_made_together_are_judged_after_the_correction():
+    alone = [compare(x) for x in ([0.6, 0.9, 1.2], [-1.0, -1.1, -1.2], [0.0, 0.01, -0.01])]
+    assert [c.verdict for c in alone] == ["holds", "refuted", "equivalent"]
+    together = corrected(alone)
+    assert [c.verdict for c in together] == ["undecided", "refuted", "equivalent"]
+    assert [c.p for c in together] == holm([c.p for c in alone])
+    assert corrected([compare([]), alone[0]]) == [compare([]), alone[0]]
 
 
 def test_holm_rejects_what_the_step_down_procedure_rejects():
