@@ -78,12 +78,14 @@ CURVES = ("all", "only_norm", "no_norm")  # and the masks it draws
 SPARSE_MASKS = ("random", "fisher", "dynamic")
 # SAM on per-channel scales of the weights, which need no normalization layer.
 SCALES = (Method("output_scales", "convolutions"), Method("input_scales", "weights"))
-# What a claim is decided by beside the headline: masks of SAM-ON's sparsity, the scales, and the
-# variant whose norm layers carry most.
+# What a claim is decided by beside the headline: masks of SAM-ON's sparsity, the scales, the
+# variant whose norm layers carry most, the first and the last stages, statistics of the first pass.
 DECISIVE = (
-    *(Method("l2", mask, "mask") for mask in SPARSE_MASKS),
+    *(Method("l2", mask, radius) for mask in SPARSE_MASKS for radius in ("mask", "all")),
     *SCALES,
     *(Method("elementwise_l2", mask) for mask in ("all", "no_norm")),
+    *(Method("l2", f"blocks_{stages}") for stages in ("1", "23")),
+    *(method.but(batchnorm="first") for method in (ALL, ON)),
 )
 BATCHNORM_FAMILIES = ("wrn", "resnet", "resnext")
 
@@ -182,16 +184,18 @@ class Profile:
             after a dash what it differs in (wrn-autoaugment, vit-lion).
         headline: the family of the headline, the rho curves and the sparsity table.
         geometries: the rows of the variants table.
-        ladders: values of rho of the curves over rho, by geometry; the same for every mask.
+        ladders: values of rho that every mask shares: of the headline family's curves over rho by
+            geometry, of SAM and SAM-ON on transformers by family.
         grids: values of rho elsewhere, by `Method.key` or, for one family alone, by its name and
-            the key; as many on every side of a comparison, so that rho is tuned alike.
-        sweep_seeds: seeds that choose rho.
+            the key; as many on both sides of a comparison within a table.
+        sweep_seeds: seeds that choose rho there.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
         decisive_seeds: seeds of `DECISIVE` in the headline family, and of the base optimizer, SAM
             and SAM-ON on transformers.
         measured_seeds: seeds of those whose robustness is measured.
         curve_seeds: seeds at every rho of the rho curves; None is all `seeds`.
+        transformer_seeds: seeds at every rho of a transformer's ladder; None is `sweep_seeds`.
         sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
         chapters: which chapters it runs; None is all of them.
         device: where the runs are meant to run, cpu or cuda.
@@ -210,6 +214,7 @@ class Profile:
     decisive_seeds: int
     measured_seeds: int
     curve_seeds: int | None = None
+    transformer_seeds: int | None = None
     sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
     chapters: tuple[str, ...] | None = None
     device: str = "cpu"
@@ -219,18 +224,20 @@ class Profile:
         if not method.own_rho:
             like = self.cell(family, method.plain)
             return replace(like, method=method, seeds=self.seeds, like=like)
-        leads = family == self.headline
-        plain = method == method.plain
-        curve = leads and plain and method.geometry in SWEPT and method.mask in CURVES
-        if method.geometry == NO_PERTURBATION:
-            grid = (0.0,)
-        elif curve:
-            grid = self.ladders[method.geometry]
-        else:
-            grid = self.grids.get((family, *method.key)) or self.grids[method.key]
-        sweep_seeds = (self.curve_seeds or self.seeds) if curve else self.sweep_seeds
+        grid, sweep_seeds = self._sweep(family, method)
         seeds = self._seeds(family, method)
         return Cell(self.bases[family], method, grid, sweep_seeds, seeds)
+
+    def _sweep(self, family: str, method: Method) -> tuple[tuple[float, ...], int]:
+        """The values of rho a method chooses from, and on how many seeds."""
+        if method.geometry == NO_PERTURBATION:
+            return (0.0,), self.sweep_seeds
+        curve = method == method.plain and method.geometry in SWEPT and method.mask in CURVES
+        if family == self.headline and curve:
+            return self.ladders[method.geometry], self.curve_seeds or self.seeds
+        if family in self.ladders and method in HEADLINE:
+            return self.ladders[family], self.transformer_seeds or self.sweep_seeds
+        return self.grids.get((family, *method.key)) or self.grids[method.key], self.sweep_seeds
 
     def _seeds(self, family: str, method: Method) -> int:
         leads = family == self.headline

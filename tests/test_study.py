@@ -59,7 +59,7 @@ def test_rho_is_tuned_alike_on_both_sides(name):
     profile = profiles.get(name)
     cells = set(plan.all_cells(plan.chapter_needs(profile)))
     tuned = {cell for cell in cells if len(cell.grid) > 1 and cell.like is None}
-    swept = set(profile.ladders)
+    swept = set(profile.ladders) - set(profile.bases)
     curves = {
         cell
         for cell in cells
@@ -69,8 +69,13 @@ def test_rho_is_tuned_alike_on_both_sides(name):
         and cell.method.mask in study.CURVES
     }
     by_geometry = {(cell.method.geometry, cell.grid) for cell in curves}
-    assert len(by_geometry) == len(profile.ladders), "masks that are compared share one ladder"
-    others = {len(cell.grid) for cell in tuned - curves}
+    assert len(by_geometry) == len(swept), "masks that are compared share one ladder"
+    laddered = set()
+    for family in set(profile.ladders) & set(profile.bases):
+        pair = [profile.cell(family, method) for method in (ALL, ON)]
+        assert len({(cell.grid, cell.sweep_seeds) for cell in pair}) == 1
+        laddered |= set(pair)
+    others = {len(cell.grid) for cell in tuned - curves - laddered}
     assert len(others) == 1, "elsewhere every method gets as many values of rho"
     for cell in tuned:
         ratios = {round(b / a, 6) for a, b in zip(cell.grid, cell.grid[1:], strict=False)}
