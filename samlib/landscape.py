@@ -4,17 +4,22 @@ The poster gives logit-normalised l_inf m-sharpness at four settings; the co-aut
 implementation fills in the rest (science.md 5): training images without augmentation, m = 128,
 at most 1,024 of them, BatchNorm in evaluation mode. Whether the poster's is adaptive is not
 stated, so that both are measured, and the same over the norm layers alone and over all else.
+Where training labels were noisy, the first is measured with the true ones, too: a network that has
+fitted wrong labels may be sharp because of them.
 """
 
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .data import make_splits
 from .errors import ConfigError
 from .hessian import NotConverged, top_eigenvalues
 from .masks import MASKS
 from .sharpness import m_sharpness
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .run import Run
 
 M = 128  # examples per batch
@@ -22,7 +27,10 @@ IMAGES = 1024
 
 
 class Setting(NamedTuple):
-    """One form of m-sharpness; see `sharpness.m_sharpness`."""
+    """One form of m-sharpness; see `sharpness.m_sharpness`.
+
+    The loss is that to the labels trained on, or, with `true_labels`, to those before the noise.
+    """
 
     steps: int
     rho: float
@@ -30,10 +38,14 @@ class Setting(NamedTuple):
     adaptive: bool = True
     p: float = math.inf
     damped_first_step: bool = False
+    true_labels: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: l_inf is "inf"."""
-        return self._asdict() | {"p": "inf" if self.p == math.inf else self.p}
+        """JSON-ready: l_inf is "inf"; `true_labels` only where it is so."""
+        fields = self._asdict() | {"p": "inf" if self.p == math.inf else self.p}
+        if not self.true_labels:
+            del fields["true_labels"]
+        return fields
 
 
 # The poster's four settings; with one step the public implementation stops at 0.75 rho, and
@@ -47,10 +59,13 @@ SETTINGS = (
     Setting(20, 0.007, mask="no_norm"),
     Setting(20, 0.1, p=2),
 )
+TRUE_LABELS = POSTER[0]._replace(true_labels=True)  # measured only where labels are noisy
 
 
 def sharpness(run: "Run") -> dict:
     """m-sharpness in nats at every one of `SETTINGS`, and the Hessian's largest eigenvalue.
+
+    With label noise also at `TRUE_LABELS`.
 
     Returns:
         `m`, `images`, `settings` (each with its `value`, None where the loss is not finite inside
@@ -62,16 +77,32 @@ def sharpness(run: "Run") -> dict:
     images = images[: len(images) // m * m]
     x, y = run.inputs(images), splits.train_labels[: len(images)]
     masks = {name: MASKS[name](model, run.config) for name in ("all", "only_norm", "no_norm")}
+    noisy = run.config.label_noise > 0
+    true = _true_labels(run)[: len(images)] if noisy else y
     found = []
-    for setting in SETTINGS:
+    for setting in (*SETTINGS, TRUE_LABELS) if noisy else SETTINGS:
         keywords = setting._asdict()
         mask = masks[keywords.pop("mask")]
+        labels = true if keywords.pop("true_labels") else y
         try:
-            value = m_sharpness(model, x, y, mask, batch_size=m, **keywords)
+            value = m_sharpness(model, x, labels, mask, batch_size=m, **keywords)
         except ConfigError:
             value = None
         found.append(setting.to_dict() | {"value": value})
     return {"m": m, "images": len(images), "settings": found, "eigenvalue": _eigenvalue(run, x, y)}
+
+
+def _true_labels(run: "Run") -> "Tensor":
+    """Labels of a run's training images before the noise, in the order it has them."""
+    config = run.config
+    return make_splits(
+        config.dataset,
+        seed=config.seed,
+        validation_size=config.validation_size,
+        train_size=config.train_size,
+        device=run.device,
+        data_dir=run.data_dir,
+    ).train_labels
 
 
 def _eigenvalue(run: "Run", x, y) -> float | None:

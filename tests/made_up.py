@@ -40,7 +40,8 @@ def measured(job, run):
     rng = numbers_of(job.run_id)
     if job.measure == "sharpness":
         settings = [
-            setting.to_dict() | {"value": rng.uniform(0.01, 0.1)} for setting in landscape.SETTINGS
+            setting.to_dict() | {"value": rng.uniform(0.01, 0.1)}
+            for setting in (*landscape.SETTINGS, landscape.TRUE_LABELS)
         ]
         values = {"m": 64, "images": 64, "settings": settings, "eigenvalue": rng.uniform(5, 50)}
     else:

@@ -51,6 +51,24 @@ def test_the_ratio_is_paired_by_seed_and_put_in_words(folder):
     assert "sharpness of SAM-ON is 2.00 × that of SGD (sharper)" in sharpness.finding(found)
 
 
+def test_true_labels_are_a_setting_of_their_own(folder):
+    def change(config, values):
+        level(base=0.02, everything=0.01, on=0.04)(config, values)
+        values["settings"][-1]["value"] *= {"none": 4, "l2": 1}[config["geometry"]]
+
+    found = rewritten(folder, change)
+    assert "sharpness of SAM-ON is 2.00 × that of SGD (sharper)" in sharpness.finding(found)
+    said = sharpness.finding_labels(found)
+    assert "About 36 % of the training labels are wrong" in said
+    assert "SAM-ON is 0.50 × that of SGD (flatter) and 4.00 × that of SAM (sharper)" in said
+    assert sum("true labels" in name for name in sharpness.others(found)["measure"]) == 1
+
+
+def test_records_without_true_labels_say_so(folder):
+    found = rewritten(folder, lambda config, values: values["settings"].pop())
+    assert "(not run)" in sharpness.finding_labels(found)
+
+
 def test_flatter_than_the_base_optimizer_refutes_the_claim(folder):
     found = rewritten(folder, level(base=0.04, everything=0.01, on=0.02))
     answer = sharpness.sharper_and_better(found)

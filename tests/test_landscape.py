@@ -4,9 +4,11 @@ import json
 import math
 
 import pytest
+import torch
 
 from samlib import landscape, masks
 from samlib.config import RunConfig
+from samlib.data import make_splits
 from samlib.sharpness import m_sharpness
 from samlib.train import restored, train
 
@@ -39,6 +41,27 @@ def test_it_is_m_sharpness_at_every_setting_on_whole_batches(found):
     assert [s["value"] for s in measured["settings"]] == expected
     assert measured["settings"][0]["p"] == "inf"
     json.dumps(measured, allow_nan=False)
+
+
+def test_true_labels_are_those_before_the_noise():
+    noisy, few = CONFIG.replace(label_noise=0.5), (landscape.Setting(1, 0.03),)
+    patch, states = pytest.MonkeyPatch(), []
+    train(noisy, on_epoch=lambda run: states.append(run.model.state_dict()))
+    with patch.context() as p, restored(noisy, states[0]) as run:
+        p.setattr(landscape, "SETTINGS", few)
+        p.setattr(landscape, "TRUE_LABELS", few[0]._replace(true_labels=True))
+        found = landscape.sharpness(run)["settings"]
+        x, trained_on = run.inputs(run.splits.train_images[:128]), run.splits.train_labels[:128]
+        clean = make_splits("digits", seed=0, validation_size=40, train_size=150)
+        assert torch.equal(clean.train_images, run.splits.train_images)
+        true, mask = clean.train_labels[:128], masks.all_parameters(run.model)
+        assert (true != trained_on).any()
+        by_labels = [
+            m_sharpness(run.model, x, y, mask, rho=0.03, steps=1, batch_size=128)
+            for y in (trained_on, true)
+        ]
+    assert [s["value"] for s in found] == by_labels
+    assert ["true_labels" in s for s in found] == [False, True]
 
 
 def test_the_eigenvalue_is_a_number(found):
