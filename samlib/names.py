@@ -115,4 +115,4 @@ def family_name(profile: Profile, family: str) -> str:
     twins = {b.optimizer for b in profile.bases.values() if b.model == base.model}
     if len(twins) > 1:
         parts.append(OPTIMIZER_NAMES[base.optimizer])
-    return ", ".join(parts)
+    return parts[0] + (f" ({', '.join(parts[1:])})" if parts[1:] else "")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from . import verdicts
-from .chapters import introduction
+from .chapters import introduction, sparsity
 from .errors import ConfigError
 from .files import write_atomically
 from .results import Results, load
@@ -17,15 +17,18 @@ def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     table = introduction.table(results).rename(columns={"ρ ours, last epoch": "ρ"})
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
-    columns += ["minus base", "cost per epoch", "seeds"]
+    columns += ["best on test", "minus base", "SAM-ON minus it", "time of a step", "seeds"]
     answered = verdicts.table(results)
-    answered = answered[answered["verdict"] != "not run"]
     seconds = sum(record["times"]["wall"] for record in results.records.values())
     return "\n\n".join(
         [
             BEGIN,
             f"![Test accuracy of SGD, SAM and SAM-ON, a point per seed]({figure})",
             _markdown(table[columns]),
+            f"**Is it just ρ?** {introduction.finding_is_it_rho(results)}",
+            f"**Is it just sparsity?** {sparsity.finding(results)}",
+            "What decides each claim, and how, is in the book; "
+            "[changes](book/changes.md) lists what was changed after records had been seen.",
             _markdown(answered[["claim", "reported", "ours", "verdict"]]),
             f"Profile `{results.profile.name}`: {results.profile.about}. "
             f"{len(results.records)} runs, {clock(seconds)} of one core.",

@@ -40,7 +40,9 @@ def test_the_posters_case_holds(rewritten):
     found = rewritten()
     answer = cost.cheaper(found)
     assert answer.verdict == "holds"
-    assert answer.ours.startswith("1.75, 2.00, 1.50; B2+B3 − SAM-ON +1.00 ")
+    order = "1.75, 2.00, 1.50 (their order: holds)"
+    assert answer.ours.startswith(f"{order}; B2+B3 − SAM-ON +1.00 ")
+    assert answer.ours.endswith("(accuracy: holds)")
     assert "B1 − SGD +0.00 " in answer.ours
     assert answer.seeds == PROFILE.seeds
 

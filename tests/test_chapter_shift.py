@@ -70,13 +70,17 @@ def test_the_table_goes_layer_by_layer_in_forward_order(rewritten):
 def test_equivalence_of_gamma_has_a_margin_of_its_own(rewritten, aside, verdict):
     """Of two seeds with +a and -a the interval is 0 ± 12.7 a; the margin is 0.01."""
     found = rewritten(lambda c: 1 + (c["mask"] == "only_norm") * aside * (1 - 2 * c["seed"]))
-    assert shift.larger_gamma(found).verdict == verdict
+    claim = "refuted" if verdict == "equivalent" else verdict
+    assert shift.larger_gamma(found).verdict == claim
     word = {"equivalent": "differs by less than 0.01", "undecided": "cannot be told apart"}[verdict]
     assert f"1 at the start, {word} between SAM-ON and SAM" in shift.finding(found)
 
 
 def test_a_shift_against_sam_need_not_be_one_against_sgd(rewritten):
-    said = shift.finding(rewritten(by_mask(1.2, 1.0, 1.205)))
+    found = rewritten(by_mask(1.2, 1.0, 1.205))
+    said, answer = shift.finding(found), shift.larger_gamma(found)
+    assert answer.verdict == "refuted", "above zero, but by less than the margin"
+    assert answer.ours.endswith("over SAM, +0.005 [+0.005, +0.005] over SGD")
     assert "With SGD it is 1.200" in said or "With SGD it is 1.201" in said
     assert "SAM-ON − SGD is +0.005 [+0.005, +0.005], less than 0.01 either way" in said
 

@@ -7,7 +7,7 @@ from made_up import PROFILE, made_up_results
 
 from samlib.chapters import sparsity
 from samlib.results import load
-from samlib.study import SPARSE_MASKS, Method
+from samlib.study import ON, SPARSE_MASKS, Method
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,24 @@ def levels(sparse=88.0, scales=88.0, on=90.0):
         return on if config["mask"] == "only_norm" else 89.0
 
     return rule
+
+
+def test_what_sam_on_would_choose_with_the_masks_budget_is_said(rewritten):
+    found = rewritten(levels())
+    low, high = found.cell(ON).grid
+    records = {
+        i: r | {"validation_accuracy": 50.0 + 40 * (r["config"]["rho"] == low)}
+        for i, r in found.records.items()
+    }
+
+    def said(*grid):
+        grids = found.profile.grids | {ON.key: grid}
+        profile = replace(found.profile, grids=grids)
+        return sparsity.finding_budget(replace(found, records=records, profile=profile))
+
+    assert said(low, high).endswith(f"SAM-ON's would be the same, {low:g}.")
+    assert f"SAM-ON's would be {high:g} instead of {low:g}" in said(high)
+    assert "would be" not in said(3 * high), "nothing was run there"
 
 
 @pytest.mark.parametrize(("sparse", "verdict"), [(88.0, "holds"), (91.0, "refuted")])

@@ -99,7 +99,10 @@ def test_statistics_decide_the_claim(rewritten):
     changes = rows["change on the same seeds"].str.split(" ").str[0]
     assert changes["of the first pass", "SGD"] == "−3.00"
     assert changes["of the first pass", "SAM"] == "+1.00"
-    assert when.not_statistics(found).verdict == "holds"
+    answer = when.not_statistics(found)
+    assert answer.verdict == "holds"
+    assert answer.ours.startswith("first pass only: +7.00 [+7.00, +7.00] over SGD, +2.00 ")
+    assert "; recalibrated: +5.00 [+5.00, +5.00] over SGD, +5.00 " in answer.ours
     said = when.finding_statistics(found)
     assert "of the first pass the gain over SGD changes by −3.00 [−3.00, −3.00] (a smaller" in said
     assert "the gain over SAM by +1.00 [+1.00, +1.00] (a larger gain)" in said

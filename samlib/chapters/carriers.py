@@ -12,7 +12,7 @@ from ..figures import GEOMETRY_COLOURS, use_style
 from ..names import GEOMETRY_NAMES
 from ..results import Results
 from ..sentences import points
-from ..stats import Comparison
+from ..stats import Comparison, corrected
 from ..study import SWEPT, Method
 
 
@@ -46,7 +46,7 @@ def _order(values: dict[str, float]) -> str:
 
 def finding_prediction(results: Results) -> str:
     """Whether the shares came out as predicted, and the costs in the order of the shares."""
-    comparisons = dict(zip(SWEPT, without_norm(results)[1], strict=True))
+    comparisons = dict(zip(SWEPT, corrected(without_norm(results)[1]), strict=True))
     table = share_over_time(results).groupby("variant")["share"].mean()
     shares = {g: float(table[GEOMETRY_NAMES[g]]) for g in SWEPT}
     costs = {g: c.mean for g, c in comparisons.items()}
@@ -109,7 +109,7 @@ def figure(results: Results) -> Figure:
 
 def finding(results: Results) -> str:
     """Whether leaving norm layers out costs what their share predicts."""
-    comparisons = dict(zip(SWEPT, without_norm(results)[1], strict=True))
+    comparisons = dict(zip(SWEPT, corrected(without_norm(results)[1]), strict=True))
     harmed = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "holds"]
     helped = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "refuted"]
     elementwise = comparisons["elementwise_l2"]

@@ -13,7 +13,7 @@ from ..figures import COLOURS, MARKERS, key_of, use_style
 from ..names import MODEL_NAMES, method_name
 from ..results import Results
 from ..sentences import listed, points, reading
-from ..stats import NOT_RUN, Comparison
+from ..stats import NOT_RUN, Comparison, corrected
 from ..step_times import FIRST, LATE, METHODS, quartiles, short
 from ..study import BASE, ON, Method
 
@@ -34,6 +34,7 @@ def table(results: Results) -> pd.DataFrame:
     """Step time over the base optimizer's, its floor, and accuracy, reported and ours."""
     record = step_times.own_or_none(results)
     over_base, over_on = against_base(results), against_on(results)
+    over_base = dict(zip(over_base, corrected(list(over_base.values())), strict=True))
     rows = []
     for method in METHODS:
         key, cell = key_of(method), results.cell(method)
@@ -161,6 +162,11 @@ def finding(results: Results) -> str:
     return text
 
 
+def _weakest(verdicts: set[str]) -> str:
+    """What several verdicts come to together."""
+    return next((v for v in ("refuted", "undecided") if v in verdicts), "holds")
+
+
 def cheaper(results: Results) -> Answer:
     """SAM-ON is cheaper than SAM, late stages cheaper still at no loss, stage 1 useless (claim 11).
 
@@ -181,16 +187,17 @@ def cheaper(results: Results) -> Answer:
         "",
         strict=False,
     )
-    found = {
+    shorter = {
         _shorter(record, "only_norm", "all"),
         _shorter(record, key_of(LATE), "only_norm"),
-        accuracy.verdict,
     }
-    verdict = next((v for v in ("refuted", "undecided") if v in found), "holds")
+    order = _weakest(shorter)
+    verdict = _weakest({order, accuracy.verdict})
     times = [number(record["ratios"][k][1]) for k in ("only_norm", "all", key_of(LATE))]
     ours = (
-        f"{', '.join(times)}; B2+B3 − SAM-ON {against_on(results)[LATE]}, "
-        f"B1 − {method_name(results.profile, BASE)} {against_base(results)[FIRST]}"
+        f"{', '.join(times)} (their order: {order}); B2+B3 − SAM-ON {against_on(results)[LATE]}, "
+        f"B1 − {method_name(results.profile, BASE)} {against_base(results)[FIRST]} (accuracy: "
+        f"{accuracy.verdict})"
     )
     return Answer(ours, verdict, accuracy.seeds)
 

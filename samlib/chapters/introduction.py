@@ -1,30 +1,34 @@
 """The finding in one picture: base optimizer, SAM and SAM-ON, and whether it is just rho."""
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import names, plan, reported
+from .. import names, plan, reported, step_times
 from ..answers import NOT_ANSWERED, Answer, single
-from ..columns import diverged, edge, spread, verdicts
+from ..columns import diverged, edge, number, spread, verdicts
 from ..figures import key_of, points, use_style
 from ..names import MODEL_NAMES, method_name
 from ..results import Results
 from ..sentences import points as in_points
 from ..sentences import reading
-from ..study import ALL, BASE, ON, Cell
+from ..stats import Comparison, compare, corrected
+from ..study import ALL, BASE, ON
 
 
 def table(results: Results) -> pd.DataFrame:
     """Base optimizer, SAM and SAM-ON in the headline family, each at its chosen rho."""
     cells = plan.introduction(results.profile).cells
     base = results.cell(BASE)
-    cost = {cell: _seconds(results, cell) for cell in cells}
+    timed = step_times.own_or_none(results)
     rows = []
     for cell in cells:
         method = cell.method
         key = "base" if method == BASE else method.mask
         versus = results.compare(cell, base) if method != BASE else None
+        lead = results.compare(results.cell(ON), cell) if method == ALL else None
         rows.append(
             {
                 "method": method_name(results.profile, method),
@@ -33,7 +37,8 @@ def table(results: Results) -> pd.DataFrame:
                 "ours, last epoch": spread(results.accuracies(cell)),
                 "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
                 "minus base": str(versus) if versus else "–",
-                "cost per epoch": f"{cost[cell] / cost[base]:.2f} ×",
+                "SAM-ON minus it": str(lead) if lead else "–",
+                "time of a step": f"{number(timed['ratios'][key][1])} ×" if timed else "–",
                 "seeds": len(results.runs(cell)),
                 "diverged": diverged(results, cell),
             }
@@ -41,23 +46,33 @@ def table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _seconds(results: Results, cell: Cell) -> float:
-    """Median over runs of the median epoch."""
-    epochs = [pd.Series(r["times"]["epochs"]).median() for r in results.runs(cell)]
-    return float(pd.Series(epochs).median())
-
-
 def is_it_rho(results: Results, family: str | None = None) -> pd.DataFrame:
     """SAM-ON minus SAM: each at its own chosen rho, and SAM at other values beside it."""
     on, everything = results.cell(ON, family), results.cell(ALL, family)
     chosen = results.rho(everything)
-    pairs: list[tuple[str, float | None]] = [(f"SAM at its own choice, ρ = {chosen:g}", None)]
-    pairs += [(f"SAM at ρ = {rho:g}", rho) for rho in everything.grid if rho != chosen]
-    comparisons = [results.compare(on, everything, rhos=(None, rho)) for _, rho in pairs]
+    labels = [f"SAM at its own choice, ρ = {chosen:g}"]
+    labels += [f"SAM at ρ = {rho:g}" for rho in everything.grid if rho != chosen]
     return pd.DataFrame(
-        {f"SAM-ON (ρ = {results.rho(on):g}) minus": [label for label, _ in pairs]}
-        | verdicts(comparisons)
+        {f"SAM-ON (ρ = {results.rho(on):g}) minus": labels}
+        | verdicts(list(_at_every_rho(results, family).values()))
     )
+
+
+def _at_every_rho(results: Results, family: str | None = None) -> dict[float, Comparison]:
+    """SAM-ON at its choice minus SAM at each rho, SAM's own choice first."""
+    on, everything = results.cell(ON, family), results.cell(ALL, family)
+    chosen = results.rho(everything)
+    first = {chosen: results.compare(on, everything)}
+    others = (rho for rho in everything.grid if rho != chosen)
+    return first | {rho: results.compare(on, everything, rhos=(None, rho)) for rho in others}
+
+
+def not_choosing(results: Results) -> Comparison:
+    """SAM-ON minus SAM on the seeds that had no part in the choice of either's rho."""
+    on, everything = results.cell(ON), results.cell(ALL)
+    first = max(cell.sweep_seeds for cell in (on, everything) if len(cell.grid) > 1)
+    difference = (results.accuracies(on) - results.accuracies(everything)).dropna()
+    return compare(difference[difference.index >= first])
 
 
 def figure(results: Results) -> Figure:
@@ -105,16 +120,16 @@ def finding(results: Results) -> str:
 
 def finding_is_it_rho(results: Results) -> str:
     """Whether SAM-ON's advantage survives a tuned SAM."""
-    on, everything = results.cell(ON), results.cell(ALL)
-    tuned = results.compare(on, everything)
-    losing = [
-        rho
-        for rho in everything.grid
-        if results.compare(on, everything, rhos=(None, rho)).verdict == "holds"
-    ]
-    chosen = results.rho(everything)
-    text = f"With SAM at its own choice, {reading(tuned, 'SAM-ON', 'SAM')} ({in_points(tuned)}). "
-    elsewhere = [f"{rho:g}" for rho in losing if rho != chosen]
+    compared = _at_every_rho(results)
+    chosen, tuned = next(iter(compared.items()))
+    together = dict(zip(compared, corrected(list(compared.values())), strict=True))
+    apart = not_choosing(results)
+    held_out = "" if math.isnan(apart.low) else f"; {apart} over the {apart.seeds} that chose no ρ"
+    text = (
+        f"With SAM at its own choice, {reading(tuned, 'SAM-ON', 'SAM')} "
+        f"({in_points(tuned)}{held_out}). "
+    )
+    elsewhere = [f"{r:g}" for r, c in together.items() if c.verdict == "holds" and r != chosen]
     if elsewhere and tuned.verdict != "holds":
         text += (
             f"Left at ρ = {' or '.join(elsewhere)}, SAM would lose to SAM-ON by more than chance: "
@@ -122,9 +137,7 @@ def finding_is_it_rho(results: Results) -> str:
         )
     elif elsewhere:
         text += f"SAM also loses at ρ = {', '.join(elsewhere)}."
-    gap = reported.best_gap("l2", "only_norm", "all")
-    where = "inside" if tuned.low <= gap <= tuned.high else "outside"
-    return f"{text} The authors' gap of best against best, {gap:+.2f}, lies {where} this interval."
+    return text.strip()
 
 
 def best_against_best(results: Results) -> Answer:

@@ -1,6 +1,7 @@
 """Accuracy against rho: where the optimum lies for each mask, and how wide it is."""
 
 import math
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import matplotlib.ticker
@@ -16,7 +17,7 @@ from ..columns import edge
 from ..figures import COLOURS, MARKERS, key_of, use_style
 from ..names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES
 from ..results import Results
-from ..stats import Comparison, compare
+from ..stats import Comparison, compare, corrected
 from ..study import ALL, BASE, ON, SWEPT, Cell, Method
 
 
@@ -53,13 +54,24 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                 "ρ only norm": edge(results, on),
                 "our ρ ratio": f"{results.rho(on) / results.rho(everything):g}",
                 "log₁₀ ratio by seed": str(comparison),
-                "verdict": comparison.verdict,
+                "by seed": _counted(ratios),
                 "seeds": comparison.seeds,
                 "window all": window(results, everything),
                 "window only norm": window(results, on),
             }
         )
-    return pd.DataFrame(rows), comparisons
+    judged = [c.verdict for c in corrected(comparisons)]
+    return pd.DataFrame(rows).assign(verdict=judged), comparisons
+
+
+def _counted(log_ratios: list[float]) -> str:
+    """How many seeds have which ratio.
+
+    >>> _counted([0.0, math.log10(8), math.log10(8)])
+    '1 × (1), 8 × (2)'
+    """
+    counts = Counter(float(f"{10**value:.3g}") for value in log_ratios)
+    return ", ".join(f"{ratio:g} × ({n})" for ratio, n in sorted(counts.items()))
 
 
 def window(results: Results, cell: Cell) -> str:

@@ -13,7 +13,7 @@ from ..errors import RecordsMissing
 from ..figures import rows, use_style
 from ..names import method_name
 from ..results import Results
-from ..stats import Comparison, compare
+from ..stats import Comparison, compare, corrected
 from ..study import ALL, BASE, HEADLINE, ON, Method
 
 EFFECT = 5.0  # points the base optimizer must lose for a condition to count as one
@@ -155,7 +155,8 @@ def finding(results: Results) -> str:
         return f"No condition costs {base} {number(EFFECT, 0)} points."
     parts = []
     for over in (ALL, BASE):
-        found = {name: excess(results, over, *all_[name]).verdict for name in named}
+        together = corrected([excess(results, over, *all_[name]) for name in named])
+        found = {name: c.verdict for name, c in zip(named, together, strict=True)}
         said = []
         for verdict, word in (("holds", "larger"), ("refuted", "smaller")):
             where = [name for name, v in found.items() if v == verdict]

@@ -1,6 +1,7 @@
 """Would any sparse perturbation do? Sparse masks under both radius rules, and channel scales."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ from ..figures import COLOURS, MARKERS, key_of, rows, use_style
 from ..names import method_name
 from ..results import Results
 from ..sentences import listed
-from ..stats import Comparison, interval
+from ..stats import Comparison, compare, corrected, interval
 from ..study import ALL, BASE, ON, SCALES, SPARSE_MASKS, Cell, Method
 
 RULES = {"mask": "radius over the mask", "all": "radius over all"}
@@ -131,15 +132,17 @@ def finding(results: Results) -> str:
     base, on = results.cell(BASE), results.cell(ON)
     random = {rule: results.cell(Method("l2", "random", rule)) for rule in RULES}
     gain = {rule: results.compare(cell, base) for rule, cell in random.items()}
+    seeds = gain["mask"].seeds
     name = method_name(results.profile, BASE)
+    ours = (results.accuracies(on) - results.accuracies(base))[lambda d: d.index < seeds].mean()
     text = (
         f"With a ρ of its own, a random mask of SAM-ON's sparsity is {gain['mask']} points over "
-        f"{name} where the radius runs over the mask, and {gain['all']} where it runs over all. "
+        f"{name} where the radius runs over the mask, and {gain['all']} where it runs over all; "
+        f"SAM-ON's gain on the same {seeds} seeds is {ours:+.2f}. "
     )
-    against = {
-        names.MASK_NAMES[mask]: results.compare(on, results.cell(Method("l2", mask, "mask")))
-        for mask in SPARSE_MASKS
-    }
+    compared = [results.compare(on, results.cell(Method("l2", m, "mask"))) for m in SPARSE_MASKS]
+    named = (names.MASK_NAMES[mask] for mask in SPARSE_MASKS)
+    against = dict(zip(named, corrected(compared), strict=True))
     beaten = [name for name, c in against.items() if c.verdict == "holds"]
     better = [name for name, c in against.items() if c.verdict == "refuted"]
     open_ = [name for name, c in against.items() if c.verdict in ("undecided", "equivalent")]
@@ -151,6 +154,28 @@ def finding(results: Results) -> str:
     if open_:
         parts.append(f"not told apart from {listed(open_)}")
     return text + f"At its own sparsity, each tuned over the mask, SAM-ON is {'; '.join(parts)}."
+
+
+def finding_budget(results: Results) -> str:
+    """Which rho SAM-ON would have, had it been chosen as the masks' is."""
+    on, mask = results.cell(ON), results.cell(Method("l2", "random", "mask"))
+    alike = replace(
+        on, grid=results.profile.grids[ON.key], sweep_seeds=mask.sweep_seeds, seeds=mask.seeds
+    )
+    text = (
+        f"SAM-ON's ρ is chosen among {len(on.grid)} values on {on.sweep_seeds} seeds, a sparse "
+        f"mask's among {len(mask.grid)} on {mask.sweep_seeds}. "
+    )
+    if not set(alike.grid) <= set(on.grid):
+        return text.strip()
+    rho, would = results.rho(on), results.rho(alike)
+    if would == rho:
+        return text + f"Chosen among as many on as many, SAM-ON's would be the same, {rho:g}."
+    moved = compare((results.accuracies(alike) - results.accuracies(on)).dropna())
+    return text + (
+        f"Chosen among as many on as many, SAM-ON's would be {would:g} instead of {rho:g}, which "
+        f"changes its accuracy by {moved} points over {moved.seeds} seeds."
+    )
 
 
 def beyond_sparsity(results: Results) -> Answer:
@@ -196,7 +221,7 @@ def _told(comparison: Comparison, name: str) -> str:
 def finding_parts(results: Results) -> str:
     """Whether gamma or beta alone does what SAM-ON does, and which of them does more."""
     gamma, beta = (method_name(results.profile, m) for m in plan.PARTS)
-    over_gamma, over_beta, between = parts(results)[1]
+    over_gamma, over_beta, between = corrected(parts(results)[1])
     return (
         f"SAM-ON is {_told(over_gamma, gamma)} and {_told(over_beta, beta)}; {gamma} is "
         f"{_told(between, beta)}."
@@ -261,8 +286,9 @@ def figure_scales(results: Results) -> Figure:
 
 def _beside_scales(results: Results, changes: dict) -> str:
     on = results.cell(ON.but(**changes))
-    compared = {m: results.compare(on, results.cell(m.but(**changes))) for m in SCALES}
-    return listed([_told(c, method_name(results.profile, m)) for m, c in compared.items()])
+    compared = corrected([results.compare(on, results.cell(m.but(**changes))) for m in SCALES])
+    scales = (method_name(results.profile, m) for m in SCALES)
+    return listed([_told(c, name) for c, name in zip(compared, scales, strict=True)])
 
 
 def finding_scales(results: Results) -> str:
