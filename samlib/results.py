@@ -73,6 +73,11 @@ class Results:
         values = [(record["measures"] | record)[column] for record in found]
         return pd.Series(values, index=seeds, dtype=float)
 
+    def together(self, *cells: Cell) -> pd.DataFrame:
+        """Accuracies in percent on the seeds that all cells have: a column each, in order."""
+        columns = [self.accuracies(cell) for cell in cells]
+        return pd.concat(columns, axis=1, keys=range(len(cells))).dropna()
+
     def measured(self, cell: Cell, measure: str, rho: float | None = None) -> dict[int, dict]:
         """What was measured on a cell's runs, by seed; see `runs`. Diverged ones have none.
 

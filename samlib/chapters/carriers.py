@@ -25,14 +25,15 @@ def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         comparisons.append(results.compare(everything, without))
         records = results.runs(everything)
         shares = [s for r in records for s in r["curves"]["norm_share"] if s is not None]
+        both = results.together(everything, without)
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
                 "predicted share": f"{100 * reported.SHARE_AT_START[geometry]:.2g} %",
                 "share on norm layers": f"{100 * pd.Series(shares).mean():.1f} %",
                 "reported all − no norm": reported_no_norm_gap(geometry),
-                "all": spread(results.accuracies(everything)),
-                "no norm": spread(results.accuracies(without)),
+                "all": spread(both[0]),
+                "no norm": spread(both[1]),
                 "ρ no norm": edge(results, without),
             }
         )

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from .. import names, plan, reported
 from ..answers import Answer, all_of
-from ..columns import diverged, edge, spread, verdicts
+from ..columns import diverged, edge, number, spread, verdicts
 from ..counting import moved, undone
 from ..figures import COLOURS, MARKERS, key_of, rows, use_style
 from ..names import method_name
@@ -41,6 +41,7 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     rows, comparisons = [], []
     for cell in (results.cell(ALL), *_sparse(results)):
         comparisons.append(results.compare(on, cell))
+        both = results.together(cell, on)
         rows.append(
             {
                 "mask": method_name(results.profile, cell.method),
@@ -48,7 +49,8 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                 "radius over": "–" if cell.method == ALL else cell.method.radius_over,
                 "reported": _reported(cell.method),
                 "ρ accuracy": edge(results, cell),
-                "accuracy": spread(results.accuracies(cell)),
+                "accuracy": spread(both[0]),
+                "SAM-ON on its seeds": number(both[1].mean()),
                 "minus base": str(results.compare(cell, base)),
                 "diverged": diverged(results, cell),
             }
@@ -196,16 +198,16 @@ def parts(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     rows, comparisons = [], []
     for one, other in ((ON, gamma), (ON, beta), (gamma, beta)):
         cells = [results.cell(m) for m in (one, other)]
-        both = pd.DataFrame({c.method: results.accuracies(c) for c in cells}).dropna()
+        both = results.together(*cells)
         comparisons.append(results.compare(*cells))
         rows.append(
             {
                 "perturbed": method_name(results.profile, one),
                 "ρ accuracy": edge(results, cells[0]),
-                "accuracy": spread(both[one]),
+                "accuracy": spread(both[0]),
                 "minus": method_name(results.profile, other),
                 "ρ its accuracy": edge(results, cells[1]),
-                "its accuracy": spread(both[other]),
+                "its accuracy": spread(both[1]),
                 "diverged": diverged(results, *cells),
             }
         )

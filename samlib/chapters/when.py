@@ -38,14 +38,11 @@ def recovered(results: Results, cell: Cell) -> float:
 
     NaN where these seeds do not show that there is a gain.
     """
-    base, always = results.cell(BASE), results.cell(cell.method.plain)
-    table = pd.DataFrame(
-        {k: results.accuracies(c) for k, c in (("now", cell), ("always", always), ("base", base))}
-    ).dropna()
-    gain = compare(table["always"] - table["base"])
+    table = results.together(cell, results.cell(cell.method.plain), results.cell(BASE))
+    gain = compare(table[1] - table[2])
     if gain.verdict != "holds":
         return math.nan
-    return float((table["now"] - table["base"]).mean() / gain.mean)
+    return float((table[0] - table[2]).mean() / gain.mean)
 
 
 def _percent(share: float) -> str:
