@@ -133,8 +133,11 @@ class RunConfig:
                 raise ConfigError(f"sparsity must be in [0, 1), not {self.sparsity!r}")
         if self.end is not None and self.end < self.start:
             raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
-        if self.geometry == NO_PERTURBATION and (self.rho or self.mask != "all"):
-            raise ConfigError("rho and mask mean nothing without a geometry")
+        if self.geometry == NO_PERTURBATION:
+            given = {"mask": self.mask != "all", "eta": self.eta is not None}
+            given |= {"rho": self.rho, "start": self.start, "end": self.end is not None}
+            if idle := next((name for name, is_given in given.items() if is_given), None):
+                raise ConfigError(f"{idle} means nothing without a geometry: give one, l2 for SAM")
 
     def to_dict(self) -> dict:
         """All fields, JSON-ready."""

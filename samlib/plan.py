@@ -71,14 +71,14 @@ def carriers(profile: Profile) -> Needs:
 
 
 def sparsity(profile: Profile) -> Needs:
-    """Sparse masks under both radius rules, and the structured controls, beside SAM and SAM-ON."""
+    """Sparse masks under both radius rules, every other mask, and the structured controls."""
     sparse = [
         Method("l2", mask, radius, level)
         for mask, level in profile.sparse
         for radius in ("mask", "all")
     ]
     fixed = [m.but(**FIXED) for m in (*HEADLINE, *SCALES)]
-    methods = (*HEADLINE, *sparse, *PARTS, *SCALES, *fixed)
+    methods = (*HEADLINE, *sparse, *profile.masks, *SCALES, *fixed)
     return Needs([profile.cell(profile.headline, method) for method in methods])
 
 

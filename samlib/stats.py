@@ -107,12 +107,20 @@ def compare(differences: Sequence[float], margin: float = EQUIVALENCE) -> Compar
     "holds" if the interval lies above zero, "refuted" if below, "equivalent" if inside
     ±`margin` (0.2 percentage points), else "undecided"; fewer than two seeds decide nothing.
 
+    Raises:
+        ValueError: a difference that is not finite, or a pandas series in which a seed repeats.
+
     >>> compare([1.0, 1.2, 0.8, 1.1, 0.9]).verdict
     'holds'
     """
     x = np.asarray(differences, float)
     if len(x) == 0:
         return NOT_RUN
+    if not np.isfinite(x).all():
+        raise ValueError("a difference is not finite: compare only seeds that both sides have")
+    index = getattr(differences, "index", None)
+    if index is not None and not callable(index) and index.has_duplicates:
+        raise ValueError("a seed repeats: each side must be runs of one method and one rho")
     mean, low, high = interval(x)
     if len(x) < 2:
         return Comparison(mean, low, high, len(x), math.nan, "undecided")

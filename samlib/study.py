@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .config import NO_PERTURBATION, RunConfig
+from .errors import ConfigError
+from .geometry import VARIANTS
+from .models import is_vit
 from .records import Records
 
 
@@ -87,7 +90,6 @@ DECISIVE = (
     *(Method("l2", f"blocks_{stages}") for stages in ("1", "23")),
     *(method.but(batchnorm="first") for method in (ALL, ON)),
 )
-BATCHNORM_FAMILIES = ("wrn", "resnet", "resnext")
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,12 @@ class Profile:
         bases: configuration of the base optimizer by family: wrn, resnet, resnext or vit, and
             after a dash what it differs in (wrn-autoaugment, vit-lion).
         headline: the family of the headline, the rho curves and the sparsity table.
-        geometries: the rows of the variants table.
         ladders: values of rho that every mask shares: of the headline family's curves over rho by
             geometry, of SAM and SAM-ON on transformers by family.
         grids: values of rho elsewhere, by `Method.key` or, for one family alone, by its name and
-            the key; as many on both sides of a comparison within a table.
+            the key; as many on both sides of a comparison within a table. A variant with grids for
+            all and only_norm is a row of the variants table, a mask with a grid for l2 one of the
+            sparsity chapter's.
         sweep_seeds: seeds that choose rho there.
         seeds: seeds of every comparison.
         headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
@@ -205,7 +208,6 @@ class Profile:
     about: str
     bases: dict[str, RunConfig]
     headline: str
-    geometries: tuple[str, ...]
     ladders: dict[str, tuple[float, ...]]
     grids: dict[tuple[str, ...], tuple[float, ...]]
     sweep_seeds: int
@@ -220,7 +222,11 @@ class Profile:
     device: str = "cpu"
 
     def cell(self, family: str, method: Method) -> Cell:
-        """The one cell of a method in a family: every notebook gets the same."""
+        """The one cell of a method in a family: every notebook gets the same.
+
+        Raises:
+            ConfigError: no grid to choose the method's rho from.
+        """
         if not method.own_rho:
             like = self.cell(family, method.plain)
             return replace(like, method=method, seeds=self.seeds, like=like)
@@ -237,7 +243,13 @@ class Profile:
             return self.ladders[method.geometry], self.curve_seeds or self.seeds
         if family in self.ladders and method in HEADLINE:
             return self.ladders[family], self.transformer_seeds or self.sweep_seeds
-        return self.grids.get((family, *method.key)) or self.grids[method.key], self.sweep_seeds
+        grid = self.grids.get((family, *method.key)) or self.grids.get(method.key)
+        if grid is None:
+            raise ConfigError(
+                f"profile {self.name} has no values of rho for {method.key}: add a line to its "
+                "grids in samlib/profiles.py"
+            )
+        return grid, self.sweep_seeds
 
     def _seeds(self, family: str, method: Method) -> int:
         leads = family == self.headline
@@ -250,12 +262,25 @@ class Profile:
     @property
     def families(self) -> tuple[str, ...]:
         """The BatchNorm families this profile runs, in its order."""
-        return tuple(f for f in self.bases if f.split("-")[0] in BATCHNORM_FAMILIES)
+        return tuple(f for f in self.bases if f not in self.transformers)
 
     @property
     def transformers(self) -> tuple[str, ...]:
         """The LayerNorm families this profile runs, in its order."""
-        return tuple(f for f in self.bases if f not in self.families)
+        return tuple(f for f, base in self.bases.items() if is_vit(base.model))
+
+    @property
+    def geometries(self) -> tuple[str, ...]:
+        """The rows of the variants table: those with grids for all and for only_norm."""
+        both = ("all", "only_norm")
+        return tuple(g for g in VARIANTS if all((g, mask) in self.grids for mask in both))
+
+    @property
+    def masks(self) -> tuple[Method, ...]:
+        """SAM on every mask with a grid beside all and only_norm, sparse masks left out."""
+        plain = (key for key in self.grids if len(key) == 2 and key[0] == ALL.geometry)
+        methods = (Method(*key) for key in plain)
+        return tuple(method for method in methods if method not in (ALL, ON))
 
 
 @dataclass(frozen=True)

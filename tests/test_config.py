@@ -224,8 +224,11 @@ def test_numbers_out_of_range_are_named(field):
 
 def test_fields_that_contradict_each_other():
     for fields, message in (
-        ({"rho": 0.1}, "mean nothing without a geometry"),
-        ({"mask": "only_norm"}, "mean nothing without a geometry"),
+        ({"rho": 0.1}, "rho means nothing without a geometry"),
+        ({"mask": "only_norm"}, "mask means nothing without a geometry"),
+        ({"eta": 0.1}, "eta means nothing without a geometry"),
+        ({"start": 1}, "start means nothing without a geometry"),
+        ({"end": 1}, "end means nothing without a geometry"),
         (BASE | {"start": 3, "end": 2}, "active epochs 3 to 2 are not a range"),
         ({"precision": "fp16"}, "fp16 needs a loss scaler"),
     ):

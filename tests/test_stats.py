@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
@@ -65,6 +66,17 @@ def test_comparisons_made_together_are_judged_after_the_correction():
     assert [c.verdict for c in together] == ["undecided", "refuted", "equivalent"]
     assert [c.p for c in together] == holm([c.p for c in alone])
     assert corrected([compare([]), alone[0]]) == [compare([]), alone[0]]
+
+
+@pytest.mark.parametrize("bad", [[1.0, math.nan, 2.0], [1.0, math.inf]])
+def test_differences_that_are_not_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="only seeds that both sides have"):
+        compare(bad)
+
+
+def test_a_seed_that_repeats_is_refused():
+    with pytest.raises(ValueError, match="a seed repeats"):
+        compare(pd.Series([1.0, 2.0, 3.0], index=[0, 1, 1]))
 
 
 def test_holm_rejects_what_the_step_down_procedure_rejects():

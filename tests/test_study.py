@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 import pytest
+from conftest import one_line
 
 from samlib import plan, profiles, report, study
+from samlib.chapters import CHAPTERS
 from samlib.config import RunConfig
 from samlib.errors import ConfigError
+from samlib.geometry import GEOMETRIES, L2, VARIANTS
 from samlib.study import ALL, BASE, HEADLINE, ON, SPARSE_MASKS, Cell, Method
 
 
@@ -82,6 +87,45 @@ def test_rho_is_tuned_alike_on_both_sides(name):
         assert len(ratios) == 1, "each twice, or alike, the one before"
     bases = {cell for cell in cells if cell.method.geometry == "none"}
     assert all(cell.grid == (0.0,) for cell in bases)
+
+
+def test_a_mask_joins_the_study_by_its_line_in_a_grid():
+    quick = profiles.get("quick")
+    more = replace(quick, grids=quick.grids | {("l2", "convolutions"): (0.1, 0.2)})
+    method = Method("l2", "convolutions")
+    assert method in more.masks
+    assert method not in quick.masks
+    assert more.cell("wrn", method) in plan.sparsity(more).cells
+
+
+def test_a_variant_joins_the_study_by_its_two_lines_in_a_grid(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "mine", L2())
+    monkeypatch.setitem(GEOMETRIES, "mine", L2())
+    quick = profiles.get("quick")
+    assert "mine" not in quick.geometries
+    lines = {("mine", mask): (0.1, 0.2) for mask in ("all", "only_norm")}
+    more = replace(quick, grids=quick.grids | lines)
+    assert more.geometries[-1] == "mine"
+    cells = plan.variants(more).cells
+    for family in quick.families:
+        assert more.cell(family, Method("mine", "only_norm")) in cells
+
+
+def test_a_method_without_a_grid_is_named_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"quick has no values of rho .*samlib/profiles.py") as c:
+        profiles.get("quick").cell("wrn", Method("l2", "convolutions"))
+    one_line(c)
+
+
+def test_a_network_is_a_transformer_by_what_it_is_not_by_its_familys_name():
+    quick = profiles.get("quick")
+    more = replace(quick, bases=quick.bases | {"mine": quick.bases["wrn"]})
+    assert "mine" in more.families
+    assert "mine" not in more.transformers
+
+
+def test_every_chapter_with_needs_has_a_module():
+    assert set(plan.NEEDS) <= set(CHAPTERS)
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)

@@ -56,7 +56,7 @@ def _gain(results: Results, over: Method, read: Read) -> pd.Series:
 
 def excess(results: Results, over: Method, read: Read, clean: Read) -> Comparison:
     """SAM-ON's gain under a condition minus its clean gain, paired by seed."""
-    return compare(_gain(results, over, read) - _gain(results, over, clean))
+    return compare((_gain(results, over, read) - _gain(results, over, clean)).dropna())
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:

@@ -189,14 +189,13 @@ def beyond_sparsity(results: Results) -> Answer:
     return all_of(comparisons, "masks, radius over the mask", strict=True)
 
 
-# --- gamma or beta, and channel scales -----------------------------------------------------------
+# --- every other mask, and channel scales --------------------------------------------------------
 
 
 def parts(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """SAM-ON, gamma alone and beta alone, each against each on the seeds both have."""
-    gamma, beta = plan.PARTS
+    """SAM-ON against every other mask, and gamma alone against beta, on the seeds both have."""
     rows, comparisons = [], []
-    for one, other in ((ON, gamma), (ON, beta), (gamma, beta)):
+    for one, other in (*((ON, mask) for mask in results.profile.masks), plan.PARTS):
         cells = [results.cell(m) for m in (one, other)]
         both = results.together(*cells)
         comparisons.append(results.compare(*cells))
@@ -223,11 +222,10 @@ def _told(comparison: Comparison, name: str) -> str:
 def finding_parts(results: Results) -> str:
     """Whether gamma or beta alone does what SAM-ON does, and which of them does more."""
     gamma, beta = (method_name(results.profile, m) for m in plan.PARTS)
-    over_gamma, over_beta, between = corrected(parts(results)[1])
-    return (
-        f"SAM-ON is {_told(over_gamma, gamma)} and {_told(over_beta, beta)}; {gamma} is "
-        f"{_told(between, beta)}."
-    )
+    *others, between = corrected(parts(results)[1])
+    named = zip(results.profile.masks, others, strict=True)
+    told = [_told(c, method_name(results.profile, m)) for m, c in named if m in plan.PARTS]
+    return f"SAM-ON is {listed(told)}; {gamma} is {_told(between, beta)}."
 
 
 def scales(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -328,7 +326,7 @@ def beyond_scales(results: Results) -> Answer:
 
 TABLES = {
     "sparsity": lambda results: table(results)[0],
-    "gamma_beta": lambda results: parts(results)[0],
+    "masks": lambda results: parts(results)[0],
     "scales": lambda results: scales(results)[0],
     "scales_fixed": lambda results: fixed(results)[0],
 }
