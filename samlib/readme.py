@@ -6,7 +6,7 @@ from pathlib import Path
 from . import verdicts
 from .chapters import introduction, sparsity
 from .errors import ConfigError
-from .files import write_atomically
+from .files import as_disk_error, write_atomically
 from .results import Results, load
 from .runner import clock
 
@@ -17,7 +17,7 @@ def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     table = introduction.table(results).rename(columns={"ρ ours, last epoch": "ρ"})
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
-    columns += ["best on test", "minus base", "SAM-ON minus it", "time of a step", "seeds"]
+    columns += ["best on test", "minus base", "SAM-ON minus it", "step time", "seeds"]
     answered = verdicts.table(results)
     seconds = sum(record["times"]["wall"] for record in results.records.values())
     return "\n\n".join(
@@ -43,12 +43,13 @@ def _markdown(table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def update(profile: str, folder: Path, readme: Path) -> None:
-    """Write the headline figure and put the block between the README's markers.
+def update(profile: str, folder: Path, readme: Path) -> list[Path]:
+    """Write the headline figure and put the block between the README's markers; what was written.
 
     Raises:
         RecordsMissing: a run of the headline is missing.
         ConfigError: the README has no markers.
+        DiskError: the README or the figure cannot be written.
     """
     results = load(profile, folder, needs="introduction")
     figure = write_figure(profile, folder)
@@ -59,12 +60,14 @@ def update(profile: str, folder: Path, readme: Path) -> None:
     after = rest.split(END, 1)[1]
     link = os.path.relpath(figure, readme.resolve().parent)
     write_atomically(readme, (before + block(results, link) + after).encode())
+    return [readme, figure]
 
 
 def write_figure(profile: str, folder: Path) -> Path:
     """Draw the headline figure beside the records; returns its path."""
     results = load(profile, folder, needs="introduction")
     path = results.folder / "figures" / "headline.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    introduction.figure(results).savefig(path, metadata={"Date": None})
+    with as_disk_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        introduction.figure(results).savefig(path, metadata={"Date": None})
     return path.resolve()

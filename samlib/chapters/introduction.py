@@ -38,7 +38,7 @@ def table(results: Results) -> pd.DataFrame:
                 "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
                 "minus base": str(versus) if versus else "–",
                 "SAM-ON minus it": str(lead) if lead else "–",
-                "time of a step": f"{number(timed['ratios'][key][1])} ×" if timed else "–",
+                "step time": number(timed["ratios"][key][1]) if timed else "–",
                 "seeds": len(results.runs(cell)),
                 "diverged": diverged(results, cell),
             }
