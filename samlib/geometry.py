@@ -66,13 +66,14 @@ class Geometry(ABC):
             return self._T(weights, grads)
         scaled = [i for i, name in enumerate(names) if "weight" in name]
         T = [torch.ones((), dtype=w.dtype, device=w.device) for w in weights]
-        inner = self._T([weights[i] for i in scaled], [grads[i] for i in scaled])
-        for i, t in zip(scaled, inner or (), strict=False):
-            T[i] = t
+        if scaled:
+            inner = self._T([weights[i] for i in scaled], [grads[i] for i in scaled])
+            for i, t in zip(scaled, inner or (), strict=False):
+                T[i] = t
         return T
 
     def norm(self, T: Scale, grads: Sequence[Tensor]) -> Tensor:
-        """||T_w g||_2 over all the tensors given, a scalar tensor."""
+        """||T_w g||_2 over all the tensors given, of one device, a scalar tensor."""
         Tg = grads if T is None else torch._foreach_mul(grads, T)
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(Tg)))
 
@@ -165,11 +166,6 @@ class _ChannelScales(Geometry):
     axis: ClassVar[int]
 
     def _T(self, weights, grads):
-        if any(w.ndim < 2 for w in weights):
-            raise ConfigError(
-                "channel scales are those of whole convolution or linear weights: use the mask "
-                "convolutions or weights, and the radius over the mask"
-            )
         return list(weights)
 
     def T(self, names, weights, grads):
@@ -178,6 +174,11 @@ class _ChannelScales(Geometry):
 
     def _scales(self, T: Scale, grads: Sequence[Tensor]) -> list[Tensor]:
         """Gradient with respect to the scales, (channels, 1, ...) along the axis."""
+        if any(w.ndim < 2 for w in T):  # a vector, or single coordinates of whatever it is
+            raise ConfigError(
+                "channel scales are those of whole convolution or linear weights: use the mask "
+                "convolutions or weights, and the radius over the mask"
+            )
         products = zip(T, grads, strict=True)
         return [
             (w * g).sum([d for d in range(w.ndim) if d != self.axis], keepdim=True)
@@ -189,8 +190,12 @@ class _ChannelScales(Geometry):
         return super().norm(None, self._scales(T, grads))
 
     def eps(self, rho, T, grads, norm=None):
-        """The step on the weights that the step on their scales amounts to."""
-        factor = rho / (self.norm(T, grads) + _FLOOR)
+        """The step on the weights that the step on their scales amounts to.
+
+        Raises:
+            ConfigError: a tensor that is no whole weight.
+        """
+        factor = rho / ((self.norm(T, grads) if norm is None else norm) + _FLOOR)
         scales = torch._foreach_mul(self._scales(T, grads), factor)
         return [s * w for s, w in zip(scales, T, strict=True)]
 

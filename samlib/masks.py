@@ -10,22 +10,30 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import RmsNorm, RmsNorm2d, RmsNorm2dFp32, RmsNormFp32
+from timm import layers
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import ConfigError
 from .prefix import untouched_stages
 
-# timm's batch, layer and group norms subclass torch's; its RMS norms stand on their own.
-_NORM_TYPES: list[type[nn.Module]] = [
+# timm's batch, layer and group norms subclass torch's; its others stand on their own.
+_KNOWN = (
     *(_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
-    *(RmsNorm, RmsNorm2d, RmsNormFp32, RmsNorm2dFp32),
-]
+    *(layers.RmsNorm, layers.RmsNorm2d, layers.RmsNormFp32, layers.RmsNorm2dFp32),
+    *(layers.SimpleNorm, layers.SimpleNorm2d, layers.SimpleNormFp32, layers.SimpleNorm2dFp32),
+    *(layers.EvoNorm2dB0, layers.EvoNorm2dB1, layers.EvoNorm2dB2),
+    *(layers.EvoNorm2dS0, layers.EvoNorm2dS1, layers.EvoNorm2dS2),
+    *(layers.FilterResponseNormTlu2d, layers.FilterResponseNormAct2d, layers.InplaceAbn),
+)
+_NORM_TYPES: list[type[nn.Module]] = [*_KNOWN]
 
 
 def register_norm(*types: type[nn.Module]) -> None:
     """Have layers of these types (and their subclasses) count as normalization layers.
+
+    Parameters and buffers of modules inside such a layer count with it. Of torch's and timm's
+    layers only their own do: some hold an activation.
 
     Raises:
         ConfigError: something that is not a module type.
@@ -46,6 +54,24 @@ def norm_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, tuple(_NORM_TYPES))]
 
 
+def _parts(layer: nn.Module) -> list[nn.Module]:
+    """The modules whose parameters and buffers are a norm layer's."""
+    registered = tuple(t for t in _NORM_TYPES if t not in _KNOWN)
+    return list(layer.modules()) if isinstance(layer, registered) else [layer]
+
+
+def norm_parameters(model: nn.Module, chosen: Iterable[nn.Module] | None = None) -> dict[int, str]:
+    """Leaf name (`weight`, `bias`, ...) of each norm layer's parameters, by the parameter's id.
+
+    Args:
+        model: the network.
+        chosen: some of its norm layers; None is all of them.
+    """
+    norms = [m for _, m in norm_layers(model)] if chosen is None else chosen
+    parts = (part for m in norms for part in _parts(m))
+    return {id(p): leaf for part in parts for leaf, p in part.named_parameters(recurse=False)}
+
+
 class Entry(NamedTuple):
     """A parameter and the flat indices selected in it (int64; None: all of it)."""
 
@@ -64,6 +90,16 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
+def refuse_half(parameters: Iterable[nn.Parameter]) -> None:
+    """Raise a ConfigError if one of the parameters is in half precision."""
+    half = {p.dtype for p in parameters} & {torch.bfloat16, torch.float16}
+    if half:
+        raise ConfigError(
+            f"parameters are {half.pop()}: most would not move by a step of rho; "
+            "keep them in float32 and run the forward pass under bfloat16 autocast"
+        )
+
+
 class Mask:
     """A set of coordinates of a model's trainable parameters.
 
@@ -76,8 +112,8 @@ class Mask:
         entries: tuple of `Entry`, in the model's parameter order.
         trainable: name and parameter of everything that could be selected.
         norms: the model's norm layers.
-        norm_buffers: their running statistics.
         untouched: leading stages of the model without a selected coordinate.
+        unused: names of parameters that some loss did not use, each reported once.
         total: number of trainable coordinates in the model.
 
     Raises:
@@ -89,7 +125,9 @@ class Mask:
         self.kind = kind
         self.trainable = trainable(model)
         self.norms = [m for _, m in norm_layers(model)]
-        self.norm_buffers = [b for m in self.norms for b in m.buffers(recurse=False)]
+        parts = {id(part): part for m in self.norms for part in _parts(m)}
+        self._stateful = [part for part in parts.values() if part._buffers]
+        self.unused: set[str] = set()
         self.total = sum(p.numel() for _, p in self.trainable)
         self.entries = tuple(e for e in entries if e.count)
         if not self.entries:
@@ -98,12 +136,12 @@ class Mask:
                 "a normalization layer of your own is made known with masks.register_norm"
             )
         self.untouched = untouched_stages(model, [e.parameter for e in self.entries])
-        half = {e.parameter.dtype for e in self.entries} & {torch.bfloat16, torch.float16}
-        if half:
-            raise ConfigError(
-                f"parameters are {half.pop()}: most would not move by a step of rho; "
-                "keep them in float32 and run the forward pass under bfloat16 autocast"
-            )
+        refuse_half(e.parameter for e in self.entries)
+
+    @property
+    def norm_buffers(self) -> list[Tensor]:
+        """Running statistics of the norm layers, as they are now: `model.to` replaces them."""
+        return [b for m in self._stateful for b in m._buffers.values() if b is not None]
 
     @property
     def count(self) -> int:
@@ -149,12 +187,6 @@ class Mask:
         """Continue from `state_dict`."""
 
 
-def _norm_parameters(model: nn.Module, layers: Iterable[nn.Module] | None = None) -> dict[int, str]:
-    """Leaf name (`weight`, `bias`, ...) of each norm parameter, by the parameter's id."""
-    chosen = layers if layers is not None else [m for _, m in norm_layers(model)]
-    return {id(p): leaf for m in chosen for leaf, p in m.named_parameters(recurse=False)}
-
-
 def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool]) -> Mask:
     return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind)
 
@@ -166,40 +198,58 @@ def all_parameters(model: nn.Module) -> Mask:
 
 def only_norm(model: nn.Module) -> Mask:
     """gamma and beta of every normalization layer: SAM-ON."""
-    norm = _norm_parameters(model)
+    norm = norm_parameters(model)
     return _where(model, "only_norm", lambda p: id(p) in norm)
 
 
 def no_norm(model: nn.Module) -> Mask:
     """Everything but the normalization layers."""
-    norm = _norm_parameters(model)
+    norm = norm_parameters(model)
     return _where(model, "no_norm", lambda p: id(p) not in norm)
 
 
 def only_gamma(model: nn.Module) -> Mask:
     """Scales (`weight`) of the normalization layers."""
-    norm = _norm_parameters(model)
+    norm = norm_parameters(model)
     return _where(model, "only_gamma", lambda p: norm.get(id(p)) == "weight")
 
 
 def only_beta(model: nn.Module) -> Mask:
     """Shifts (`bias`) of the normalization layers."""
-    norm = _norm_parameters(model)
+    norm = norm_parameters(model)
     return _where(model, "only_beta", lambda p: norm.get(id(p)) == "bias")
 
 
 def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
-    chosen = {id(m.weight) for m in model.modules() if isinstance(m, types)}
+    chosen = set()
+    for name, m in model.named_modules():
+        if not isinstance(m, types):
+            continue
+        own = dict(m.named_parameters(recurse=False))
+        if "weight" not in own:
+            raise ConfigError(
+                f"the weight of {name or type(m).__name__} is computed from other parameters, as "
+                "weight norm and pruning do: choose among those with masks.from_booleans"
+            )
+        chosen.add(id(own["weight"]))
     return _where(model, kind, lambda p: id(p) in chosen)
 
 
 def convolutions(model: nn.Module) -> Mask:
-    """Weights of all convolutions."""
+    """Weights of all convolutions.
+
+    Raises:
+        ConfigError: none, or one that is no parameter (weight norm, pruning).
+    """
     return _weights_of(model, "convolutions", nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def weights(model: nn.Module) -> Mask:
-    """Weights of all convolutions and linear layers, without their biases."""
+    """Weights of all convolutions and linear layers, without their biases.
+
+    Raises:
+        ConfigError: as `convolutions`.
+    """
     return _weights_of(model, "weights", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -223,8 +273,7 @@ def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
             f"no stage {', '.join(map(str, bad)) or 'chosen'}; "
             f"{type(model).__name__} has stages 1 to {len(parts)}"
         )
-    layers = [m for s in stages for _, m in norm_layers(parts[s - 1])]
-    norm = _norm_parameters(model, layers)
+    norm = norm_parameters(model, [m for s in stages for _, m in norm_layers(parts[s - 1])])
     return _where(model, "blocks_" + "".join(map(str, stages)), lambda p: id(p) in norm)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .masks import norm_layers
+from .masks import norm_layers, norm_parameters
+from .modes import evaluating
 from .sam import Perturbation
 
 
@@ -21,7 +22,7 @@ def share_recorder(
     perturbation: Perturbation, into: list[Tensor]
 ) -> Callable[[list[Tensor]], None]:
     """An `on_eps` for `sam_step` that appends ||eps||^2 on norm layers over ||eps||^2."""
-    norm = {id(p) for _, m in norm_layers(perturbation.mask.model) for p in m.parameters(False)}
+    norm = norm_parameters(perturbation.mask.model)
 
     def record(eps: list[Tensor]) -> None:
         squared = torch.stack(torch._foreach_norm(eps)).square()
@@ -72,25 +73,25 @@ def recalibrated(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[bool]:
     """BatchNorm statistics replaced by those of the unperturbed weights, the old ones back after.
 
     They are averaged over the given inputs with equal weight (momentum None), in training mode.
-    Yields whether the model has any; without, nothing is computed.
+    The block sees the model in eval mode; after it every module is in its own again. Yields whether
+    the model has any; without, nothing is computed.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(m, m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for m in layers]
-    training = model.training
-    try:
-        for m in layers:
-            m.reset_running_stats()
-            m.momentum = None
-        if layers:
-            model.train()
-            with torch.no_grad():
-                for x in batches:
-                    model(x)
-            model.eval()
-        yield bool(layers)
-    finally:
-        for m, momentum, buffers in kept:
-            m.momentum = momentum
-            for name, buffer in buffers.items():
-                getattr(m, name).copy_(buffer)
-        model.train(training)
+    with evaluating(model):
+        try:
+            for m in layers:
+                m.reset_running_stats()
+                m.momentum = None
+            if layers:
+                model.train()
+                with torch.no_grad():
+                    for x in batches:
+                        model(x)
+                model.eval()
+            yield bool(layers)
+        finally:
+            for m, momentum, buffers in kept:
+                m.momentum = momentum
+                for name, buffer in buffers.items():
+                    getattr(m, name).copy_(buffer)

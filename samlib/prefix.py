@@ -42,7 +42,8 @@ class Staged(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (n, classes)."""
-        memory = self.memory
+        # Compiled graphs free their own tensors: nothing of a compiled pass can be taken over.
+        memory = None if torch.compiler.is_compiling() else self.memory
         first = memory.first if memory else 0
         x = memory.recall(self, x) if memory else self.up_to(x, 0)
         for part in self.stages[first:]:
@@ -64,6 +65,7 @@ def untouched_stages(model: nn.Module, parameters: list[nn.Parameter]) -> int:
 class _Call(NamedTuple):
     x: Tensor
     version: int
+    mode: tuple[bool, bool]
     activation: Tensor
     norms: list[tuple[nn.Module, Tensor]]
 
@@ -71,18 +73,32 @@ class _Call(NamedTuple):
 class _Memory:
     """Activations of one step's first pass, one per call of the model, for its second."""
 
-    def __init__(self, first: int, statistics: bool):
+    def __init__(self, first: int, buffers: list[Tensor], statistics: bool):
         self.first = first
+        self.buffers = buffers
         self.statistics = statistics
         self.calls: list[_Call] = []
         self.replaying = False
+        self.versions: list[int] | None = None
         self.norms: list[tuple[nn.Module, Tensor]] | None = None
 
+    def replay(self) -> None:
+        """The first pass is over: from now on give back what it computed."""
+        self.replaying = True
+        self.versions = [b._version for b in self.buffers]
+
     def recall(self, model: Staged, x: Tensor) -> Tensor:
+        mode = torch.is_grad_enabled(), model.training
         if self.replaying:
+            # DistributedDataParallel writes buffers before a pass, and so over what the kept graph
+            # needs. Asked once: the norm layers below write them, too.
+            if self.versions is not None:
+                if self.versions != [b._version for b in self.buffers]:
+                    self.calls.clear()
+                self.versions = None
             call = self.calls.pop(0) if self.calls else None
-            # Another input than in the first pass: nothing to reuse.
-            if call is None or call.x is not x or call.version != x._version:
+            # Another input than in the first pass, or another mode: nothing to reuse.
+            if call is None or call.x is not x or call[1:3] != (x._version, mode):
                 return model.up_to(x, self.first)
             if self.statistics:
                 with torch.no_grad():
@@ -91,7 +107,7 @@ class _Memory:
             return call.activation
         self.norms = []
         activation = model.up_to(x, self.first)
-        self.calls.append(_Call(x, x._version, activation, self.norms))
+        self.calls.append(_Call(x, x._version, mode, activation, self.norms))
         self.norms = None
         return activation
 
@@ -101,11 +117,20 @@ class _Memory:
             self.norms.append((module, inputs[0].detach()))
 
 
-def _random(model: Staged, first: int) -> bool:
-    """Whether the prefix draws random numbers, which the second pass must draw anew."""
+def _early(model: Staged, first: int) -> list[nn.Module]:
+    """The modules outside stage `first` and later ones."""
     late = {id(m) for part in model.stages[first:] for m in part.modules()}
-    early = (m for m in model.modules() if id(m) not in late)
+    return [m for m in model.modules() if id(m) not in late]
+
+
+def _random(early: list[nn.Module]) -> bool:
+    """Whether the prefix draws random numbers, which the second pass must draw anew."""
     return any(getattr(m, "p", 0) or getattr(m, "drop_prob", 0) for m in early)
+
+
+def _own_buffers(module: nn.Module) -> list[Tensor]:
+    """A module's own buffers, without the microseconds `buffers()` takes."""
+    return [b for b in module._buffers.values() if b is not None]
 
 
 @contextmanager
@@ -121,14 +146,15 @@ def reuse(
         statistics: whether running statistics follow the second pass, too.
 
     Yields:
-        What is kept; set its `replaying` before the second pass. None if nothing is.
+        What is kept; call its `replay` before the second pass. None if nothing is.
     """
-    if first == 0 or model.memory is not None or _random(model, first):
+    early = _early(model, first) if first and model.memory is None else []
+    if not early or _random(early):
         yield None
         return
-    memory = _Memory(first, statistics)
-    tracked = [m for m in norms if getattr(m, "running_mean", None) is not None]
-    hooks = [m.register_forward_pre_hook(memory.note) for m in tracked] if statistics else []
+    memory = _Memory(first, [b for m in early for b in _own_buffers(m)], statistics)
+    tracked = [m for m in norms if _own_buffers(m)] if statistics else []
+    hooks = [m.register_forward_pre_hook(memory.note) for m in tracked]
     model.memory = memory
     try:
         yield memory

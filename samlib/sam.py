@@ -10,13 +10,15 @@ subtracting eps would not give in floating point.
 
 import math
 import numbers
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import ConfigError, choose
@@ -86,19 +88,27 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
     Returns:
         eps and the gradient, one tensor per entry of `mask.entries`: of the parameter's shape,
         or (k,) for k indices.
+
+    Raises:
+        ConfigError: the loss has no gradient in any parameter of the mask.
     """
     mask, geometry = perturbation.mask, perturbation.geometry
-    everything = _over_all(perturbation)
+    over, everything = _needed(perturbation), _over_all(perturbation)
+    at = list(range(len(over)))
     if everything:
-        over = mask.trainable
         position = {id(p): i for i, (_, p) in enumerate(over)}
         at = [position[id(e.parameter)] for e in mask.entries]
-    else:
-        over = [(e.name, e.parameter) for e in mask.entries]
-        at = list(range(len(over)))
-    names = [name for name, _ in over]
-    weights = [p for _, p in over]
-    grads = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    names = [o[0] for o in over]
+    weights = [o[1] for o in over]
+    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    if any(g is None or g.is_sparse for g in grads):
+        if all(grads[i] is None for i in at):
+            raise ConfigError(
+                "the loss has no gradient in any parameter of the mask: make the mask from the "
+                "model that is trained, after a deepcopy or load_state_dict(assign=True), and give "
+                "torch.utils.checkpoint use_reentrant=False"
+            )
+        grads = _dense(mask, names, weights, grads)
     with torch.no_grad():
         T = geometry.T(names, weights, grads)
         norm = geometry.norm(T, grads) if everything else None
@@ -111,6 +121,30 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
 def _over_all(perturbation: Perturbation) -> bool:
     """Whether the step needs the gradient of every parameter; p = inf has no norm to take."""
     return perturbation.radius_over == "all" and perturbation.geometry.p != math.inf
+
+
+def _needed(perturbation: Perturbation) -> Sequence[tuple]:
+    """Everything whose gradient the step needs, in tuples that begin with name and parameter."""
+    mask = perturbation.mask
+    return mask.trainable if _over_all(perturbation) else mask.entries
+
+
+def _dense(
+    mask: Mask, names: list[str], weights: list[Tensor], grads: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Gradients as dense tensors, zeros where the loss does not use a weight; that is said once."""
+    new = [n for n, g in zip(names, grads, strict=True) if g is None and n not in mask.unused]
+    if new:
+        more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+        warnings.warn(
+            f"the ascent leaves {', '.join(new[:3])}{more} alone, which the loss does not reach. "
+            "That is right for what a batch does not use; parameters inside a reentrant "
+            "torch.utils.checkpoint are only hidden: give it use_reentrant=False",
+            stacklevel=2,
+        )
+        mask.unused.update(new)
+    pairs = zip(grads, weights, strict=True)
+    return [torch.zeros_like(w) if g is None else g.to_dense() for g, w in pairs]
 
 
 def _take(tensor: Tensor, index: Tensor | None) -> Tensor:
@@ -151,8 +185,14 @@ class _Saved:
 def _put(tensor: Tensor, index: Tensor, values: Tensor) -> None:
     if tensor.is_contiguous():
         tensor.view(-1)[index] = values
-    else:  # channels-last weights: flat indices follow the logical order, not the memory's
-        tensor[torch.unravel_index(index, tensor.shape)] = values
+        return
+    # Channels-last weights: flat indices follow the logical order, not the memory's. By integers,
+    # because torch.unravel_index copies the shape to the device, which no CUDA graph can record.
+    at = []
+    for size in reversed(tensor.shape):
+        at.append(index % size)
+        index = index // size
+    tensor[tuple(reversed(at))] = values
 
 
 def _check(loss: Tensor) -> None:
@@ -168,13 +208,28 @@ def _check(loss: Tensor) -> None:
         raise ConfigError("fp16 needs a loss scaler, which SAM's step has no place for; use bf16")
 
 
-def _refuse_fp16(module, inputs) -> None:
-    """Forward pre-hook of the model: sees autocast wherever it was entered."""
-    kind = inputs[0].device.type if inputs and isinstance(inputs[0], Tensor) else "cpu"
+def _refuse_fp16(kind: str, module: nn.Module, inputs) -> None:
+    """Forward pre-hook of a model on some kind of device: sees autocast wherever it was entered."""
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
         raise ConfigError(
             "fp16 autocast needs a loss scaler, which SAM's step has no place for; use bfloat16"
         )
+
+
+def _loss(closure: Closure, mask: Mask | None = None) -> Tensor:
+    """What the closure returns, checked; with a mask, the precision of its model's pass, too."""
+    hook = None
+    if mask is not None:
+        kind = mask.entries[0].parameter.device.type
+        hook = mask.model.register_forward_pre_hook(partial(_refuse_fp16, kind))
+    try:
+        with torch.enable_grad():
+            loss = closure()
+    finally:
+        if hook is not None:
+            hook.remove()
+    _check(loss)
+    return loss
 
 
 @contextmanager
@@ -189,6 +244,10 @@ def perturbed(
     An exception in the closure or the block leaves weights and norm-layer buffers as they were
     before.
 
+    A parameter of the mask that this loss does not use, as a batch may leave out a part of a
+    model, is not moved; each is named once per mask in a warning, because one that is used may
+    look the same (inside a reentrant `torch.utils.checkpoint`).
+
     Args:
         closure: forward pass and loss, a scalar tensor; called once, in the caller's mode.
         perturbation: what to do.
@@ -198,10 +257,11 @@ def perturbed(
         The unperturbed loss, detached.
 
     Raises:
-        ConfigError: the closure's result is no scalar with a gradient, or autocast is fp16.
+        ConfigError: the closure's result is no scalar with a gradient, or with none in the mask;
+            autocast is fp16; a parameter that the step needs was frozen.
     """
     mask = perturbation.mask
-    frozen = [e.name for e in mask.entries if not e.parameter.requires_grad]
+    frozen = [name for name, p, *_ in _needed(perturbation) if not p.requires_grad]
     if frozen:
         raise ConfigError(
             f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
@@ -214,13 +274,7 @@ def perturbed(
     weights: _Saved | None = None
     try:
         with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
-            hook = mask.model.register_forward_pre_hook(_refuse_fp16)
-            try:
-                with torch.enable_grad():
-                    loss = closure()
-            finally:
-                hook.remove()
-            _check(loss)
+            loss = _loss(closure, mask)
             eps, grads = ascent(perturbation, loss)
             # A loss that lives through the second pass keeps the ascent graph alive with it.
             first, loss = loss.detach(), None
@@ -235,7 +289,7 @@ def perturbed(
             mask.observe(grads)  # last: it may choose other coordinates for the next step
             del eps, grads
             if memory is not None:
-                memory.replaying = True
+                memory.replay()
             torch.clear_autocast_cache()  # or an outer autocast would reuse casts of old weights
             yield first
     except BaseException:
@@ -264,11 +318,13 @@ def sam_step(
     """One training step: two passes, one step of the base optimizer.
 
     Zeroes the optimizer's gradients before the descent pass. Schedulers, clipping (a step
-    pre-hook), parameter groups and `state_dict` stay the optimizer's own.
+    pre-hook), parameter groups and `state_dict` stay the optimizer's own. Under
+    `DistributedDataParallel` leave `static_graph` off: it takes the first pass, whose gradients it
+    never sees, for a whole one, and its replicas drift apart.
 
     Args:
         closure: forward pass and loss, a scalar tensor; called twice.
-        optimizer: any `torch.optim.Optimizer`, unwrapped.
+        optimizer: any `torch.optim.Optimizer` whose step needs no closure (LBFGS does), unwrapped.
         perturbation: the ascent step; None is a plain step of the optimizer.
         epoch: from 0; outside the perturbation's active epochs the step is a plain one. None,
             for a loop without epochs, is always active.
@@ -278,23 +334,23 @@ def sam_step(
         The loss at the unperturbed weights, detached.
 
     Raises:
-        ConfigError: as `perturbed`.
+        ConfigError: as `perturbed`, or the optimizer is LBFGS.
     """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigError(
+            "LBFGS runs the closure as often as it likes, which a step of two passes cannot: use "
+            "another optimizer"
+        )
     if perturbation is None or not perturbation.active(epoch):
         torch.clear_autocast_cache()  # as the perturbed step does
         optimizer.zero_grad()
-        with torch.enable_grad():
-            loss = closure()
-        _check(loss)
+        # Refused from the first epoch on, not when the perturbed ones begin.
+        loss = _loss(closure, perturbation and perturbation.mask)
         loss.backward()
         first = loss.detach()
     else:
         with perturbed(closure, perturbation, on_eps) as first:
             optimizer.zero_grad()
-            with torch.enable_grad():
-                loss = closure()
-            _check(loss)
-            loss.backward()
-            del loss
+            _loss(closure).backward()
     optimizer.step()
     return first

@@ -15,8 +15,7 @@ restoring.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .masks import Mask
+from .modes import evaluating
 
 _STEP = 0.75  # alpha of APGD: share of the gradient step, the rest is momentum
 _IMPROVING = 0.75  # rho of APGD: with a smaller share of improving steps the step is halved
@@ -219,21 +219,6 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 
 # Shared with `hessian`: a model's loss at weights that are not its own.
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and full precision inside the block; every module's own mode after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    device = next(model.parameters()).device.type
-    model.eval()
-    try:
-        # An outer autocast would round away what small steps change.
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def masked_weights(model: nn.Module, mask: Mask) -> dict[str, Tensor]:

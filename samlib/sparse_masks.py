@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
-from .masks import MASKS, Entry, Mask, only_norm, trainable
+from .masks import MASKS, Entry, Mask, only_norm, refuse_half, trainable
 
 
 def keep_count(total: int, sparsity: float) -> int:
@@ -37,6 +37,7 @@ class SparseMask(Mask):
         self._sizes = [p.numel() for _, p in trainable(model)]
         super().__init__(model, _entries(model, flat), kind)
         self.untouched = 0  # the next choice may lie anywhere
+        refuse_half(p for _, p in self.trainable)
 
     @property
     def flat(self) -> Tensor:

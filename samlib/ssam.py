@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 
 from .errors import ConfigError
 from .masks import MASKS, trainable
+from .modes import evaluating
 from .sparse_masks import SparseMask, configured_sparsity, keep_count
 
 _CHUNK = 2**25  # coordinates of per-sample gradients held at once: 128 MiB of float32
@@ -43,15 +44,11 @@ def fisher_scores(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
     total = sum(p.numel() for p in parameters.values())
     chunk = max(1, _CHUNK // total)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         scores = {n: torch.zeros_like(p) for n, p in parameters.items()}
         for x, y in zip(inputs.split(chunk), labels.split(chunk), strict=True):
             for n, g in per_sample(parameters, x, y).items():
                 scores[n] += g.square_().sum(0)
-    finally:
-        model.train(training)
     return torch.cat([s.flatten() for s in scores.values()])
 
 

@@ -145,6 +145,27 @@ def test_inputs_are_left_alone(name):
     assert all(np.array_equal(a, b) for a, b in zip(w + g, weights + grads, strict=True))
 
 
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n.endswith("_orig")])
+def test_orig_variants_step_as_sam_where_no_name_says_weight(name):
+    g = tensors(draw()[1])[2:4]
+    w = tensors(draw()[0])[2:4]
+    got = by_name(name).eps(0.3, by_name(name).T(["norm.bias", "pos_embed"], w, g), g)
+    norm = math.sqrt(sum(x.square().sum() for x in g))
+    for e, x in zip(got, g, strict=True):
+        torch.testing.assert_close(e, 0.3 * (x.sign() if "linf" in name else x / norm))
+
+
+@pytest.mark.parametrize("name", ["output_scales", "input_scales"])
+def test_channel_scales_are_those_of_whole_weights(name):
+    scales, (w, g) = by_name(name), (tensors(draw()[i])[:1] for i in (0, 1))
+    with pytest.raises(ConfigError, match="channel scales are those of whole") as caught:
+        scales.eps(0.3, [t.flatten() for t in w], [t.flatten() for t in g])
+    one_line(caught)
+    own = scales.eps(0.3, scales.T(["conv.weight"], w, g), g)
+    wider = scales.eps(0.3, w, g, norm=2 * scales.norm(w, g))
+    torch.testing.assert_close(wider, [e / 2 for e in own])
+
+
 @pytest.mark.parametrize("eta", [-1e-9, math.nan, math.inf, -math.inf])
 def test_bad_eta(eta):
     for make in (lambda: by_name("fisher", eta), lambda: geometry.ElementwiseL2(eta=eta)):

@@ -7,8 +7,10 @@ import timm
 import torch
 from conftest import Net, one_line, selected, small_net
 from test_models import PAPER, on_meta
+from timm import layers
 from timm.layers import BatchNormAct2d, GroupNorm1, LayerNorm2d, RmsNorm, RmsNorm2d, RmsNormAct2d
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from samlib import masks, models
 from samlib.errors import ConfigError
@@ -113,6 +115,11 @@ def test_only_gamma_and_only_beta_split_only_norm():
         RmsNorm,
         RmsNorm2d,
         RmsNormAct2d,
+        *(layers.SimpleNorm, layers.SimpleNorm2d, layers.SimpleNormFp32, layers.SimpleNorm2dFp32),
+        *(layers.EvoNorm2dB0, layers.EvoNorm2dB1, layers.EvoNorm2dB2),
+        *(lambda c: layers.EvoNorm2dS0(c, 2), lambda c: layers.EvoNorm2dS1(c, 2)),
+        *(lambda c: layers.EvoNorm2dS2(c, 2), lambda c: layers.EvoNorm2dS2a(c, 2)),
+        *(layers.FilterResponseNormTlu2d, layers.FilterResponseNormAct2d, layers.InplaceAbn),
     ],
 )
 def test_every_kind_of_norm_layer_is_found(norm):
@@ -141,6 +148,28 @@ def test_own_layers_by_registration(registry):
     assert names(masks.only_gamma(net)) == ["1.weight", "2.weight"]
     with pytest.raises(ConfigError, match="no trainable coordinate"):
         masks.only_beta(net)
+
+
+def test_a_registered_layer_counts_with_what_is_inside_it(registry):
+    class Statistic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("size", torch.ones(()))
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.shift = nn.BatchNorm1d(4), nn.ParameterDict({"bias": torch.zeros(4)})
+            self.statistic = Statistic()
+
+    net = nn.Sequential(nn.Linear(3, 4), Wrapped(), BatchNormAct2d(4, act_layer=nn.PReLU))
+    known = ["2.weight", "2.bias"]  # not the activation's
+    assert names(masks.only_norm(net)) == ["1.inner.weight", "1.inner.bias", *known]
+    masks.register_norm(Wrapped)
+    inside = ["1.inner.weight", "1.inner.bias", "1.shift.bias"]
+    assert names(masks.only_norm(net)) == [*inside, *known]
+    assert names(masks.only_gamma(net)) == ["1.inner.weight", "2.weight"]
+    assert len(masks.only_norm(net).norm_buffers) == 3 + 1 + 3
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d(3), int, "BatchNorm2d"])
@@ -181,6 +210,33 @@ def test_buffers_are_those_of_all_norm_layers():
         held = make(net).norm_buffers
         assert {id(b) for b in held} == {id(b) for b in net.buffers()}
         assert len(held) == 6
+
+
+def test_buffers_are_those_the_layers_have_now():
+    net = small_net()
+    mask = masks.only_norm(net)
+    before = mask.norm_buffers
+    net.double()
+    assert [id(b) for b in mask.norm_buffers] == [id(b) for b in net.buffers()]
+    assert {id(b) for b in mask.norm_buffers} != {id(b) for b in before}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+def test_weights_that_are_no_parameters_are_refused(spoil):
+    net = small_net()
+    spoil(net.conv2)
+    for make in (masks.convolutions, masks.weights):
+        with pytest.raises(ConfigError, match=r"weight of conv2 is computed.*from_booleans") as e:
+            make(net)
+        one_line(e)
+    assert masks.only_norm(net).count == 20
 
 
 def test_from_booleans_selects_what_it_is_given():

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import EvoNorm2dB0
 
 from samlib import masks, models, sam, sparse_masks
 from samlib.geometry import L2, ElementwiseLinf
@@ -82,6 +83,83 @@ def test_another_input_in_the_second_pass_is_computed_anew(model):
     mask = masks.blocks(model, [3])
     assert stem_runs(model, mask, again=torch.clone) == 2
     assert stem_runs(model, mask, again=lambda x: x.mul_(1.0)) == 2, "changed in place"
+
+
+@pytest.mark.parametrize(("gradient", "training"), [(False, True), (True, False)])
+def test_a_call_in_another_mode_is_computed_anew(gradient, training, model, monkeypatch):
+    """The closure's first call alone looks at the model beside its loss, as one that logs may."""
+    x, y = batch()
+
+    def gradients(model):
+        perturbation, calls = Perturbation(L2(), 0.1, masks.blocks(model, [3])), []
+
+        def closure():
+            if not calls:
+                with torch.set_grad_enabled(gradient):
+                    calls.append(model.train(training)(x))
+            return F.cross_entropy(model.train()(x), y)
+
+        sam_step(closure, torch.optim.SGD(model.parameters(), lr=0.0), perturbation)
+        return [p.grad for p in model.parameters()]
+
+    plain = copy.deepcopy(model)
+    got = gradients(model)
+    assert all(g is not None for g in got)
+    monkeypatch.setattr(sam, "reuse", nothing_kept)
+    assert all(map(torch.equal, got, gradients(plain)))
+
+
+def written_first(model):
+    """As DistributedDataParallel does, writes every buffer before a forward pass."""
+
+    def write(module, inputs):
+        for b in module.buffers():
+            b.copy_(b.clone())
+
+    model.register_forward_pre_hook(write)
+    return model
+
+
+def compiled(model):
+    return torch.compile(model, backend="aot_eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="aot_eager")
+    return model
+
+
+@pytest.mark.parametrize("wrap", [written_first, compiled, compiled_in_place])
+@pytest.mark.parametrize("batchnorm", ["both", "first"])
+def test_a_wrapped_model_steps_as_the_model_does(wrap, batchnorm):
+    trained = []
+    for how in (wrap, lambda model: model):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        model = models.build("resnet8", num_classes=10, in_channels=1)
+        perturbation = Perturbation(L2(), 0.5, masks.blocks(model, [3]), batchnorm=batchnorm)
+        optimizer, call = torch.optim.SGD(model.parameters(), lr=0.1), how(model)
+        for seed in range(2):
+            x, y = batch(seed)
+            sam_step(lambda f=call, x=x, y=y: F.cross_entropy(f(x), y), optimizer, perturbation)
+        trained.append(model.state_dict())
+    for key, value in trained[1].items():
+        torch.testing.assert_close(trained[0][key], value)
+
+
+def test_statistics_of_every_kind_follow_both_passes(monkeypatch):
+    def trained():
+        torch.manual_seed(0)
+        model = models.build("resnet8", num_classes=10, in_channels=1)
+        model.norm1 = EvoNorm2dB0(16)  # a running variance without a mean
+        (x, y), mask = batch(), masks.blocks(model, [3])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sam_step(lambda: F.cross_entropy(model(x), y), optimizer, Perturbation(L2(), 0.1, mask))
+        return model.norm1.running_var
+
+    kept = trained()
+    monkeypatch.setattr(sam, "reuse", nothing_kept)
+    assert torch.equal(kept, trained())
 
 
 def test_a_mask_that_may_move_keeps_nothing(model):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from conftest import (
     MASK_OF,
+    Net,
     closure_of,
     flat,
     identical,
@@ -23,6 +24,7 @@ from conftest import (
 )
 from timm.optim import Lion
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -295,10 +297,13 @@ def test_a_block_that_raises_changes_nothing(batchnorm, error):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("batchnorm", ["both", "first"])
-def test_buffers_after_a_step(batchnorm, norm, own_norm):
+@pytest.mark.parametrize("moved", [False, True])
+def test_buffers_after_a_step(batchnorm, norm, own_norm, moved):
     net = small_net(norm=norm)
-    x, y = small_batch()
+    x, y = small_batch(torch.float64 if moved else torch.float32)
     perturbation = Perturbation(L2(), 0.5, masks.only_norm(net), batchnorm=batchnorm)
+    if moved:  # which replaces the buffers the mask was made with
+        net.double()
     by_hand, eps = copy.deepcopy(net), []
     sam_step(
         closure_of(net, x, y),
@@ -483,6 +488,29 @@ def test_channels_last_weights_move_at_the_same_logical_coordinates(geometry):
     assert last.conv1.weight.stride() == strides
 
 
+class FromHost(TorchDispatchMode):
+    """Counts tensors made of Python numbers, which on a GPU no recorded step can copy there."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_at_channels_last_coordinates_copies_nothing_from_the_host():
+    net, closure, perturbation = setting("coordinates")
+    net.to(memory_format=torch.channels_last)
+    with FromHost() as watch:
+        sam_step(closure, OPTIMIZERS["sgd"](net.parameters()), perturbation)
+    assert watch.made == 0
+    with watch:
+        torch.tensor([1, 2])
+    assert watch.made == 1
+
+
 # --- cost ----------------------------------------------------------------------------------------
 
 
@@ -628,6 +656,40 @@ def test_fp16_is_refused():
     assert identical(snapshot(net), before)
 
 
+def test_fp16_is_refused_in_epochs_without_a_perturbation_too():
+    net, closure, perturbation = setting(dtype=torch.float32, start=150)
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    before = snapshot(net)
+    with torch.autocast("cpu", torch.float16), pytest.raises(ConfigError, match="fp16 autocast"):
+        sam_step(lambda: closure().float(), optimizer, perturbation, epoch=0)
+    assert identical(snapshot(net), before)
+
+
+@pytest.fixture
+def fp16_on_a_gpu():
+    """fp16 autocast of CUDA tensors, which need no GPU where nothing is computed."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.float16)
+    try:
+        with FakeTensorMode(), torch.device("cuda"):
+            yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda net, x: net(x), lambda net, x: net(x=x), lambda net, x: net([x])]
+)
+def test_fp16_is_refused_however_the_model_gets_its_inputs(call, fp16_on_a_gpu):
+    net, x = Net(), torch.empty(8, 2, 6, 6)
+    perturbation = Perturbation(L2(), 0.1, masks.only_norm(net))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match="fp16 autocast"):
+        sam_step(lambda: call(net, x).sum(), optimizer, perturbation)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -697,6 +759,27 @@ def test_a_parameter_frozen_after_the_mask_was_made_is_named():
     net.norm1.weight.requires_grad_(False)
     with pytest.raises(ConfigError, match=r"norm1\.weight was frozen after its mask was made"):
         sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=0.1), perturbation)
+
+
+def test_so_is_one_outside_the_mask_that_the_radius_runs_over():
+    net, (x, y) = small_net(), small_batch()
+    net.conv1.weight.requires_grad_(False)
+    perturbation = Perturbation(L2(), 0.1, masks.only_norm(net), radius_over="all")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    sam_step(closure_of(net, x, y), optimizer, perturbation)
+    net.fc.bias.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"fc\.bias was frozen after its mask was made"):
+        sam_step(closure_of(net, x, y), optimizer, perturbation)
+
+
+@pytest.mark.parametrize("perturb", [True, False])
+def test_an_optimizer_that_runs_the_closure_itself_is_refused(perturb):
+    net, closure, perturbation = setting()
+    before = snapshot(net)
+    with pytest.raises(ConfigError, match="LBFGS runs the closure") as caught:
+        sam_step(closure, torch.optim.LBFGS(net.parameters()), perturbation if perturb else None)
+    one_line(caught)
+    assert identical(snapshot(net), before)
 
 
 def test_a_plain_step_under_an_outer_autocast_sees_the_weights_of_now():

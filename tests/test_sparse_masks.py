@@ -80,6 +80,19 @@ def test_bad_arguments(make, message):
     one_line(caught)
 
 
+def test_half_precision_is_refused_wherever_it_is():
+    net = small_net()
+    net.fc.bfloat16()
+    for make in (
+        lambda: random(net, count=5),
+        lambda: fisher(net, sparsity=0.9),
+        lambda: dynamic(net, sparsity=0.9, epochs=3),
+    ):
+        with pytest.raises(ConfigError, match=r"parameters are torch\.bfloat16") as caught:
+            make()
+        one_line(caught)
+
+
 def test_by_name_they_keep_as_many_as_the_norm_layers_have():
     net = small_net()
     for kind in ("random", "random_redrawn", "fisher", "dynamic"):
@@ -176,6 +189,14 @@ def test_fisher_restores_the_mode_after_an_error():
     with pytest.raises(RuntimeError):
         fisher_scores(net, torch.zeros(2, 5, 6, 6), torch.zeros(2, dtype=torch.int64))
     assert net.training
+
+
+def test_fisher_leaves_every_layer_in_its_own_mode():
+    net = small_net()
+    net.norm1.eval()
+    before = [m.training for m in net.modules()]
+    fisher_scores(net, *small_batch(n=3))
+    assert [m.training for m in net.modules()] == before
 
 
 def test_fisher_mask_is_the_top_of_the_scores():
