@@ -73,6 +73,18 @@ def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, momentum=config.momentum, foreach=True, **common)
 
 
+def continue_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a state_dict, on the CPU, that may have been written from another device.
+
+    `capturable` belongs to the device, not to the run; AdamW's count of steps goes where it says.
+    """
+    groups = [
+        group | {name: mine[name] for name in mine.keys() & {"capturable"}}
+        for group, mine in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+
+
 def build_scheduler(
     config: RunConfig, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:

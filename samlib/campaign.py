@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from .errors import SamlibError
 from .files import TEMPORARY, DiskError, as_disk_error, write_atomically
-from .provenance import provenance
+from .provenance import MEASURING, packages, source_digest
 
 
 class CampaignError(SamlibError):
@@ -65,7 +66,7 @@ class Campaign:
 
         Raises:
             CampaignError: another process holds it.
-            DiskError: the folder cannot be made.
+            DiskError: the folder cannot be made, or its file system has no locks.
         """
         path = self.folder / ".lock"
         try:
@@ -105,6 +106,11 @@ def _lock(handle: BinaryIO, path: Path) -> bool:
             time.sleep(wait)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise DiskError(
+                f"cannot lock {path.parent}: {error.strerror}; choose a folder on a file system "
+                "with locks with --results (Lustre has them where it is mounted with -o flock)"
+            ) from error
     return False
 
 
@@ -143,8 +149,13 @@ def folders(results: Path, profile: str) -> tuple[Campaign, Campaign]:
 
 
 def origin() -> dict:
-    """Code and versions of this process, as far as the numbers of a run depend on them."""
-    return {key: provenance()[key] for key in ("source", "packages", "python")}
+    """Code and versions of this process, as far as numbers depend on them."""
+    return {
+        "source": source_digest(),
+        "measuring": source_digest(MEASURING),
+        "packages": packages(),
+        "python": platform.python_version(),
+    }
 
 
 def check_origin(campaign: Campaign) -> None:

@@ -29,7 +29,10 @@ def save(path: Path, state: dict) -> None:
 
 
 def load(path: Path) -> dict | None:
-    """The newest checkpoint that is whole, or None; a damaged one is named in a warning."""
+    """The newest checkpoint that is whole, or None; a damaged one is named in a warning.
+
+    Its tensors are on the CPU: the device it was written from may not be there.
+    """
     for candidate in (path, _previous(path)):
         try:
             content = candidate.read_bytes()
@@ -38,8 +41,8 @@ def load(path: Path) -> dict | None:
         digest, payload = content[:_DIGEST], content[_DIGEST:]
         if hashlib.sha256(payload).hexdigest().encode() == digest:
             try:
-                return torch.load(io.BytesIO(payload), weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError):
+                return torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+            except pickle.UnpicklingError:  # code; any other error is not the file's
                 pass
         warnings.warn(f"{candidate} is damaged and is not used", stacklevel=2)
     return None

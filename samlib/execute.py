@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import checkpoint, journal, records
-from .campaign import Campaign
+from .campaign import Campaign, CampaignError, origin
 from .config import RunConfig
 from .errors import SamlibError
 from .files import DiskError
@@ -113,6 +113,16 @@ def one_job(
     return None
 
 
+def _one_job(begun_by: dict, job: Job, *place) -> str | None:
+    """`one_job`, in a worker that may have been started long after the campaign was."""
+    if origin() != begun_by:
+        raise CampaignError(
+            "the code or a package was changed while the campaign ran, and a worker started since "
+            "would mix its numbers with those of the old one: start the command again"
+        )
+    return one_job(job, *place)
+
+
 def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # A checkpoint found damaged is told in the campaign's own summary, not by a worker.
@@ -148,6 +158,7 @@ class LocalExecutor:
         self.workers = workers
         self._campaign = campaign
         self._place = (campaign, device, data_dir, keep_weights)
+        self._origin = origin()
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -164,7 +175,7 @@ class LocalExecutor:
     def __exit__(self, kind, *exception) -> None:
         """End the workers; in mid-run at once, as what they had finished is on disk already."""
         if kind is not None:
-            for process in list((self._pool._processes or {}).values()):
+            for process in self._processes():
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -184,10 +195,12 @@ class LocalExecutor:
 
         Raises:
             DiskError: a record cannot be written; what was written before is kept.
+            CampaignError: the code was changed meanwhile, and a new worker has the new one.
         """
         outcome, deaths = Outcome(), Counter()
         waiting: deque[Job] = deque(jobs)
         suspects: deque[Job] = deque()  # in flight when a worker died: each runs alone
+        suspected = False  # what is in flight is one of them
         flying: dict[Future, Job] = {}
 
         def finish(job: Job, failure: str | None) -> None:
@@ -202,16 +215,21 @@ class LocalExecutor:
                 outcome.skipped.append(job.run_id)
                 return
             try:
-                future = self._pool.submit(one_job, job, *self._place)
-            except BrokenProcessPool:  # a worker died while it had nothing to do
-                self._restart()
-                future = self._pool.submit(one_job, job, *self._place)
+                future = self._submit(job)
+            except BrokenProcessPool:
+                if flying:  # told below, with how they ended
+                    suspects.append(job)
+                    return
+                self._restart()  # a worker died while it had nothing to do
+                future = self._submit(job)
             flying[future] = job
 
         while waiting or suspects or flying:
-            if suspects and not flying:
-                start(suspects.popleft())
-            while waiting and not suspects and len(flying) < self.workers:
+            if not flying:
+                suspected = bool(suspects)
+                if suspected:
+                    start(suspects.popleft())
+            while waiting and not suspects and not suspected and len(flying) < self.workers:
                 start(waiting.popleft())
             if not flying:
                 continue
@@ -220,8 +238,9 @@ class LocalExecutor:
                 for future in ended:
                     finish(flying.pop(future), _failure(future))
                 continue
-            # The pool is broken and cannot say by whom, unless a run was alone in it.
-            alone = len(flying) == 1
+            # The pool is broken and cannot say by whom, unless a run's worker was alone in it: an
+            # idle one may die, too.
+            alone = len(flying) == 1 and len(self._processes()) <= 1
             cause = self._restart()
             for future, job in flying.items():
                 if future.done() and not future.cancelled() and not _died(future):
@@ -237,9 +256,15 @@ class LocalExecutor:
             flying.clear()
         return outcome
 
+    def _submit(self, job: Job) -> Future:
+        return self._pool.submit(_one_job, self._origin, job, *self._place)
+
+    def _processes(self) -> list[multiprocessing.Process]:
+        return list((self._pool._processes or {}).values())
+
     def _restart(self) -> str:
         """Start new workers; returns what is known of how one of the old ones died."""
-        processes = list((self._pool._processes or {}).values())
+        processes = self._processes()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._start()
         codes = {process.exitcode for process in processes}
@@ -255,6 +280,6 @@ def _died(future: Future) -> bool:
 
 def _failure(future: Future) -> str | None:
     error = future.exception()
-    if isinstance(error, DiskError):
+    if isinstance(error, DiskError | CampaignError):
         raise error
     return future.result() if error is None else f"{type(error).__name__}: {error}"

@@ -55,9 +55,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have a rename survive a power cut."""
+    """Have a rename survive a power cut, on file systems that flush folders."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # CIFS and some FUSE do not
+            raise
     finally:
         os.close(descriptor)

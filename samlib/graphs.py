@@ -49,7 +49,11 @@ class CudaRecorder:
     def record(self, call):
         """Capture it; threads that load data may go on meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        around = torch.cuda.current_stream(self._device)
+        with (
+            torch.cuda.stream(around),  # what fails to be captured leaves its own stream current
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             call()
         return graph.replay
 

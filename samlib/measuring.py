@@ -86,7 +86,7 @@ def measure(
         "config": job.config.to_dict(),
         "values": found,
         "times": {"wall": time.perf_counter() - begun},
-        "provenance": provenance(device),
+        "provenance": provenance(device, measuring=True),
     }
     records.write(campaign.measures(job.measure), result)
     return result

@@ -37,6 +37,11 @@ class _Shard:
     def __init__(self, splits: Any, workers: Workers, batch_size: int):
         self.whole, self.workers = splits, workers
         self.share = 1.0 / workers.count  # of the batch at hand
+        if batch_size < workers.count:
+            raise ConfigError(
+                f"batch_size is {batch_size}, fewer images than {workers.count} workers: choose a "
+                "larger batch_size or fewer workers"
+            )
         last = splits.count("train") % batch_size
         if 0 < last < workers.count:
             raise ConfigError(

@@ -5,15 +5,24 @@ import hashlib
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 _HERE = Path(__file__).parent
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "adversarial-robustness-toolbox",
+)
 # The modules that decide what a run computes and which runs there are; a test holds this list
-# against what `train` and `profiles` import. Reports and prose may change without them.
+# against what `train`, `parallel` and `profiles` import. Reports and prose may change without them.
 DECIDING = (
     "augment",
     "autoaugment",
@@ -27,6 +36,8 @@ DECIDING = (
     "masks",
     "measures",
     "models",
+    "modes",
+    "parallel",
     "prefix",
     "profiles",
     "run",
@@ -35,15 +46,50 @@ DECIDING = (
     "ssam",
     "study",
     "train",
+    "workers",
+)
+# Those that, beside them, decide what is measured on final weights. Runs do not depend on them, so
+# that a checkpoint outlives a change of theirs.
+MEASURING = (
+    "attacks",
+    "corruptions",
+    "hessian",
+    "landscape",
+    "measuring",
+    "robustness",
+    "sharpness",
+    "shifted_sets",
 )
 
 
-def source_digest() -> str:
-    """Digest of the modules that decide a run: equal digests ran equal code."""
-    digest = hashlib.sha256()
-    for name in DECIDING:
-        digest.update(name.encode() + b"\0" + (_HERE / f"{name}.py").read_bytes())
-    return digest.hexdigest()[:16]
+def digest(modules: Iterable[str], folder: Path = _HERE) -> str:
+    """Digest of some modules of this package, as they are on disk now."""
+    found = hashlib.sha256()
+    for name in modules:
+        found.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
+    return found.hexdigest()[:16]
+
+
+# Taken when the modules are imported: what is on disk later is not what this process runs.
+_DIGESTS = {modules: digest(modules) for modules in (DECIDING, MEASURING)}
+
+
+def source_digest(modules: tuple[str, ...] = DECIDING) -> str:
+    """Digest of `DECIDING` or of `MEASURING` in this process: equal digests ran equal code."""
+    return _DIGESTS[modules]
+
+
+@functools.cache
+def packages() -> dict[str, str | None]:
+    """Versions of the packages that numbers depend on; None for one that is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:
@@ -64,23 +110,44 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def _checkout(lists: tuple[tuple[str, ...], ...]) -> dict:
+    """The commit, and whether it has these modules otherwise than this process runs them."""
+    status = _git("status", "--porcelain", "--", *(f"{n}.py" for names in lists for n in names))
+    # A package installed somewhere inside another project's checkout has none.
+    if status is None or _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return {"commit": None, "dirty": None}
+    changed = bool(status) or any(map(_replaced, lists))
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": changed}
+
+
+def _replaced(modules: tuple[str, ...]) -> bool:
+    try:
+        return digest(modules) != source_digest(modules)
+    except FileNotFoundError:
+        return True
+
+
 @functools.cache
-def provenance(device: str = "cpu") -> dict:
+def provenance(device: str = "cpu", *, measuring: bool = False) -> dict:
     """Versions, hardware and commit of this process, JSON-ready; read once per process.
 
-    `commit` and `dirty` are None outside a git checkout; `dirty` concerns the modules that decide
-    a run, as `source` does.
+    `commit` and `dirty` are None outside a git checkout; `dirty` concerns the modules in the
+    digests that are given.
+
+    Args:
+        device: what the record's numbers were computed on.
+        measuring: they were measured on final weights, so that beside `source`, the digest of what
+            decides a run, `measuring` is that of what decides a measurement.
     """
-    status = _git("status", "--porcelain", "--", *(f"{name}.py" for name in DECIDING))
-    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    lists = {"source": DECIDING} | ({"measuring": MEASURING} if measuring else {})
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": packages(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "gpu": gpu,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "source": source_digest(),
+        **_checkout(tuple(lists.values())),
+        **{key: source_digest(modules) for key, modules in lists.items()},
     }

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .build import build_optimizer, build_perturbation, build_scheduler
+from .build import build_optimizer, build_perturbation, build_scheduler, continue_optimizer
 from .config import RunConfig
 from .data import Splits, normalize
 from .errors import SamlibError
@@ -193,7 +193,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`.
+        """Continue from `state_dict`, with its tensors on the CPU, whatever device wrote it.
 
         Raises:
             OtherWorkers: the state is of another number of workers, or of the other kind of
@@ -207,7 +207,7 @@ class Run:
                 "alike, or remove it from the folder checkpoints"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        continue_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.perturbation and state["mask"]:
             self.perturbation.mask.load_state_dict(state["mask"])

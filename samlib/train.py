@@ -150,6 +150,9 @@ def usable_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r} is not supported; valid: cpu, cuda, cuda:<number>")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no CUDA GPU is available here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        valid = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise ConfigError(f"there is no GPU {device.index} here; valid: {valid}")
     return device
 
 

@@ -84,6 +84,25 @@ def test_a_lost_newest_falls_back(path):
     assert identical(checkpoint.load(path), STATES[1])
 
 
+def test_one_from_a_gpu_is_whole_where_there_is_none(path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+        checkpoint.save(path, STATES[0])
+    loaded = checkpoint.load(path)
+    assert identical(loaded, STATES[0])
+    assert loaded["w"].device.type == "cpu"
+
+
+def test_what_is_not_the_files_fault_is_not_called_damage(path, monkeypatch):
+    def no_memory(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    checkpoint.save(path, STATES[0])
+    monkeypatch.setattr(torch, "load", no_memory)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        checkpoint.load(path)
+
+
 class Code:
     def __init__(self, marker):
         self.marker = marker

@@ -6,7 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import one_line, repeatable
@@ -14,7 +18,7 @@ from conftest import one_line, repeatable
 from samlib import campaign, journal, plan, profiles, records, runner
 from samlib.campaign import Campaign, CampaignError
 from samlib.config import RunConfig
-from samlib.execute import LocalExecutor, default_workers, one_job
+from samlib.execute import ATTEMPTS, LocalExecutor, default_workers, one_job
 from samlib.files import DiskError
 from samlib.measuring import Measurement
 from samlib.train import train
@@ -173,6 +177,100 @@ def test_a_worker_killed_between_two_runs_costs_nothing(tmp_path):
     with LocalExecutor(Campaign(tmp_path), keep_weights=False) as executor:
         outcome = executor.run(CONFIGS[:2], on_done=kill_all)
     assert outcome.done == [c.run_id for c in CONFIGS[:2]]
+
+
+class Pool:
+    """Worker processes that are not there: each job ends a while later, as it is told.
+
+    Args:
+        processes: how many there seem to be.
+        deadly: the names of jobs whose worker dies.
+        log: gets the names of all jobs in flight at every start.
+    """
+
+    def __init__(self, processes, deadly, log):
+        self._processes = {i: SimpleNamespace(exitcode=-9) for i in range(processes)}
+        self._deadly, self._log, self._flying = deadly, log, {}
+
+    def submit(self, call, begun_by, job, *place):
+        future = Future()
+        self._flying[job.run_id] = future
+        self._log.append(sorted(i for i, f in self._flying.items() if not f.done()))
+        deadly = job.run_id in self._deadly
+        end = threading.Timer(0.05 if deadly else 0.2, self._end, (future, deadly))
+        end.daemon = True
+        end.start()
+        return future
+
+    def _end(self, ended, deadly):
+        for future in self._flying.values() if deadly else [ended]:
+            if not future.done():
+                future.set_exception(BrokenProcessPool()) if deadly else future.set_result(None)
+
+    def shutdown(self, **options):
+        pass
+
+
+def pools(*made):
+    """A `LocalExecutor` of these pools, one after the other, the last one as often as it takes."""
+    left = deque(made)
+    return type(
+        "", (LocalExecutor,), {"_start": lambda _: left.popleft() if len(left) > 1 else left[0]}
+    )
+
+
+def named(*ids):
+    return [SimpleNamespace(run_id=run_id) for run_id in ids]
+
+
+def test_a_suspect_runs_alone_until_it_is_done(tmp_path):
+    log, killer = [], {"killer"}  # in flight at every start after the first death
+    executor = pools(Pool(3, killer, []), Pool(1, killer, log))
+    outcome = executor(Campaign(tmp_path), workers=3).run(named("a", "killer", "b", "c", "d"))
+    assert sorted(outcome.done) == ["a", "b", "c", "d"]
+    assert list(outcome.failed) == ["killer"]
+    assert [flying for flying in log if "killer" in flying] == [["killer"]] * ATTEMPTS
+
+
+def test_an_idle_workers_death_costs_the_run_beside_it_no_attempt(tmp_path):
+    executor = pools(*(Pool(2, {"a"}, []) for _ in range(ATTEMPTS)), Pool(1, {}, []))
+    place = Campaign(tmp_path)
+    outcome = executor(place, workers=2).run(named("a"))
+    assert outcome.done == ["a"]
+    told = place.log("a").read_text()
+    assert told.count("its worker, or one beside it, died") == ATTEMPTS
+
+
+def test_a_pool_found_broken_with_runs_in_flight_is_restarted_once(tmp_path):
+    class Broken(Pool):
+        def submit(self, call, begun_by, job, *place):
+            if self._flying:
+                raise BrokenProcessPool
+            return super().submit(call, begun_by, job, *place)
+
+    log = []
+    executor = pools(Broken(2, {"a"}, log), Pool(1, {}, log))
+    outcome = executor(Campaign(tmp_path), workers=2).run(named("a", "b", "c"))
+    assert sorted(outcome.done) == ["a", "b", "c"]
+    assert log[:3] == [["a"], ["b"], ["a"]]
+
+
+def test_a_worker_with_other_code_than_the_campaign_ends_it(tmp_path, monkeypatch):
+    class Here(Pool):
+        def submit(self, call, *arguments):
+            future = Future()
+            try:
+                future.set_result(call(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+            return future
+
+    executor = pools(Here(1, {}, []))(Campaign(tmp_path))
+    monkeypatch.setattr("samlib.campaign.packages", lambda: {"torch": "3.0"})
+    with pytest.raises(CampaignError, match="changed while the campaign ran") as caught:
+        executor.run(CONFIGS[:1])
+    one_line(caught)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unforeseen_error_is_one_line_and_a_log(tmp_path, monkeypatch):

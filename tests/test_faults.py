@@ -1,5 +1,6 @@
 """Runs survive: a short version of `torture`, and the faults that need no campaign of their own."""
 
+import errno
 import os
 import random
 import threading
@@ -98,6 +99,19 @@ def test_a_read_only_disk_is_one_clear_error_whatever_is_tried(disk):
     assert checkpoint.load(place.checkpoint("run")) == {"epoch": 1}
     assert records.read_one(good)
     assert bad.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch, number):
+    def no_locks(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(campaign.fcntl, "flock", no_locks)
+    place = Campaign(tmp_path / "quick")
+    with pytest.raises(DiskError, match="choose a folder on a file system with locks") as caught:
+        place.locked().__enter__()
+    assert str(place.folder) in one_line(caught)
+    assert place.holder is None
 
 
 def test_what_a_killed_writer_left_half_written_is_removed(tmp_path):

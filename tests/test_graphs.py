@@ -90,6 +90,43 @@ def test_what_cannot_be_recorded_runs_plainly_and_says_so():
     assert seen == [0.0, 1.0, 2.0]
 
 
+def test_a_step_that_cannot_be_captured_leaves_the_stream_as_it_was(monkeypatch):
+    """The capture's own context does not put it back if its end fails."""
+    current = ["outer"]
+
+    class Chosen:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            self.before, current[0] = current[0], self.stream
+
+        def __exit__(self, *exception):
+            current[0] = self.before
+
+    class Graph:
+        def capture_begin(self, **options):
+            assert current == ["inner"]
+
+        def capture_end(self):
+            raise RuntimeError("a step failed during the capture")
+
+    fakes = {
+        "stream": Chosen,
+        "current_stream": lambda device: current[0],
+        "Stream": lambda device: "inner",
+        "CUDAGraph": Graph,
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None)
+    with pytest.raises(RuntimeError, match="during the capture"):
+        CudaRecorder(CPU).record(lambda: None)
+    assert current == ["outer"]
+
+
 def test_steps_are_recorded_on_a_gpu_and_where_it_pays():
     def step():
         pass

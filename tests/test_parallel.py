@@ -19,6 +19,7 @@ from samlib.build import build_model, build_optimizer, build_scheduler
 from samlib.campaign import Campaign
 from samlib.config import RunConfig
 from samlib.data import make_splits, normalize
+from samlib.errors import ConfigError
 from samlib.masks import MASKS
 from samlib.run import OtherWorkers
 from samlib.sam import Perturbation, ascent
@@ -76,6 +77,7 @@ def test_two_workers_are_one_process_where_they_should_be(tmp_path):
         {"config": VIT | SAM | {"batch_size": 27}, "perturbation": "worker"},
         {"config": VIT | SAM | {"mask": "dynamic"}, "perturbation": "worker"},
         {"config": VIT | {"batch_size": 69}},
+        {"config": VIT | {"validation_size": 1}},  # of which the second worker has none
     ]
     found = launch(tmp_path, jobs)
     for job, record in list(zip(jobs, found, strict=True))[:3]:
@@ -94,6 +96,7 @@ def test_two_workers_are_one_process_where_they_should_be(tmp_path):
     ), "shares of unequal size"
     assert "must be synchronised" in found[5]["error"]
     assert "the last batch of an epoch has 1 images, fewer than 2 workers" in found[6]["error"]
+    assert near(found[7], train(RunConfig(**jobs[7]["config"])))
 
 
 def by_hand(config, workers=2):
@@ -173,6 +176,14 @@ def test_a_checkpoint_is_continued_by_as_many_workers_only(tmp_path):
     assert "was written by 1 worker, perturbation worker" in of_one["error"]
     (three,) = launch(tmp_path, [job], count=3)
     assert "was written by 2 workers" in three["error"]
+
+
+def test_a_batch_of_fewer_images_than_workers_is_refused():
+    """Even where every batch is full: a worker without images would have a loss of NaN."""
+    config = RunConfig(**VIT | {"train_size": 64, "batch_size": 4})
+    with pytest.raises(ConfigError, match="batch_size is 4, fewer images than 8 workers") as caught:
+        parallel.train(config, workers.Workers(7, 8, "cpu"))
+    one_line(caught)
 
 
 @pytest.mark.parametrize("kind", parallel.PERTURBATIONS)

@@ -8,11 +8,11 @@ import torch
 from conftest import identical, one_line, repeatable
 
 from samlib import checkpoint
-from samlib.build import build_model
+from samlib.build import build_model, continue_optimizer
 from samlib.config import RunConfig
 from samlib.data import make_splits
 from samlib.errors import ConfigError, DataMissing
-from samlib.train import train
+from samlib.train import train, usable_device
 
 TINY = {"train_size": 80, "validation_size": 40, "epochs": 3, "batch_size": 32, "lr": 0.05}
 SAM = {"geometry": "l2", "rho": 0.1}
@@ -120,6 +120,40 @@ def test_a_run_interrupted_twice_ends_as_an_uninterrupted_one(tmp_path):
     for epochs in (2, 3):
         interrupted(config, tmp_path / "run.pt", epochs)
     assert repeatable(train(config, checkpoints=tmp_path / "run.pt")) == repeatable(train(config))
+
+
+def test_a_checkpoint_from_a_gpu_is_continued_on_the_cpu(tmp_path):
+    config, path = tiny(**METHODS["adamw, all normed"]), tmp_path / "run.pt"
+    interrupted(config, path, 2)
+    state = checkpoint.load(path)
+    for group in state["optimizer"]["param_groups"]:
+        group["capturable"] = True
+    checkpoint.save(path, state)
+    assert repeatable(train(config, checkpoints=path)) == repeatable(train(config))
+
+
+def test_adamws_count_of_steps_goes_where_the_new_device_wants_it():
+    """From the CPU, which counts on the host, to where a recorded step counts."""
+    state = stepped(capturable=False).state_dict()
+    there = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2, device="meta"))], capturable=True)
+    continue_optimizer(there, state)
+    (found,) = there.state.values()
+    assert {name: value.device.type for name, value in found.items()} == {
+        "step": "meta",
+        "exp_avg": "meta",
+        "exp_avg_sq": "meta",
+    }
+    assert there.param_groups[0]["capturable"]
+    assert not state["param_groups"][0]["capturable"]
+
+
+def stepped(**options):
+    """An AdamW after a step."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter], **options)
+    parameter.sum().backward()
+    optimizer.step()
+    return optimizer
 
 
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
@@ -318,6 +352,16 @@ def test_bfloat16_is_near_float32():
 def test_missing_devices_are_refused(device, message):
     with pytest.raises(ConfigError, match=message) as caught:
         train(tiny(), device=device)
+    one_line(caught)
+
+
+def test_a_gpu_by_a_number_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert usable_device("cuda") == torch.device("cuda")
+    assert usable_device("cuda:1").index == 1
+    with pytest.raises(ConfigError, match=r"no GPU 2 here; valid: cuda:0, cuda:1$") as caught:
+        usable_device("cuda:2")
     one_line(caught)
 
 
