@@ -7,13 +7,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from .cli import parser
-from .errors import SamlibError, choose
+from .errors import ConfigError, SamlibError, choose
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    from . import notebooks
+    from .workers import launched
+
+    if launched():
+        raise ConfigError("reproduce is for one process: under torchrun use `run`")
+    notebooks.installed("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
     from . import book, campaign, readme, report, tables
 
     profile, results = _profile(args)
@@ -30,7 +35,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     try:
         tables.write(profile.name, results)
         readme.write_figure(profile.name, results)
-        index = book.build(profile.name, results, _resolve(args.book))
+        index = book.build(profile.name, results, args.book)
     except SamlibError as error:
         again = f"python -m samlib book --profile {profile.name} --results {results}"
         raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
@@ -58,12 +63,33 @@ def _run(args: argparse.Namespace) -> int:
     from .workers import launched
 
     profile, results = _profile(args)
+    _check_only(args.only)
+    _check_alone(args)
     target = campaign.place(results, profile.name)
     if launched():
         return _run_parallel(args, profile, target)
     _check_data(args, profile)
     with target.locked():
         return _summary(_bring(args, profile, target), target)
+
+
+def _check_only(name: str | None) -> None:
+    from . import notebooks, plan
+
+    if name not in plan.NEEDS and name in notebooks.names():
+        raise ConfigError(
+            f"notebook {name} has no runs of its own: `python -m samlib notebook {name}` runs it"
+        )
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    from .workers import launched
+
+    if args.perturbation == "synchronised" and not launched():
+        raise ConfigError(
+            "--perturbation synchronised is for several workers under torchrun; in one process "
+            "the perturbation is that of the whole batch: leave it out"
+        )
 
 
 def _run_parallel(args: argparse.Namespace, profile, target) -> int:
@@ -130,37 +156,26 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from . import campaign, parallel, profiles, records, workers
-    from .config import RunConfig
-    from .run import Run
-    from .train import train
+    from . import campaign, one_run
+    from .config import NO_PERTURBATION, RunConfig
 
-    profile = profiles.get(args.profile)
+    _check_alone(args)
+    profile, results = _profile(args)
     family = choose("family", args.family or profile.headline, profile.bases)
     names = {field.name for field in fields(RunConfig)}
     given = {k: v for k, v in vars(args).items() if k in names}
     config = profile.bases[family].replace(**given)
-    kept = campaign.place(_resolve(args.results), profile.name) if args.results else None
-
-    def on_epoch(run: Run) -> None:
-        loss, accuracy = run.curves["train_loss"][-1], run.curves["test_accuracy"][-1]
-        shown = "diverged" if loss is None else f"loss {loss:.4f}"
-        tested = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
-        print(f"epoch {run.epoch}/{config.epochs}: {shown}{tested}", file=sys.stderr)
-
-    device, common = args.device or profile.device, {"data_dir": args.data, "on_epoch": on_epoch}
-    common["weights"] = kept and kept.weights(config.run_id)
-    if workers.launched():
-        with workers.join(device) as among:
-            record = parallel.train(config, among, perturbation=args.perturbation, **common)
-        if among.rank:
-            return 0
-    else:
-        record = train(config, device=device, **common)
-    if kept:
-        records.write(kept.runs, record)
-    print(json.dumps(record))
-    return 0
+    if config.geometry != NO_PERTURBATION and not config.rho and "rho" not in given:
+        raise ConfigError(
+            f"geometry {config.geometry} needs a radius: add --rho, such as --rho 0.1"
+        )
+    return one_run.train(
+        config,
+        results and campaign.place(results, profile.name),
+        device=args.device or profile.device,
+        data_dir=args.data,
+        perturbation=args.perturbation,
+    )
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -175,15 +190,16 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _notebook(args: argparse.Namespace) -> int:
     from . import notebooks
+    from .paths import resolve
 
     declared = notebooks.parameters(args.name)
-    given = {k: getattr(args, k) for k in ("profile", "results") if k in declared}
+    given = {k: str(getattr(args, k)) for k in ("profile", "results") if k in declared}
     for key, value in args.p:
         try:
             given[key] = json.loads(value)
         except (ValueError, RecursionError):
             given[key] = value
-    output = args.output or Path("build") / f"{args.name}.ipynb"
+    output = args.output or resolve("build") / f"{args.name}.ipynb"
     print(notebooks.run(args.name, output, given))
     return 0
 
@@ -192,11 +208,14 @@ def _book(args: argparse.Namespace) -> int:
     from . import book
 
     profile, results = _profile(args)
-    print(f"The book: {book.build(profile.name, results, _resolve(args.book))}")
+    print(f"The book: {book.build(profile.name, results, args.book)}")
     return 0
 
 
 def _tables(args: argparse.Namespace) -> int:
+    from . import notebooks
+
+    notebooks.installed("tables and figures", *notebooks.TABLES)
     from . import tables
 
     profile, results = _profile(args)
@@ -212,31 +231,37 @@ def _bench(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k not in ("verb", "what", "results")}
     for name in given:
         choose(f"flag of bench {args.what}", name, [f.name for f in fields(kind.Setting)])
-    record, path = kind.run(kind.Setting(**given), _resolve(args.results))
+    record, path = kind.run(kind.Setting(**given), args.results)
     print(kind.table(record))
     print(path)
     return 0
 
 
 def _readme(args: argparse.Namespace) -> int:
+    from . import notebooks
+
+    notebooks.installed("tables and figures", *notebooks.TABLES)
     from . import readme
     from .paths import project_root
 
-    profile, results = _profile(args)
-    readme.update(profile.name, results, project_root() / "README.md")
+    (profile, results), root = _profile(args), project_root()
+    if profile.name == "smoke":
+        raise ConfigError("the smoke profile is no result, and the README shows results only")
+    if not results.is_relative_to(root):
+        raise ConfigError(f"the README of {root} shows results within it, not those in {results}")
+    for path in readme.update(profile.name, results, root / "README.md"):
+        print(path)
     return 0
-
-
-def _resolve(path: str) -> Path:
-    from .paths import resolve
-
-    return resolve(path)
 
 
 def _profile(args: argparse.Namespace):
     from . import profiles
+    from .paths import usable
 
-    return profiles.get(args.profile), _resolve(args.results)
+    profile = profiles.get(args.profile)
+    if args.results:
+        usable(args.results / profile.name)  # whether the folder lets us look into it
+    return profile, args.results
 
 
 VERBS = {
@@ -251,6 +276,7 @@ VERBS = {
     "readme": _readme,
     "bench": _bench,
 }
+_TRAINING = ("reproduce", "run", "notebook")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -264,7 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"samlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsamlib: interrupted; finished runs are kept, the same command continues")
+        kept = "; finished runs are kept, the same command continues"
+        print(f"\nsamlib: interrupted{kept if args.verb in _TRAINING else ''}")
         return 130
 
 

@@ -32,13 +32,20 @@ def build(profile: str, results: Path, output: Path) -> Path:
     Raises:
         NotebookError: a notebook failed, for example because a record is missing.
         BookError: the build gave a warning or an error.
+        DiskError: `output` cannot be written.
+        ConfigError: no checkout of the project, or what builds the book is not installed.
     """
+    notebooks.installed("books", *notebooks.TABLES, *notebooks.BOOK)
     root = project_root()
     if not (root / "book" / "_toc.yml").exists():
         raise ConfigError(f"no book in {root}: run this from a checkout of the project")
     stage = output / "_build" / "source"
-    shutil.rmtree(output / "_build", ignore_errors=True)
-    shutil.copytree(root / "book", stage, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    ignored = shutil.ignore_patterns("_build", "__pycache__")
+    with notebooks.writing(output, "--book"):
+        if (output / "_build").exists():
+            shutil.rmtree(output / "_build")
+        stage.parent.mkdir(parents=True)  # says what is wrong; a copy would say it once per file
+        shutil.copytree(root / "book", stage, ignore=ignored)
     asked = {"profile": profile, "results": str(results), "missing": "error"}
     # Processes, because papermill changes the working directory.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -76,5 +83,6 @@ def _leave_out(name: str, stage: Path, profile: str) -> None:
     opening = notebook["cells"][0]
     opening["source"] = ["".join(opening["source"]) + f"\n\nNot part of the profile {profile}.\n"]
     page = stage / "notebooks" / f"{name}.ipynb"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(json.dumps(notebook | {"cells": [opening]}))
+    with notebooks.writing(page, "--book"):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(json.dumps(notebook | {"cells": [opening]}))

@@ -5,10 +5,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from . import paths
 from .bench import KINDS
 from .errors import ConfigError
-from .paths import usable
 
+_FOLDERS = (
+    "A relative path is meant from the current folder, a default from the project's: the checkout "
+    "around the current folder, or else the one samlib is run from."
+)
 _DURATION = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -45,18 +49,16 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def path(text: str) -> Path:
-    """A path that can be asked for."""
+    """An absolute path that can be asked for."""
     try:
-        return usable(text)
+        return paths.typed(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
     parser.add_argument("--profile", default="quick", help="scale of the study (default: quick)")
-    parser.add_argument(
-        "--results", default="results", help="folder of results; records go to DIR/PROFILE/runs/"
-    )
+    _results(parser, "folder of results; records go to DIR/PROFILE/runs/")
     if compute:
         parser.add_argument(
             "--workers",
@@ -70,6 +72,15 @@ def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
             help="local, worker processes here, or ray, a cluster (default: local)",
         )
         _device(parser, default=None, note="the profile's")
+
+
+def _results(parser: argparse.ArgumentParser, help: str) -> None:
+    _folder(parser, "results", f"{help} (default: results)")
+
+
+def _folder(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    default = paths.project_root() / name
+    parser.add_argument(f"--{name}", type=path, default=default, metavar="DIR", help=help)
 
 
 def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
@@ -96,15 +107,19 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    whole = _Parser(prog="python -m samlib", description="SAM-ON, reproduced.")
+    whole = _Parser(prog="python -m samlib", description="SAM-ON, reproduced.", epilog=_FOLDERS)
     verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, help: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=help, description=help)
+        return verbs.add_parser(name, help=help, description=help, epilog=_FOLDERS)
 
-    p = verb("reproduce", "train a whole profile anew, put it in place, build the book")
+    p = verb(
+        "reproduce",
+        "train a whole profile anew, put it in place (replaces DIR/PROFILE as a whole), build "
+        "the book",
+    )
     _common(p, compute=True)
-    p.add_argument("--book", default="book", help="folder for the built book (default: book)")
+    _folder(p, "book", "folder for the built book (default: book)")
     p = verb("run", "train only what is missing")
     _common(p, compute=True)
     p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one notebook")
@@ -119,7 +134,9 @@ def parser() -> argparse.ArgumentParser:
     p = verb("train", "train one configuration and print its record")
     p.add_argument("--profile", default="quick", help="whose base run the flags change")
     p.add_argument("--family", help="which of its models: wrn, resnet, ... (default: the first)")
-    p.add_argument("--results", help="also keep record and weights in DIR/PROFILE")
+    p.add_argument(
+        "--results", type=path, metavar="DIR", help="also keep record and weights in DIR/PROFILE"
+    )
     _device(p, default=None, note="the profile's")
     _perturbation(p)
     _config_flags(p)
@@ -129,12 +146,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=path, help="folder of data caches (default: data)")
     p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
     p.add_argument("name")
-    p.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    p.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="a parameter of the notebook; a folder in it is meant from the project's",
+    )
     p.add_argument("--output", type=path, help="executed copy (default: build/NAME.ipynb)")
     _common(p)
     p = verb("book", "execute the notebooks from the records and build the book; trains nothing")
     _common(p)
-    p.add_argument("--book", default="book", help="folder for the built book (default: book)")
+    _folder(p, "book", "folder for the built book (default: book)")
     p = verb("tables", "write the tables made from the records")
     _common(p)
     p = verb("bench", "measure what things cost; records in DIR/bench")
@@ -143,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
         choices=list(KINDS),
         help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
     )
-    p.add_argument("--results", default="results", help="folder of results")
+    _results(p, "folder of results")
     group = p.add_argument_group("what is timed", "where not given, as `samlib.bench` says")
     for name, kind, note in (
         ("profile", str, "step, packing: the network of its headline, on its data's size"),

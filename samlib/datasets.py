@@ -5,6 +5,7 @@ import functools
 import http.client
 import io
 import os
+import shlex
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:
             advice = f"free some space on the disk of {path.parent}"
         raise DataMissing(
             f"{info.title} could not be prepared ({_one_line(reason)}): "
-            f"{advice}, and run `{_command(name)}` again"
+            f"{advice}, and run `{_command(name, path)}` again"
         ) from error
     return path
 
@@ -162,7 +163,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Arrays:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise DataMissing(
-            f"{info.title} is not in {path.parent}: run `{_command(name)}`, "
+            f"{info.title} is not in {path.parent}: run `{_command(name, path)}`, "
             f"or put a ready {path.name} there"
         ) from None
     return _read(info, path, stat.st_mtime_ns, stat.st_size)
@@ -176,8 +177,12 @@ def _own_images(info: Info, data_dir: str | Path | None) -> str:
     )
 
 
-def _command(name: str) -> str:
-    return f"python -m samlib prepare --dataset {name}"
+def _command(name: str, cache: Path) -> str:
+    """What prepares a cache where it is looked for."""
+    command = f"python -m samlib prepare --dataset {name}"
+    if cache.resolve() == _cache_path(name, None).resolve():
+        return command
+    return f"{command} --data {shlex.quote(str(cache.parent))}"
 
 
 def _one_line(error: Exception) -> str:
@@ -207,7 +212,7 @@ def _read(info: Info, path: Path, mtime_ns: int, size: int) -> Arrays:
         problem = _one_line(error)
     if problem:
         raise DataMissing(
-            f"{path} is unusable ({problem}): delete it and run `{_command(info.name)}`"
+            f"{path} is unusable ({problem}): delete it and run `{_command(info.name, path)}`"
         )
     return _freeze(arrays)
 

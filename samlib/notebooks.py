@@ -1,12 +1,19 @@
 """The strict door to papermill: run a notebook with parameters it really has."""
 
+import contextlib
+import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ConfigError, SamlibError, choose
-from .files import as_disk_error, write_atomically
+from .files import DiskError, write_atomically
 from .paths import project_root
+
+# Optional packages: what tables and figures are made with, and beside them the book.
+TABLES = ("matplotlib", "seaborn")
+BOOK = ("papermill", "ipykernel", "jupyter_book", "latex2mathml")
 
 
 class NotebookError(SamlibError):
@@ -27,15 +34,42 @@ def source(name: str) -> Path:
     return project_root() / "notebooks" / f"{choose('notebook', name, names())}.ipynb"
 
 
+def installed(what: str, *packages: str) -> None:
+    """Check that optional packages are there.
+
+    Args:
+        what: needs them, in the plural.
+        packages: by the names they are imported by.
+
+    Raises:
+        ConfigError: one is not; the message says how to install it.
+    """
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ConfigError(
+            f"{what} need {' and '.join(absent)}: pip install -e '.[book]', or `make install`"
+        )
+
+
+@contextlib.contextmanager
+def writing(path: Path, flag: str) -> Iterator[None]:
+    """Turn what the system says about a path into one line with the flag that names another."""
+    try:
+        yield
+    except (OSError, DiskError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        reason = getattr(cause, "strerror", None) or cause
+        raise DiskError(
+            f"cannot write {path}: {reason}; choose another place with {flag}"
+        ) from error
+
+
 def _papermill():
     # Kernels inherit it; else each says on stderr that debugging frozen modules is slow.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    try:
-        import papermill
-    except ImportError:
-        raise ConfigError(
-            "notebooks need papermill and jupyter: pip install -e '.[book]', or `make install`"
-        ) from None
+    installed("notebooks", "papermill", "ipykernel")
+    import papermill
+
     return papermill
 
 
@@ -60,11 +94,11 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
     declared = parameters(name)
     for key in given:  # papermill would only warn and run the defaults
         choose(f"parameter of {name}", key, declared)
-    if not output.name:
+    if not output.name or os.path.isdir(output):
         raise ConfigError(f"{str(output)!r} is a folder: the executed copy needs a file's name")
     unfinished = output.with_suffix(".failed.ipynb")
     try:
-        with as_disk_error(output):
+        with writing(output, "--output"):
             output.parent.mkdir(parents=True, exist_ok=True)
             pm.execute_notebook(
                 str(path),
@@ -84,7 +118,8 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
         if {"injected-parameters", "parameters"} & set(tags):
             cell["metadata"]["tags"] = [*tags, "remove-cell"]
     notebook["metadata"].pop("papermill", None)  # paths and times of this machine
-    write_atomically(output, (json.dumps(notebook, indent=1) + "\n").encode())
+    with writing(output, "--output"):
+        write_atomically(output, (json.dumps(notebook, indent=1) + "\n").encode())
     unfinished.unlink()
     return output
 

@@ -7,8 +7,9 @@ set aside, and its run is done again.
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from sys import intern
 
@@ -28,6 +29,17 @@ class RecordError(SamlibError):
 
 class FormatError(RecordError):
     """A record of another format: the whole folder is, and is not touched."""
+
+
+class UnreadableError(RecordError):
+    """A record or a folder that the system does not let us read: it may be whole, and stays."""
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"cannot read {path}: {error.strerror or error}; make it readable, or move it away to have "
+        "what is in it done again"
+    )
 
 
 def _canonical(record: dict) -> str:
@@ -71,18 +83,25 @@ def _interned(pairs: list[tuple]) -> dict:
     return {intern(key): intern(v) if type(v) is str else v for key, v in pairs}
 
 
-def read_one(path: Path) -> dict:
+def read_one(path: str | Path) -> dict:
     """Read and check one record.
 
     Raises:
         RecordError: truncated, edited or misnamed.
         FormatError: written by another format.
+        UnreadableError: no permission to read it, or its disk fails.
+        FileNotFoundError: it is not there.
     """
+    path = Path(path)
     try:
         record = json.loads(path.read_bytes(), object_pairs_hook=_interned)
         claimed = record["format"]
     except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
         raise RecordError(f"{path} is not a whole record") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from error
     # A record of ours in which this number alone was damaged is damaged, not another format.
     if claimed != FORMAT and not _intact(record | {"format": FORMAT}):
         raise FormatError(
@@ -94,8 +113,22 @@ def read_one(path: Path) -> dict:
     return record
 
 
-def read(folder: Path, *, set_aside: bool = False) -> Records:
-    """Every good record of a folder by run id; none if the folder is not there.
+def _files(folder: Path) -> list[Path]:
+    """The records of a folder by name; unlike `Path.glob`, it says when it cannot look."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return sorted(folder / name for name in names if name.endswith(".json"))
+
+
+def read(folder: str | Path, *, set_aside: bool = False) -> Records:
+    """Every good record of a folder by run id.
+
+    A folder that is not there has none: before a profile's first run none is. So a misspelt name
+    gives {} here; `results.load` with `needs` says which runs it lacks, and in which folder.
 
     Args:
         folder: a `runs` folder.
@@ -104,14 +137,18 @@ def read(folder: Path, *, set_aside: bool = False) -> Records:
 
     Raises:
         FormatError: the folder was made by another record format.
+        UnreadableError: the folder or a record cannot be read.
         DiskError: a damaged file cannot be moved.
     """
+    folder = Path(folder)
     records: Records = {}
     with uncollected():
-        for path in sorted(folder.glob("*.json")):
+        for path in _files(folder):
             try:
                 record = read_one(path)
-            except FormatError:
+            except FileNotFoundError:  # moved since the folder was listed
+                continue
+            except (FormatError, UnreadableError):
                 raise
             except RecordError as error:
                 note = "its run counts as missing"
@@ -127,8 +164,10 @@ def read(folder: Path, *, set_aside: bool = False) -> Records:
     return records
 
 
-def frame(records: Iterable[dict]) -> pd.DataFrame:
-    """One row per record: its configuration and its final numbers."""
+def frame(records: Records | Iterable[dict]) -> pd.DataFrame:
+    """One row per record, of what `read` returns or of some: configuration and final numbers."""
+    if isinstance(records, Mapping):
+        records = records.values()
     with uncollected():
         return pd.DataFrame([_row(record) for record in records])
 

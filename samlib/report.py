@@ -145,7 +145,7 @@ def changes(old: Path, new: Path) -> str:
     after = records.read(new)
     try:
         before = records.read(old)
-    except records.FormatError as error:
+    except (records.FormatError, records.UnreadableError) as error:
         return f"{len(after)} new records; the old ones cannot be compared: {error}"
     if not before:
         return f"{len(after)} new records; there were none before."

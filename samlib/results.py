@@ -142,7 +142,7 @@ class Results:
         )
 
 
-def load(profile: str, results: Path, *, needs: str | None = None) -> Results:
+def load(profile: str, results: str | Path, *, needs: str | None = None) -> Results:
     """Read a profile's records.
 
     Args:
@@ -155,7 +155,7 @@ def load(profile: str, results: Path, *, needs: str | None = None) -> Results:
         RecordsMissing: a run the notebook needs is not there.
     """
     known = profiles.get(profile)
-    found = read(known, place(results, profile))
+    found = read(known, place(Path(results), profile))
     if needs is not None:
         for of_chapter in plan.chapter_needs(found.profile, needs):
             found.require(of_chapter)

@@ -1,15 +1,16 @@
 """The command line as a user meets it: one clear line and an exit status."""
 
-import json
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from samlib import plan, profiles, records, study
+from samlib import __main__, plan, profiles, readme, records, study
 from samlib.__main__ import main
 from samlib.campaign import (
     Campaign,
@@ -19,8 +20,6 @@ from samlib.campaign import (
     place,
     put_in_place,
 )
-
-TINY = ["--train-size", "40", "--validation-size", "20", "--epochs", "1", "--batch-size", "20"]
 
 
 def run(capsys, *arguments):
@@ -55,6 +54,15 @@ def run(capsys, *arguments):
         (["runn"], "invalid choice"),
         (["notebook", "variant"], "variants"),
         (["notebook", "variants", "-p", "profil", "smoke"], "unknown parameter of variants"),
+        (["notebook", "variants", "--output", "/proc/none/x.ipynb"], "another place with --output"),
+        (["book", "--book", "/proc/none"], "another place with --book"),
+        (["status", "--results", ""], "it is empty"),
+        (["run", "--profile", "smoke", "--only", "speed"], "`python -m samlib notebook speed`"),
+        (["run", "--perturbation", "synchronised"], "under torchrun"),
+        (["train", "--perturbation", "synchronised"], "under torchrun"),
+        (["train", "--geometry", "l2"], "add --rho"),
+        (["readme", "--profile", "smoke"], "the smoke profile is no result"),
+        (["readme", "--results", "/tmp/own"], "not those in /tmp/own"),
     ],
 )
 def test_a_mistake_gets_one_line_that_names_the_valid_values(capsys, tmp_path, arguments, says):
@@ -80,22 +88,59 @@ def test_help_names_every_verb(capsys):
         assert verb in out
 
 
-def test_train_prints_its_record(capsys):
-    code, out, err = run(capsys, "train", *TINY, "--geometry", "l2", "--rho", "0.1")
-    assert code == 0
-    record = json.loads(out)
-    assert record["config"]["rho"] == 0.1
-    assert "epoch 1/1" in err
+def test_reproduce_under_torchrun_names_run(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(capsys, "reproduce", "--profile", "smoke")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "under torchrun use `run`" in err
 
 
-def test_train_starts_from_a_profiles_run_and_can_keep_its_record(capsys, tmp_path):
-    arguments = ["train", "--profile", "smoke", "--family", "resnet", "--results", str(tmp_path)]
-    code, out, _ = run(capsys, *arguments, "--seed", "3")
-    assert code == 0
-    base = profiles.get("smoke").bases["resnet"]
-    assert json.loads(out)["config"] == base.replace(seed=3).to_dict()
-    kept = records.read(place(tmp_path, "smoke").runs)
-    assert list(kept) == [base.replace(seed=3).run_id]
+@pytest.mark.parametrize("verb", ["tables", "readme", "reproduce", "book"])
+def test_what_needs_optional_packages_says_so_first(capsys, monkeypatch, verb):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    code, _, err = run(capsys, verb)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "need matplotlib: pip install -e '.[book]'" in err
+
+
+def test_readme_says_what_it_wrote(capsys, monkeypatch):
+    monkeypatch.setattr(readme, "update", lambda *arguments: [Path("README.md"), Path("figure")])
+    assert run(capsys, "readme") == (0, "README.md\nfigure\n", "")
+
+
+@pytest.mark.parametrize("verb", ["status", "run"])
+def test_records_that_cannot_be_read_are_one_line(capsys, tmp_path, monkeypatch, verb):
+    path = records.write(place(tmp_path, "smoke").runs, {"run_id": "a"})
+    for owner, name, closed in (
+        (Path, "read_bytes", path),
+        (os, "listdir", path.parent),
+        (os, "lstat", tmp_path / "smoke"),
+    ):
+        allowed = getattr(owner, name)
+
+        def refused(at, *rest, closed=closed, allowed=allowed):
+            if at == closed:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return allowed(at, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refused)
+            code, out, err = run(capsys, verb, "--profile", "smoke", "--results", str(tmp_path))
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "Permission denied" in err
+        assert str(closed) in err
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("verb", "continues"), [("run", True), ("tables", False)])
+def test_only_what_trains_continues_after_an_interrupt(capsys, monkeypatch, verb, continues):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(__main__.VERBS, verb, interrupted)
+    code, out, _ = run(capsys, verb)
+    assert code == 130
+    assert ("the same command continues" in out) == continues
 
 
 def test_an_unknown_family_lists_the_profiles(capsys):

@@ -48,8 +48,17 @@ COMMAND = "python -m samlib prepare --dataset cifar10"
 def test_absent_cache_names_the_command_and_the_place(tmp_path):
     with pytest.raises(DataMissing) as caught:
         datasets.load("cifar10", tmp_path / "nowhere")
-    for part in ("CIFAR-10 ", COMMAND, str(tmp_path / "nowhere"), "cifar10.npz"):
+    for part in ("CIFAR-10 ", f"`{COMMAND} --data {tmp_path / 'nowhere'}`", "cifar10.npz"):
         assert part in str(caught.value)
+
+
+def test_the_command_names_a_folder_only_if_it_is_not_the_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMLIB_DATA", str(tmp_path))
+    for folder in (None, tmp_path):
+        with pytest.raises(DataMissing, match=f"run `{COMMAND}`,"):
+            datasets.load("cifar10", folder)
+    with pytest.raises(DataMissing, match=f"`{COMMAND} --data '{tmp_path}/my data'`"):
+        datasets.load("cifar10", tmp_path / "my data")
 
 
 FAULTS = {
@@ -73,7 +82,7 @@ def test_wrong_cache_is_refused(tiny, tmp_path, fault):
     np.savez(path, **arrays)
     with pytest.raises(DataMissing, match=named) as caught:
         datasets.load("cifar10", tmp_path)
-    assert f"delete it and run `{COMMAND}`" in str(caught.value)
+    assert f"delete it and run `{COMMAND} --data {tmp_path}`" in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(DataMissing):  # prepare does not delete what it did not write
@@ -91,7 +100,7 @@ def test_truncated_or_damaged_cache(tiny, tmp_path, keep):
     else:
         del content[int(len(content) * keep) :]
     path.write_bytes(content)
-    with pytest.raises(DataMissing, match=f"delete it and run `{COMMAND}`"):
+    with pytest.raises(DataMissing, match=f"delete it and run `{COMMAND} --data {tmp_path}`"):
         datasets.load("cifar10", tmp_path)
 
 
@@ -183,7 +192,7 @@ def test_failed_download_says_what_to_put_where(tmp_path, monkeypatch, error):
     for part in (
         f"put a ready cifar100.npz in {tmp_path}",
         str(tmp_path / "archives" / "cifar-100-python.tar.gz"),
-        "python -m samlib prepare --dataset cifar100",
+        f"run `python -m samlib prepare --dataset cifar100 --data {tmp_path}` again",
     ):
         assert part in message
     assert "\n" not in message

@@ -1,14 +1,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_reporting import made_up_results
 
 from samlib import notebooks, plan
 from samlib.errors import ConfigError
+from samlib.files import DiskError
 from samlib.notebooks import NotebookError
-from samlib.paths import project_root, resolve
+from samlib.paths import project_root
 
 ROOT = project_root()
 
@@ -43,6 +45,16 @@ def test_a_misspelt_parameter_fails_before_anything_runs(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_copy_that_cannot_be_written_names_the_flag_that_chose_its_place():
+    with pytest.raises(DiskError, match=r"/proc/none/x.ipynb: .*; choose .* with --output$"):
+        notebooks.run("own_training", Path("/proc/none/x.ipynb"), {})
+
+
+def test_a_copy_needs_a_files_name(tmp_path):
+    with pytest.raises(ConfigError, match="needs a file's name"):
+        notebooks.run("own_training", tmp_path, {})
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return made_up_results(tmp_path_factory.mktemp("results"))
@@ -69,9 +81,3 @@ def test_a_missing_record_is_an_error_that_names_the_command_and_leaves_no_page(
     with pytest.raises(NotebookError, match=r"python -m samlib run --profile smoke"):
         notebooks.run("variants", output, given)
     assert not output.exists()
-
-
-def test_relative_folders_are_meant_from_the_projects_root(monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT / "notebooks")
-    assert resolve("results") == ROOT / "results"
-    assert resolve(str(tmp_path)) == tmp_path

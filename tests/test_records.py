@@ -1,10 +1,12 @@
 """Records: whole, checked, refused when changed, and never half written."""
 
 import copy
+import errno
 import json
 import math
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 from conftest import identical, one_line
@@ -12,7 +14,7 @@ from conftest import identical, one_line
 from samlib import records
 from samlib.config import RunConfig
 from samlib.files import DiskError, write_atomically
-from samlib.records import RecordError
+from samlib.records import RecordError, UnreadableError
 
 
 def result(seed=0, **changes):
@@ -81,6 +83,11 @@ def test_a_folder_that_is_not_there_has_no_records(runs):
     assert records.read(runs) == {}
 
 
+def test_a_path_may_be_a_string(runs):
+    path = records.write(runs, result())
+    assert records.read(str(runs)) == {path.stem: records.read_one(str(path))}
+
+
 @damaged
 def test_a_damaged_record_is_an_error_with_its_name(runs, damage):
     path = records.write(runs, result())
@@ -134,6 +141,43 @@ def test_another_format_is_one_clear_error(runs, claimed, set_aside):
     assert path.exists()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("set_aside", [True, False])
+def test_a_record_that_cannot_be_read_may_be_whole_and_stays(runs, monkeypatch, number, set_aside):
+    path, read_bytes = records.write(runs, result()), Path.read_bytes
+
+    def refused(at):
+        if at == path:
+            raise OSError(number, os.strerror(number))
+        return read_bytes(at)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    for call in (
+        lambda: records.read_one(path),
+        lambda: records.read(runs, set_aside=set_aside),
+    ):
+        with pytest.raises(UnreadableError, match=f"{os.strerror(number)}; make it") as caught:
+            call()
+        assert str(path) in one_line(caught)
+    assert path.exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(runs, monkeypatch):
+    def refused(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(UnreadableError, match="Permission denied; make it readable") as caught:
+        records.read(runs)
+    assert str(runs) in one_line(caught)
+
+
+def test_a_record_moved_while_the_folder_is_read_is_not_there(runs, monkeypatch):
+    path = records.write(runs, result())
+    monkeypatch.setattr(os, "listdir", lambda folder: [path.name, "moved.json"])
+    assert list(records.read(runs)) == [path.stem]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_records_hold_no_nan(runs, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -155,6 +199,13 @@ def test_frame_has_a_row_per_record():
     assert frame["norm_share"].isna().tolist() == [False, False, True]
     assert frame["perturbed"].tolist()[0] == 100
     assert frame["rho"].tolist() == [0.05] * 3
+
+
+def test_a_frame_is_made_of_what_was_read(runs):
+    for seed in range(2):
+        records.write(runs, result(seed))
+    read = records.read(runs)
+    assert records.frame(read).equals(records.frame(read.values()))
 
 
 # --- the disk ------------------------------------------------------------------------------------

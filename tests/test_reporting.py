@@ -112,6 +112,10 @@ def test_a_missing_record_names_the_command(folder, tmp_path):
         load("smoke", tmp_path, needs="variants")
 
 
+def test_results_are_loaded_from_a_path_that_is_a_string(folder, found):
+    assert load("smoke", str(folder)).records == found.records
+
+
 def test_tables_are_written_beside_the_records(folder):
     paths = tables.write("smoke", folder)
     assert {path.stem for path in paths} == set(TABLES)
@@ -157,8 +161,9 @@ def test_the_readme_block_stands_between_its_markers(folder, tmp_path):
     assert text.endswith("\nafter\n")
     assert "last year" not in text
     once = text
-    readme.update("smoke", folder, path)
+    written = readme.update("smoke", folder, path)
     assert path.read_text() == once
+    assert written == [path, folder / "smoke" / "figures" / "headline.svg"]
 
 
 def test_status_counts_runs(folder):
@@ -180,3 +185,9 @@ def test_changes_are_told_run_by_run(folder, tmp_path):
     assert re.search(r"3 runs were there before: 1 have the same numbers", text)
     assert f"{some[2]['run_id']}: " in text
     assert "(+2.00)" in text
+
+
+def test_old_results_that_cannot_be_read_keep_no_new_ones_back(folder, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    text = report.changes(tmp_path / "file", folder / "smoke" / "runs")
+    assert "the old ones cannot be compared: cannot read" in text
