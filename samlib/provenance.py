@@ -42,6 +42,7 @@ DECIDING = (
     "profiles",
     "run",
     "sam",
+    "saved",
     "sparse_masks",
     "ssam",
     "study",

@@ -25,6 +25,7 @@ from .errors import ConfigError, choose
 from .geometry import Geometry, Scale
 from .masks import Mask
 from .prefix import reuse
+from .saved import Saved, take
 
 Closure = Callable[[], Tensor]
 OnEps = Callable[[list[Tensor]], None]
@@ -90,7 +91,8 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
         or (k,) for k indices.
 
     Raises:
-        ConfigError: the loss has no gradient in any parameter of the mask.
+        ConfigError: the loss has no gradient in any parameter of the mask, or has been
+            differentiated already.
     """
     mask, geometry = perturbation.mask, perturbation.geometry
     over, everything = _needed(perturbation), _over_all(perturbation)
@@ -100,7 +102,12 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
         at = [position[id(e.parameter)] for e in mask.entries]
     names = [o[0] for o in over]
     weights = [o[1] for o in over]
-    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    try:
+        grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise ConfigError("the closure returns the loss and must not call backward()") from error
     if any(g is None or g.is_sparse for g in grads):
         if all(grads[i] is None for i in at):
             raise ConfigError(
@@ -113,8 +120,8 @@ def ascent(perturbation: Perturbation, loss: Tensor) -> tuple[list[Tensor], list
         T = geometry.T(names, weights, grads)
         norm = geometry.norm(T, grads) if everything else None
         index = [e.index for e in mask.entries]
-        masked = [_take(grads[i], j) for i, j in zip(at, index, strict=True)]
-        T_masked: Scale = T and [_take(T[i], j) for i, j in zip(at, index, strict=True)]
+        masked = [take(grads[i], j) for i, j in zip(at, index, strict=True)]
+        T_masked: Scale = T and [take(T[i], j) for i, j in zip(at, index, strict=True)]
         return geometry.eps(perturbation.rho, T_masked, masked, norm), masked
 
 
@@ -147,54 +154,6 @@ def _dense(
     return [torch.zeros_like(w) if g is None else g.to_dense() for g, w in pairs]
 
 
-def _take(tensor: Tensor, index: Tensor | None) -> Tensor:
-    """Selected coordinates of a dense tensor; a scalar stands for all of them."""
-    if index is None or tensor.ndim == 0:
-        return tensor
-    return tensor.reshape(-1)[index]
-
-
-class _Saved:
-    """Copies of tensors, or of coordinates of them, and the way back."""
-
-    def __init__(self, tensors: list[Tensor], index: list[Tensor | None] | None = None):
-        self.tensors = tensors
-        self.index = index or [None] * len(tensors)
-        self.whole = [t for t, i in zip(tensors, self.index, strict=True) if i is None]
-        self.parts = [(t, i) for t, i in zip(tensors, self.index, strict=True) if i is not None]
-        self.whole_copy = [torch.empty_like(t) for t in self.whole]
-        if self.whole:
-            torch._foreach_copy_(self.whole_copy, self.whole)
-        self.parts_copy = [t.reshape(-1)[i] for t, i in self.parts]
-
-    def add(self, eps: list[Tensor]) -> None:
-        whole = [e for e, i in zip(eps, self.index, strict=True) if i is None]
-        if whole:
-            torch._foreach_add_(self.whole, whole)
-        parts = (e for e, i in zip(eps, self.index, strict=True) if i is not None)
-        for (t, i), old, e in zip(self.parts, self.parts_copy, parts, strict=True):
-            _put(t, i, old + e)
-
-    def restore(self) -> None:
-        if self.whole:
-            torch._foreach_copy_(self.whole, self.whole_copy)
-        for (t, i), old in zip(self.parts, self.parts_copy, strict=True):
-            _put(t, i, old)
-
-
-def _put(tensor: Tensor, index: Tensor, values: Tensor) -> None:
-    if tensor.is_contiguous():
-        tensor.view(-1)[index] = values
-        return
-    # Channels-last weights: flat indices follow the logical order, not the memory's. By integers,
-    # because torch.unravel_index copies the shape to the device, which no CUDA graph can record.
-    at = []
-    for size in reversed(tensor.shape):
-        at.append(index % size)
-        index = index // size
-    tensor[tuple(reversed(at))] = values
-
-
 def _check(loss: Tensor) -> None:
     if not (isinstance(loss, Tensor) and loss.ndim == 0):
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
@@ -218,6 +177,11 @@ def _refuse_fp16(kind: str, module: nn.Module, inputs) -> None:
 
 def _loss(closure: Closure, mask: Mask | None = None) -> Tensor:
     """What the closure returns, checked; with a mask, the precision of its model's pass, too."""
+    if not callable(closure):
+        raise ConfigError(
+            "the closure must be a function without arguments that returns the loss, not a "
+            f"{type(closure).__name__}"
+        )
     hook = None
     if mask is not None:
         kind = mask.entries[0].parameter.device.type
@@ -269,9 +233,9 @@ def perturbed(
     both = perturbation.batchnorm == "both"
     # With the radius over everything the first backward pass uses up the whole graph.
     kept_stages = 0 if _over_all(perturbation) else mask.untouched
-    before = _Saved(mask.norm_buffers)
-    after_first: _Saved | None = None
-    weights: _Saved | None = None
+    before = Saved(mask.norm_buffers)
+    after_first: Saved | None = None
+    weights: Saved | None = None
     try:
         with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
             loss = _loss(closure, mask)
@@ -279,8 +243,8 @@ def perturbed(
             # A loss that lives through the second pass keeps the ascent graph alive with it.
             first, loss = loss.detach(), None
             with torch.no_grad():
-                after_first = None if both else _Saved(mask.norm_buffers)
-                weights = _Saved(
+                after_first = None if both else Saved(mask.norm_buffers)
+                weights = Saved(
                     [e.parameter for e in mask.entries], [e.index for e in mask.entries]
                 )
                 weights.add(eps)

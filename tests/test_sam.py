@@ -818,3 +818,24 @@ def test_a_perturbation_of_the_wrong_parts_is_refused(wrong):
     parts = {"geometry": L2(), "rho": 0.1, "mask": masks.only_norm(small_net())}
     with pytest.raises(ConfigError):
         Perturbation(**parts | wrong)
+
+
+def test_a_closure_that_calls_backward_is_told_so():
+    net, closure, perturbation = setting()
+
+    def torchs():
+        loss = closure()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ConfigError, match="must not call backward") as caught:
+        sam_step(torchs, torch.optim.SGD(net.parameters(), lr=0.1), perturbation)
+    one_line(caught)
+
+
+def test_a_loss_in_the_place_of_the_closure_is_told_so():
+    net, closure, perturbation = setting()
+    for step in (perturbation, None):
+        with pytest.raises(ConfigError, match="returns the loss, not a Tensor") as caught:
+            sam_step(closure(), torch.optim.SGD(net.parameters(), lr=0.1), step)
+        one_line(caught)
