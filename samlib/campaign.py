@@ -211,6 +211,7 @@ def _old(results: Path, profile: str) -> Path:
 def _recover(results: Path, profile: str) -> None:
     """Bring the old results back if a crash came between the two renames of `put_in_place`."""
     old, target = _old(results, profile), results / profile
-    if old.exists() and not target.exists():
+    # Of a folder that is closed to us, whoever reads it says so.
+    if os.path.exists(old) and not os.path.exists(target):
         with as_disk_error(target):
             old.rename(target)

@@ -33,7 +33,7 @@ def train(
 
     Raises:
         CampaignError: another process holds the folder.
-        DiskError: the folder cannot be written; what was trained by then is printed all the same.
+        DiskError: the folder cannot be written; a run that has ended is printed all the same.
         ConfigError, DataMissing: as `train.train`.
     """
     ended: list[Run] = []  # the run after its last epoch

@@ -113,8 +113,12 @@ def read_one(path: str | Path) -> dict:
     return record
 
 
-def _files(folder: Path) -> list[Path]:
-    """The records of a folder by name; unlike `Path.glob`, it says when it cannot look."""
+def files(folder: Path) -> list[Path]:
+    """The records of a folder by name; none if it is not there.
+
+    Raises:
+        UnreadableError: the system does not let us look, of which `Path.glob` says nothing.
+    """
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -143,7 +147,7 @@ def read(folder: str | Path, *, set_aside: bool = False) -> Records:
     folder = Path(folder)
     records: Records = {}
     with uncollected():
-        for path in _files(folder):
+        for path in files(folder):
             try:
                 record = read_one(path)
             except FileNotFoundError:  # moved since the folder was listed

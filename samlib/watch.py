@@ -144,8 +144,12 @@ class Cache:
         self._known: dict[Path, tuple[tuple[int, int], dict | None]] = {}
 
     def read(self, folder: Path, *, set_aside: bool = False) -> Records:
-        """Every good record of a folder by run id; nothing is ever set aside."""
-        found = {path: self._one(path) for path in sorted(folder.glob("*.json"))}
+        """Every good record of a folder by run id; nothing is ever set aside.
+
+        Raises:
+            FormatError, UnreadableError: as `records.read`.
+        """
+        found = {path: self._one(path) for path in records.files(folder)}
         return {path.stem: record for path, record in found.items() if record is not None}
 
     def _one(self, path: Path) -> dict | None:
@@ -162,7 +166,7 @@ class Cache:
     def _checked(path: Path) -> dict | None:
         try:
             return records.read_one(path)
-        except records.FormatError:
+        except (records.FormatError, records.UnreadableError):
             raise
         except records.RecordError:
             return None

@@ -1,11 +1,14 @@
 """What runs say while they run, and a campaign seen live: nothing stale, no codes in pipes."""
 
+import errno
 import fcntl
 import io
 import json
+import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import repeatable
@@ -252,6 +255,20 @@ def test_a_record_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
     paths[1].write_text('{"format": 0}')
     with pytest.raises(records.FormatError):
         cache.read(tmp_path)
+
+
+@pytest.mark.parametrize("closed", ["listdir", "a record"])
+def test_what_cannot_be_read_is_not_shown_as_missing(tmp_path, monkeypatch, closed):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    records.write(tmp_path, made_up(first_runs()[0]))
+    if closed == "listdir":
+        monkeypatch.setattr(os, "listdir", refused)
+    else:
+        monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(records.UnreadableError, match="Permission denied"):
+        watch.Cache().read(tmp_path)
 
 
 def test_a_terminal_is_drawn_over_and_not_overfilled(monkeypatch):
