@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from .config import NO_PERTURBATION
 from .results import Results
 from .stats import Comparison, corrected
 from .study import Cell
@@ -31,7 +32,9 @@ def spread(values: Sequence[float]) -> str:
 
 
 def edge(results: Results, cell: Cell) -> str:
-    """The chosen rho, marked if it is the smallest or largest of its grid."""
+    """The chosen rho, marked if it is the smallest or largest of its grid; – without one."""
+    if cell.method.geometry == NO_PERTURBATION:
+        return "–"
     rho = results.rho(cell)
     mark = "*" if len(cell.grid) > 1 and rho in (min(cell.grid), max(cell.grid)) else ""
     return f"{rho:g}{mark}"

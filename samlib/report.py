@@ -32,7 +32,8 @@ def show(table: pd.DataFrame, without: Sequence[str] = ()) -> "HTML":
     table = table.drop(columns=list(without))
     cells = table.map(_cell)
     for column in [c for c in table.columns if c.startswith("ρ ") and c[2:] in table.columns]:
-        cells[column[2:]] += " <small>(ρ\u00a0" + cells.pop(column) + ")</small>"
+        rho = cells.pop(column)
+        cells[column[2:]] += (" <small>(ρ\u00a0" + rho + ")</small>").where(rho != "–", "")
     if "seeds to decide" in cells:
         needed = cells.pop("seeds to decide")
         cells["verdict"] += needed.map(lambda n: f" <small>{n}\u00a0seeds</small>" if n else "")

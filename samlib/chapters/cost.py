@@ -47,7 +47,7 @@ def table(results: Results) -> pd.DataFrame:
                 "time": quartiles(record["ratios"][key]) if record else NOT_RUN.verdict,
                 "floor": number(record["floors"][key][1]) if record else "–",
                 "reported accuracy": str(accuracy),
-                "ρ accuracy": "–" if method == BASE else edge(results, cell),
+                "ρ accuracy": edge(results, cell),
                 "accuracy": spread(results.accuracies(cell)),
                 "minus base": f"{gain}: {gain.verdict}" if gain else "–",
                 "diverged": diverged(results, cell),

@@ -33,7 +33,7 @@ def table(results: Results) -> pd.DataFrame:
             {
                 "method": method_name(results.profile, method),
                 "reported (WRN-28-10, CIFAR-100)": str(reported.HEADLINE[key]),
-                "ρ ours, last epoch": "–" if method == BASE else edge(results, cell),
+                "ρ ours, last epoch": edge(results, cell),
                 "ours, last epoch": spread(results.accuracies(cell)),
                 "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
                 "minus base": str(versus) if versus else "–",

@@ -54,7 +54,7 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                 "ρ only norm": edge(results, on),
                 "our ρ ratio": f"{results.rho(on) / results.rho(everything):g}",
                 "log₁₀ ratio by seed": str(comparison),
-                "by seed": _counted(ratios),
+                "ratio (seeds)": _counted(ratios),
                 "seeds": comparison.seeds,
                 "window all": window(results, everything),
                 "window only norm": window(results, on),
@@ -65,13 +65,13 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 
 def _counted(log_ratios: list[float]) -> str:
-    """How many seeds have which ratio.
+    """Every ratio with the number of seeds that have it.
 
     >>> _counted([0.0, math.log10(8), math.log10(8)])
-    '1 × (1), 8 × (2)'
+    '1 (1), 8 (2)'
     """
     counts = Counter(float(f"{10**value:.3g}") for value in log_ratios)
-    return ", ".join(f"{ratio:g} × ({n})" for ratio, n in sorted(counts.items()))
+    return ", ".join(f"{ratio:g} ({n})" for ratio, n in sorted(counts.items()))
 
 
 def window(results: Results, cell: Cell) -> str:
