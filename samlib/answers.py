@@ -1,6 +1,6 @@
 """What the records say of a claim: one comparison, or all of several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,6 +23,16 @@ NOT_ANSWERED = Answer("–", NOT_RUN.verdict)
 def single(comparison: Comparison) -> Answer:
     """The verdict of one comparison."""
     return Answer(str(comparison), comparison.verdict, comparison.seeds)
+
+
+def weakest(verdicts: Iterable[str]) -> str:
+    """What several verdicts come to together.
+
+    >>> weakest(["holds", "undecided", "refuted"]), weakest(["holds", "equivalent"])
+    ('refuted', 'holds')
+    """
+    found = set(verdicts)
+    return next((v for v in ("refuted", "undecided") if v in found), "holds")
 
 
 def all_of(comparisons: Sequence[Comparison], what: str, *, strict: bool) -> Answer:

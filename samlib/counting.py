@@ -1,4 +1,4 @@
-"""How many numbers an ascent step moves: coordinates of its mask, or channel scales."""
+"""Counted, not measured: the numbers an ascent step moves, the labels that noise makes wrong."""
 
 import torch
 from torch import fx, nn
@@ -11,6 +11,11 @@ from .models import build
 from .study import Method
 
 _AXES = {"output_scales": 0, "input_scales": 1}
+
+
+def wrong_labels(base: RunConfig) -> float:
+    """Share of the training labels that noise is expected to make wrong; see `data.make_splits`."""
+    return base.label_noise * (1 - 1 / INFO[base.dataset].classes)
 
 
 def moved(base: RunConfig, method: Method) -> int:

@@ -73,6 +73,11 @@ class Results:
         values = [(record["measures"] | record)[column] for record in found]
         return pd.Series(values, index=seeds, dtype=float)
 
+    def fitted(self, cell: Cell) -> float:
+        """Mean training accuracy of the last epoch, in percent of the labels trained on."""
+        curves = [record["curves"]["train_accuracy"] for record in self.runs(cell)]
+        return sum(curve[-1] for curve in curves) / len(curves)
+
     def together(self, *cells: Cell) -> pd.DataFrame:
         """Accuracies in percent on the seeds that all cells have: a column each, in order."""
         columns = [self.accuracies(cell) for cell in cells]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy import stats as scipy_stats
 
 LEVEL = 0.95
@@ -118,8 +119,7 @@ def compare(differences: Sequence[float], margin: float = EQUIVALENCE) -> Compar
         return NOT_RUN
     if not np.isfinite(x).all():
         raise ValueError("a difference is not finite: compare only seeds that both sides have")
-    index = getattr(differences, "index", None)
-    if index is not None and not callable(index) and index.has_duplicates:
+    if isinstance(differences, pd.Series) and differences.index.has_duplicates:
         raise ValueError("a seed repeats: each side must be runs of one method and one rho")
     mean, low, high = interval(x)
     if len(x) < 2:

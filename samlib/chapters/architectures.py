@@ -1,14 +1,14 @@
 """Does it carry over? SAM-ON on every network: BatchNorm and LayerNorm, SGD, AdamW and Lion."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from .. import models, plan, reported
-from ..answers import Answer, all_of
+from ..answers import Answer, all_of, weakest
 from ..columns import diverged, edge, spread, verdicts
+from ..counting import wrong_labels
 from ..data import INFO
 from ..figures import rows, use_style
 from ..masks import Mask, only_norm
@@ -139,9 +139,8 @@ def finding_fit(results: Results) -> str:
     """How far each network fits the labels it is trained on: what does not fit cannot overfit."""
     fitted = []
     for family, base in results.profile.bases.items():
-        runs = results.runs(results.cell(BASE, family))
-        share = float(np.mean([r["curves"]["train_accuracy"][-1] or 0.0 for r in runs]))
-        right = 100 * (1 - base.label_noise * (1 - 1 / INFO[base.dataset].classes))
+        share = results.fitted(results.cell(BASE, family))
+        right = 100 * (1 - wrong_labels(base))
         fitted.append(f"{share:.0f} of {right:.0f} % on {family_name(results.profile, family)}")
     return (
         "Training accuracy without a perturbation, of the share of labels that are right: "
@@ -202,8 +201,7 @@ def lion(results: Results) -> Answer:
 def _both(results: Results, families: list[str], gains: Answer, direct: Answer) -> Answer:
     if not families:
         return gains
-    found = {gains.verdict, direct.verdict}
-    verdict = next((v for v in ("refuted", "undecided") if v in found), "holds")
+    verdict = weakest([gains.verdict, direct.verdict])
     ours = "; ".join(
         (f"{family_name(results.profile, f)}: " if len(families) > 1 else "")
         + f"{_against(results, BASE, f)} over {method_name(results.profile, BASE, f)}, "

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import budget, plan, reported, step_times
-from ..answers import Answer, all_of
+from ..answers import Answer, all_of, weakest
 from ..bench import timing
 from ..columns import diverged, edge, number, spread, verdicts
 from ..figures import COLOURS, MARKERS, key_of, use_style
@@ -162,11 +162,6 @@ def finding(results: Results) -> str:
     return text
 
 
-def _weakest(verdicts: set[str]) -> str:
-    """What several verdicts come to together."""
-    return next((v for v in ("refuted", "undecided") if v in verdicts), "holds")
-
-
 def cheaper(results: Results) -> Answer:
     """SAM-ON is cheaper than SAM, late stages cheaper still at no loss, stage 1 useless (claim 11).
 
@@ -187,12 +182,9 @@ def cheaper(results: Results) -> Answer:
         "",
         strict=False,
     )
-    shorter = {
-        _shorter(record, "only_norm", "all"),
-        _shorter(record, key_of(LATE), "only_norm"),
-    }
-    order = _weakest(shorter)
-    verdict = _weakest({order, accuracy.verdict})
+    pairs = ("only_norm", "all"), (key_of(LATE), "only_norm")
+    order = weakest(_shorter(record, *pair) for pair in pairs)
+    verdict = weakest([order, accuracy.verdict])
     times = [number(record["ratios"][k][1]) for k in ("only_norm", "all", key_of(LATE))]
     ours = (
         f"{', '.join(times)} (their order: {order}); B2+B3 − SAM-ON {against_on(results)[LATE]}, "

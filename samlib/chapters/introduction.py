@@ -26,7 +26,7 @@ def table(results: Results) -> pd.DataFrame:
     rows = []
     for cell in cells:
         method = cell.method
-        key = "base" if method == BASE else method.mask
+        key = key_of(method)
         versus = results.compare(cell, base) if method != BASE else None
         lead = results.compare(results.cell(ON), cell) if method == ALL else None
         rows.append(

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from .. import plan, reported
 from ..answers import Answer
 from ..columns import number, verdicts
-from ..data import INFO
+from ..counting import wrong_labels
 from ..errors import RecordsMissing
 from ..figures import COLOURS, MARKERS, key_of, use_style
 from ..landscape import POSTER, SETTINGS, TRUE_LABELS, Setting
@@ -40,8 +40,8 @@ def _value(found: dict, setting: Setting | None) -> float:
         value = found["eigenvalue"]
     else:
         wanted = setting.to_dict()
-        found = (s["value"] for s in found["settings"] if s == wanted | {"value": s["value"]})
-        value = next(found, None)
+        here = (s["value"] for s in found["settings"] if s == wanted | {"value": s["value"]})
+        value = next(here, None)
     return math.nan if value is None else value
 
 
@@ -265,24 +265,19 @@ def _factors(results: Results, setting: Setting) -> str:
 
 def finding_labels(results: Results) -> str:
     """Whether wrong labels that were fitted make the difference."""
-    noise = results.cell(BASE).base.label_noise
-    if not noise:
+    wrong = wrong_labels(results.cell(BASE).base)
+    if not wrong:
         return "No training label of this profile is noisy."
-    classes = INFO[results.cell(BASE).base.dataset].classes
     fitted = ", ".join(
-        f"{method_name(results.profile, m)} {_fitted(results, m)}" for m in (BASE, ALL, ON)
+        f"{method_name(results.profile, m)} {number(results.fitted(results.cell(m)), 1)} %"
+        for m in (BASE, ALL, ON)
     )
     return (
-        f"About {100 * noise * (classes - 1) / classes:.0f} % of the training labels are wrong, "
+        f"About {100 * wrong:.0f} % of the training labels are wrong, "
         f"and the methods fit them unequally: training accuracy at the end is {fitted}. With the "
         f"loss taken to the true labels of the same images instead, the sharpness of SAM-ON is "
         f"{_factors(results, TRUE_LABELS)}."
     )
-
-
-def _fitted(results: Results, method: Method) -> str:
-    found = [r["curves"]["train_accuracy"][-1] for r in results.runs(results.cell(method))]
-    return f"{number(float(np.nanmean(found)), 1)} %"
 
 
 def reported_factor(over: str) -> float:

@@ -17,7 +17,7 @@ from ..figures import COLOURS, MARKERS, key_of, rows, use_style
 from ..names import method_name
 from ..results import Results
 from ..sentences import listed
-from ..stats import Comparison, compare, corrected, interval
+from ..stats import Comparison, corrected, interval
 from ..study import ALL, BASE, ON, SCALES, SPARSE_MASKS, Cell, Method
 
 RULES = {"mask": "radius over the mask", "all": "radius over all"}
@@ -134,13 +134,12 @@ def finding(results: Results) -> str:
     base, on = results.cell(BASE), results.cell(ON)
     random = {rule: results.cell(Method("l2", "random", rule)) for rule in RULES}
     gain = {rule: results.compare(cell, base) for rule, cell in random.items()}
-    seeds = gain["mask"].seeds
+    both = results.together(random["mask"], on, base)
     name = method_name(results.profile, BASE)
-    ours = (results.accuracies(on) - results.accuracies(base))[lambda d: d.index < seeds].mean()
     text = (
         f"With a ρ of its own, a random mask of SAM-ON's sparsity is {gain['mask']} points over "
         f"{name} where the radius runs over the mask, and {gain['all']} where it runs over all; "
-        f"SAM-ON's gain on the same {seeds} seeds is {ours:+.2f}. "
+        f"SAM-ON's gain on the same {len(both)} seeds is {(both[1] - both[2]).mean():+.2f}. "
     )
     compared = [results.compare(on, results.cell(Method("l2", m, "mask"))) for m in SPARSE_MASKS]
     named = (names.MASK_NAMES[mask] for mask in SPARSE_MASKS)
@@ -173,7 +172,7 @@ def finding_budget(results: Results) -> str:
     rho, would = results.rho(on), results.rho(alike)
     if would == rho:
         return text + f"Chosen among as many on as many, SAM-ON's would be the same, {rho:g}."
-    moved = compare((results.accuracies(alike) - results.accuracies(on)).dropna())
+    moved = results.compare(alike, on)
     return text + (
         f"Chosen among as many on as many, SAM-ON's would be {would:g} instead of {rho:g}, which "
         f"changes its accuracy by {moved} points over {moved.seeds} seeds."
