@@ -169,8 +169,8 @@ def finding(results: Results) -> str:
         label = method_name(results.profile, over)
         parts.append(f"The gain of SAM-ON over {label} is {', and '.join(said)}.")
     return (
-        f"Of {len(all_)} conditions {len(named)} cost {base} {number(EFFECT, 0)} points or more; "
-        f"these are counted. {' '.join(parts)}"
+        f"Of {len(all_)} conditions {len(named)} cost {base} {number(EFFECT, 0)} points or more "
+        f"over {len(_measured(results, BASE))} seeds; these are counted. {' '.join(parts)}"
     )
 
 
