@@ -3,9 +3,8 @@
 The public face; the study's own machinery (runs, records, tables) is imported by module.
 """
 
-from . import geometry, masks, sparse_masks, ssam
-from .errors import ConfigError, DataMissing, RecordsMissing, SamlibError
-from .sam import Perturbation, perturbed, sam_step
+from samlib.errors import ConfigError, DataMissing, RecordsMissing, SamlibError
+from samlib.sam import Perturbation, geometry, masks, perturbed, sam_step
 
 __all__ = [
     "ConfigError",
@@ -17,7 +16,5 @@ __all__ = [
     "masks",
     "perturbed",
     "sam_step",
-    "sparse_masks",
-    "ssam",
 ]
 __version__ = "0.1.0"

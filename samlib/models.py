@@ -1,8 +1,8 @@
 """The model zoo, by name: the paper's five networks and a scaled-down relative of each family.
 
-Definitions follow the authors' (science.md 3.2): bias-free convolutions, Kaiming-normal (fan out)
-initialisation, batch norm 1/0, no zero-initialised residual. Every model takes any input size
-and channel count, and lists its `stages` in forward order, so that masks over stages and the
+Definitions follow the authors' (specification 3.2): bias-free convolutions, Kaiming-normal
+(fan out) initialisation, batch norm 1/0, no zero-initialised residual. Every model takes any input
+size and channel count, and lists its `stages` in forward order, so that masks over stages and the
 step's reuse of an unperturbed prefix need to know nothing about families.
 """
 
@@ -14,8 +14,8 @@ import torchvision
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from .errors import ConfigError, choose
-from .prefix import Staged
+from samlib.errors import ConfigError, choose
+from samlib.sam.reuse import Staged
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -215,7 +215,7 @@ def _vit(patch: int, dim: int, depth: int, heads: int, *, num_classes, in_channe
 
 
 _ZOO: dict[str, Callable[..., nn.Module]] = {
-    # the paper's models (science.md 3.2 lists their exact parameter counts)
+    # the paper's models (specification 3.2 lists their exact parameter counts)
     "resnet56": partial(_resnet, 9),
     "resnext29_32x4d": partial(_resnext, 3, 32, 4),
     "wrn28_10": partial(_wrn, 28, 10),
@@ -224,7 +224,7 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     # ImageNet at 224 pixels
     "vit_s32": partial(_vit, 32, 384, 12, 6),
     "resnet50": ResNet50,
-    # one GPU, hours: the WRN of the independent numbers in science.md 4.7
+    # one GPU, hours: the WRN of the independent numbers in specification 4.7
     "wrn16_4": partial(_wrn, 16, 4),
     # scaled-down relatives for two CPU cores and 8 x 8 images
     "resnet8": partial(_resnet, 1),

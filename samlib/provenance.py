@@ -21,63 +21,31 @@ _PACKAGES = (
     "scipy",
     "adversarial-robustness-toolbox",
 )
-# The modules that decide what a run computes and which runs there are; a test holds this list
-# against what `train`, `parallel` and `profiles` import. Reports and prose may change without them.
-DECIDING = (
-    "augment",
-    "autoaugment",
-    "build",
-    "config",
-    "data",
-    "datasets",
-    "folders",
-    "geometry",
-    "graphs",
-    "masks",
-    "measures",
-    "models",
-    "modes",
-    "parallel",
-    "prefix",
-    "profiles",
-    "run",
-    "sam",
-    "saved",
-    "sparse_masks",
-    "ssam",
-    "study",
-    "train",
-    "workers",
-)
-# Those that, beside them, decide what is measured on final weights. Runs do not depend on them, so
-# that a checkpoint outlives a change of theirs.
-MEASURING = (
-    "attacks",
-    "corruptions",
-    "hessian",
-    "landscape",
-    "measuring",
-    "robustness",
-    "sharpness",
-    "shifted_sets",
-)
+# The rooms that decide what a run computes and which runs there are. Reports and prose may change
+# without them.
+DECIDING = ("sam", "models.py", "data", "trainer", "study")
+# The room that, beside them, decides what is measured on final weights. Runs do not depend on it,
+# so that a checkpoint outlives a change of it.
+MEASURING = ("measures",)
 
 
-def digest(modules: Iterable[str], folder: Path = _HERE) -> str:
-    """Digest of some modules of this package, as they are on disk now."""
+def digest(rooms: Iterable[str], folder: Path = _HERE) -> str:
+    """Digest of some rooms of this package, folders or files, as they are on disk now."""
     found = hashlib.sha256()
-    for name in modules:
-        found.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
+    for room in rooms:
+        place = folder / room
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 
 
-# Taken when the modules are imported: what is on disk later is not what this process runs.
-_DIGESTS = {modules: digest(modules) for modules in (DECIDING, MEASURING)}
+# Taken when this module is imported: what is on disk later is not what this process runs.
+_DIGESTS = {rooms: digest(rooms) for rooms in (DECIDING, MEASURING)}
 
 
-def source_digest(modules: tuple[str, ...] = DECIDING) -> str:
+def source_digest(rooms: tuple[str, ...] = DECIDING) -> str:
     """Digest of `DECIDING` or of `MEASURING` in this process: equal digests ran equal code."""
-    return _DIGESTS[modules]
+    return _DIGESTS[rooms]
 
 
 @functools.cache
@@ -112,8 +80,8 @@ def _processor() -> str:
 
 
 def _checkout(lists: tuple[tuple[str, ...], ...]) -> dict:
-    """The commit, and whether it has these modules otherwise than this process runs them."""
-    status = _git("status", "--porcelain", "--", *(f"{n}.py" for names in lists for n in names))
+    """Commit, and whether the imported rooms differ from it."""
+    status = _git("status", "--porcelain", "--", *(room for rooms in lists for room in rooms))
     # A package installed somewhere inside another project's checkout has none.
     if status is None or _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
         return {"commit": None, "dirty": None}
@@ -121,9 +89,9 @@ def _checkout(lists: tuple[tuple[str, ...], ...]) -> dict:
     return {"commit": _git("rev-parse", "HEAD"), "dirty": changed}
 
 
-def _replaced(modules: tuple[str, ...]) -> bool:
+def _replaced(rooms: tuple[str, ...]) -> bool:
     try:
-        return digest(modules) != source_digest(modules)
+        return digest(rooms) != source_digest(rooms)
     except FileNotFoundError:
         return True
 
@@ -132,7 +100,7 @@ def _replaced(modules: tuple[str, ...]) -> bool:
 def provenance(device: str = "cpu", *, measuring: bool = False) -> dict:
     """Versions, hardware and commit of this process, JSON-ready; read once per process.
 
-    `commit` and `dirty` are None outside a git checkout; `dirty` concerns the modules in the
+    `commit` and `dirty` are None outside a git checkout; `dirty` concerns the rooms in the
     digests that are given.
 
     Args:
@@ -150,5 +118,5 @@ def provenance(device: str = "cpu", *, measuring: bool = False) -> dict:
         "cores": os.cpu_count(),
         "gpu": gpu,
         **_checkout(tuple(lists.values())),
-        **{key: source_digest(modules) for key, modules in lists.items()},
+        **{key: source_digest(rooms) for key, rooms in lists.items()},
     }

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samlib import datasets, masks, records
+from samlib import masks
+from samlib.data import datasets
+from samlib.records import store
 
 
 class Net(nn.Module):
@@ -106,7 +108,7 @@ def identical(a, b):
 
 def repeatable(result):
     """What of a run must repeat byte for byte, as its record would hold it."""
-    return json.dumps(records.without_times(result), sort_keys=True, allow_nan=False)
+    return json.dumps(store.without_times(result), sort_keys=True, allow_nan=False)
 
 
 def one_line(caught):

@@ -2,10 +2,13 @@
 
 import numpy as np
 
-from samlib import landscape, measuring, plan, profiles, records, study
 from samlib.bench import timing
-from samlib.campaign import place
-from samlib.measures import QUANTILES
+from samlib.measures import measurement, sharpness
+from samlib.records import store
+from samlib.records.results_folder import place
+from samlib.study import plan, profiles
+from samlib.study.cells import missing_measurements, missing_runs
+from samlib.trainer.diagnostics import QUANTILES
 
 PROFILE = profiles.get("smoke")
 PROVENANCE = {
@@ -41,7 +44,7 @@ def measured(job, run):
     if job.measure == "sharpness":
         settings = [
             setting.to_dict() | {"value": rng.uniform(0.01, 0.1)}
-            for setting in (*landscape.SETTINGS, landscape.TRUE_LABELS)
+            for setting in (*sharpness.SETTINGS, sharpness.TRUE_LABELS)
         ]
         values = {"m": 64, "images": 64, "settings": settings, "eigenvalue": rng.uniform(5, 50)}
     else:
@@ -129,7 +132,7 @@ def steps_timed(results, ratios=RATIOS, **changes):
         },
         "provenance": PROVENANCE,
     }
-    return records.write(results / "bench", record | changes)
+    return store.write(results / "bench", record | changes)
 
 
 def made_up_results(results):
@@ -137,12 +140,12 @@ def made_up_results(results):
     steps_timed(results)
     campaign = place(results, PROFILE.name)
     for needs in plan.chapter_needs(PROFILE):
-        while todo := study.missing(needs.cells, records.read(campaign.runs)):
+        while todo := missing_runs(needs.cells, store.read(campaign.runs)):
             for run in todo:
-                records.write(campaign.runs, made_up(run))
-    runs = records.read(campaign.runs)
+                store.write(campaign.runs, made_up(run))
+    runs = store.read(campaign.runs)
     for needs in plan.chapter_needs(PROFILE):
-        for job in measuring.missing(needs.measured, runs, measuring.read(campaign, runs)):
+        for job in missing_measurements(needs.measured, runs, measurement.read(campaign, runs)):
             found = measured(job, runs[job.config.run_id])
-            records.write(campaign.measures(job.measure), found)
+            store.write(campaign.measures(job.measure), found)
     return results

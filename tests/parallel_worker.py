@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from samlib import folders, parallel, workers
-from samlib.config import RunConfig
+from samlib.data import image_folders
 from samlib.errors import SamlibError
+from samlib.trainer import distributed, process_group
+from samlib.trainer.config import RunConfig
 
 
 def one(job, among, data_dir):
@@ -21,7 +22,7 @@ def one(job, among, data_dir):
 
     kept = {"checkpoints": Path(job["checkpoints"])} if "checkpoints" in job else {}
     try:
-        return parallel.train(
+        return distributed.train(
             config,
             among,
             perturbation=job.get("perturbation", "worker"),
@@ -35,8 +36,8 @@ def one(job, among, data_dir):
 
 
 def main(output, data_dir, jobs):
-    folders.loaders = lambda: 0
-    with workers.join("cpu") as among:
+    image_folders.loaders = lambda: 0
+    with process_group.join("cpu") as among:
         found = [one(job, among, Path(data_dir)) for job in json.loads(Path(jobs).read_text())]
         if among.rank == 0:
             Path(output).write_text(json.dumps(found))

@@ -5,30 +5,18 @@ import timm
 import torch
 import torch.nn.functional as F
 from conftest import one_line
+from helpers import PAPER, on_meta
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from samlib import models
 from samlib.errors import ConfigError
-from samlib.masks import norm_layers
+from samlib.sam.masks.norms import norm_layers
 
-# science.md 3.2: all parameters at 10 and at 100 classes, those of the norm layers, norm layers
-PAPER = {
-    "resnet56": (855_770, 861_620, 4_256, 57),
-    "resnext29_32x4d": (4_775_754, 4_868_004, 25_216, 31),
-    "wrn28_10": (36_479_194, 36_536_884, 17_952, 25),
-    "vit_t": (5_362_762, 5_380_132, 9_600, 25),
-    "vit_s": (21_342_346, 21_376_996, 19_200, 25),
-}
+# specification 3.2: all parameters at 10 and at 100 classes, those of the norm layers, norm layers
 IMAGENET = ("vit_s32", "resnet50")  # counted in test_folders
 CIFAR = tuple(n for n in models.names() if n not in IMAGENET)
 SMALL = tuple(n for n in CIFAR if n not in PAPER and n != "wrn16_4")
-
-
-def on_meta(name, num_classes=10, **shape):
-    """A model without memory for its weights."""
-    with torch.device("meta"):
-        return models.build(name, num_classes=num_classes, **shape)
 
 
 def counts(model):
@@ -46,7 +34,7 @@ def test_counts_of_the_paper(name, classes):
 
 
 def test_families_at_other_depths_have_the_stand_ins_counts():
-    """homura's resnet20, wrn16_8 and wrn28_2: stand-ins of science.md 3.2, not in the zoo."""
+    """homura's resnet20, wrn16_8 and wrn28_2: stand-ins of specification 3.2, not in the zoo."""
     shape = {"num_classes": 10, "in_channels": 3}
     with torch.device("meta"):
         assert counts(models._resnet(3, **shape)) == (272_474, 1_568, 21)

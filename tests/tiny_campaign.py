@@ -13,9 +13,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from samlib import execute, plan, profiles, study
 from samlib.__main__ import main
-from samlib.train import train
+from samlib.campaign import jobs
+from samlib.study import plan, profiles
+from samlib.study.cells import ToMeasure
+from samlib.study.profile import Profile
+from samlib.trainer.one_run import train
 
 _SMOKE = profiles.get("smoke")
 TINY = replace(
@@ -27,10 +30,10 @@ TINY = replace(
 )
 
 
-def needs(profile: study.Profile) -> plan.Needs:
+def needs(profile: Profile) -> plan.Needs:
     """The base optimizer, SAM and SAM-ON, and a measure of the first."""
     cells = plan.introduction(profile).cells
-    return plan.Needs(cells, [study.Measured(cells[0], "sharpness", 2)])
+    return plan.Needs(cells, [ToMeasure(cells[0], "sharpness", 2)])
 
 
 def train_with_checkpoints(config, *, on_epoch, **options):
@@ -68,7 +71,7 @@ if __name__ in ("__main__", "__mp_main__"):
     profiles.PROFILES["tiny"] = TINY
     plan.NEEDS.clear()
     plan.NEEDS["introduction"] = needs
-    execute.train = train_with_checkpoints
+    jobs.train = train_with_checkpoints
     if FAULT == "clock":
         set_clock_back()
 

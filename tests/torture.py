@@ -27,9 +27,11 @@ from unittest import mock
 
 import numpy as np
 
-from samlib import datasets, journal, measuring, records
-from samlib.campaign import Campaign
+from samlib.data import datasets
 from samlib.errors import DataMissing
+from samlib.measures import measurement
+from samlib.records import journal, store
+from samlib.records.results_folder import ResultsFolder
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 300.0  # seconds after which a campaign counts as hanging
@@ -43,7 +45,7 @@ class Process:
     """One command on a folder of results, in a session of its own."""
 
     def __init__(self, program: Path, results: Path, fault: str | None = None):
-        self.campaign = Campaign(results / "tiny")
+        self.campaign = ResultsFolder(results / "tiny")
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would wait for the workers)
         command = [sys.executable, program, "run", "--profile", "tiny", "--workers", "2"]
         self._process = subprocess.Popen(
@@ -170,13 +172,13 @@ class Bench:
 
 def numbers(results: Path) -> dict[str, str]:
     """What must repeat bit for bit of every good record, by the file's place in the campaign."""
-    campaign = Campaign(results / "tiny")
-    runs = records.read(campaign.runs)
-    kinds = {"runs": runs} | measuring.read(campaign, runs)
+    campaign = ResultsFolder(results / "tiny")
+    runs = store.read(campaign.runs)
+    kinds = {"runs": runs} | measurement.read(campaign, runs)
     found = {}
     for kind, kept in kinds.items():
         for run_id, record in kept.items():
-            rest = records.without_times(record)
+            rest = store.without_times(record)
             rest.pop("of", None)  # the checksum of a record with times; `read` has compared it
             found[f"{kind}/{run_id}"] = json.dumps(rest, sort_keys=True)
     return found
@@ -297,7 +299,9 @@ def small_cache(folder: Path) -> Iterator[tuple[Path, datasets.Arrays]]:
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (6, 28, 28, 1), np.uint8), draw.integers(0, 10, 6)
     classes = np.array([f"class {i}" for i in range(10)])
-    arrays = datasets.Arrays(images[:4], labels[:4], images[4:], labels[4:], classes)
+    arrays = datasets.canonical(
+        datasets.Arrays(images[:4], labels[:4], images[4:], labels[4:], classes)
+    )
     info = dataclasses.replace(datasets.INFO["fashion_mnist"], train_count=4, test_count=2)
     np.savez(folder / "fashion_mnist.npz", **vars(arrays))
     with mock.patch.dict(datasets.INFO, fashion_mnist=info):

@@ -7,7 +7,9 @@ measures and writes one record to `<results>/bench`; `table`, the record as text
 from importlib import import_module
 from types import ModuleType
 
-from ..errors import choose
+from samlib.errors import choose
+
+__all__ = ["KINDS", "growth", "kind", "memory", "networks", "plain_loop", "step", "timing"]
 
 # By kind, what it measures, as the command line says it.
 KINDS = {
@@ -26,4 +28,4 @@ def kind(name: str) -> ModuleType:
     Raises:
         ConfigError: an unknown name; the message lists the valid ones.
     """
-    return import_module(f".{choose('bench', name, KINDS)}", __name__)
+    return import_module(f"samlib.bench.{choose('bench', name, KINDS)}")

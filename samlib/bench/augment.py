@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..augment import augment
-from ..data import Splits
-from ..provenance import provenance
-from ..records import write
-from ..train import usable_device
-from .epoch import Training, as_in_training, name_of
-from .plain_loop import augmentation, pixels
-from .timing import Step, interleaved, network, quartiles, random_run
+from samlib.bench.epoch import Training, as_in_training, name_of
+from samlib.bench.plain_loop import augmentation, pixels
+from samlib.bench.timing import Step, interleaved, network, quartiles, random_run
+from samlib.data.augment import augment
+from samlib.data.splits import Splits
+from samlib.provenance import provenance
+from samlib.records.store import write
+from samlib.trainer.one_run import usable_device
 
 TIMED = ("basic", "autoaugment")
 TARGET = 0.05  # of an epoch on a GPU

@@ -21,16 +21,25 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import models
-from ..augment import augment
-from ..config import PRECISIONS, RunConfig
-from ..data import Splits
-from ..errors import ConfigError, choose
-from ..provenance import provenance
-from ..records import write
-from ..train import Run, usable_device
-from .plain_loop import AUGMENTATIONS, plain_loop
-from .timing import Step, closure_of, interleaved, network, quartiles, random_run, threads
+from samlib import models
+from samlib.bench.plain_loop import AUGMENTATIONS, plain_loop
+from samlib.bench.timing import (
+    Step,
+    closure_of,
+    interleaved,
+    network,
+    quartiles,
+    random_run,
+    threads,
+)
+from samlib.data.augment import augment
+from samlib.data.splits import Splits
+from samlib.errors import ConfigError, choose
+from samlib.provenance import provenance
+from samlib.records.store import write
+from samlib.trainer.config import PRECISIONS, RunConfig
+from samlib.trainer.loop import Trainer
+from samlib.trainer.one_run import usable_device
 
 CONTENDERS = ("ours", "ours again", "plain loop")  # the reference first, its twin second
 SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}  # of the matrices
@@ -185,7 +194,7 @@ def _convolution_backward(gradient, images, weight, *others, **_) -> int:
     return sum(wanted[:2]) * 2 * math.prod(gradient) * math.prod(weight[1:])
 
 
-def operations(run: Run) -> int:
+def operations(run: Trainer) -> int:
     """Floating-point operations of a forward and backward pass on a run's training set.
 
     Those of convolutions and matrix products are counted, an addition and a multiplication each.

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from .. import cluster, plan, profiles, records
-from ..campaign import Campaign
-from ..provenance import provenance
-from ..runner import bring_up_to_date
+from samlib.campaign import ray_cluster
+from samlib.campaign.runner import bring_up_to_date
+from samlib.provenance import provenance
+from samlib.records import store
+from samlib.records.results_folder import ResultsFolder
+from samlib.study import plan, profiles
 
 _SEEDS = 10  # of the copies: so many of them are one row of the table
 
@@ -49,14 +51,14 @@ def measure(setting: Setting) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         campaigns = [
-            _campaign(Campaign(place / f"local-{workers}"), setting.cells, "local", workers)
+            _campaign(ResultsFolder(place / f"local-{workers}"), setting.cells, "local", workers)
             for workers in setting.workers
         ]
         if setting.nodes and importlib.util.find_spec("ray"):
-            ray = Campaign(place / "ray")
+            ray = ResultsFolder(place / "ray")
             campaigns.append(_campaign(ray, setting.cells, "ray", setting.nodes))
-        first = Campaign(place / f"local-{setting.workers[0]}")
-        example = next(iter(records.read(first.runs).values()))
+        first = ResultsFolder(place / f"local-{setting.workers[0]}")
+        example = next(iter(store.read(first.runs).values()))
         return {
             "run_id": "growth-cpu",
             "setting": vars(setting),
@@ -70,17 +72,17 @@ def measure(setting: Setting) -> dict:
         }
 
 
-def _campaign(campaign: Campaign, cells: int, executor: str, workers: int) -> dict:
+def _campaign(campaign: ResultsFolder, cells: int, executor: str, workers: int) -> dict:
     """One campaign: runs per hour, and seconds per run beside its epochs."""
     profile = profiles.get("smoke")
     needs = [plan.Needs(plan.rho_sweep(profile).cells[:cells])]
-    with cluster.simulated(workers) if executor == "ray" else nullcontext():
+    with ray_cluster.simulated(workers) if executor == "ray" else nullcontext():
         begun = time.time()
         outcome = bring_up_to_date(needs, campaign, workers=workers, quiet=True, executor=executor)
     if outcome.failed:
         raise RuntimeError(f"a run failed: {next(iter(outcome.failed.items()))}")
     ends = sorted((path.stat().st_mtime, path) for path in campaign.runs.glob("*.json"))
-    warm = [records.read_one(path) for _, path in ends[workers:]]
+    warm = [store.read_one(path) for _, path in ends[workers:]]
     took = (ends[-1][0] - ends[workers - 1][0]) / len(warm)
     return {
         "executor": executor,
@@ -130,16 +132,16 @@ def _copy(folder: Path, example: dict, size: int) -> None:
         if not path.exists():
             changes = {"seed": number % _SEEDS, "rho": number // _SEEDS / 1000}
             of_copy = {"run_id": path.stem, "config": example["config"] | changes}
-            path.write_bytes(records.encode(result | of_copy))
+            path.write_bytes(store.encode(result | of_copy))
 
 
 def _read(folder: Path) -> dict:
     before = _memory("VmRSS")
     begun = time.perf_counter()
-    found = records.read(folder)
+    found = store.read(folder)
     read = time.perf_counter()
     after = _memory("VmRSS")
-    table = records.frame(found.values())
+    table = store.frame(found.values())
     table = table.groupby(["model", "geometry", "mask", "rho"])["test_accuracy"].agg(
         ["mean", "std", "count"]
     )
@@ -185,4 +187,4 @@ def table(record: dict) -> str:
 def run(setting: Setting, results: Path) -> tuple[dict, Path]:
     """Measure and write the record to `<results>/bench`."""
     record = measure(setting)
-    return record, records.write(results / "bench", record)
+    return record, store.write(results / "bench", record)

@@ -14,7 +14,7 @@ from itertools import accumulate
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..garbage import uncollected
+from samlib.records.store import uncollected
 
 
 @dataclass

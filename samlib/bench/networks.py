@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from .. import profiles
-from ..config import RunConfig
-from ..data import INFO
-from ..errors import ConfigError
-from ..provenance import provenance
-from ..records import write
-from .timing import network, quartiles, random_run, seconds, threads
+from samlib.bench.timing import network, quartiles, random_run, seconds, threads
+from samlib.data.datasets import INFO
+from samlib.errors import ConfigError
+from samlib.provenance import provenance
+from samlib.records.store import write
+from samlib.study import profiles
+from samlib.trainer.config import RunConfig
 
 _CPU_BATCH = 16  # of images of 32 pixels or more
 _LEAST = 0.5  # seconds: short steps are timed more often
@@ -91,7 +91,7 @@ def measure(setting: Setting, bases: Iterable[RunConfig] | None = None) -> dict:
     Raises:
         ConfigError: the device is not there.
     """
-    from ..train import usable_device
+    from samlib.trainer.one_run import usable_device
 
     device = usable_device(setting.device)
     with threads(setting.threads):

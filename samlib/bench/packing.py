@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from .. import journal, profiles, records
-from ..campaign import Campaign
-from ..config import RunConfig
-from ..errors import ConfigError, SamlibError, choose
-from ..execute import LocalExecutor
-from ..provenance import provenance
-from ..train import usable_device
-from .growth import seconds_of
-from .timing import network, quartiles
+from samlib.bench.growth import seconds_of
+from samlib.bench.timing import network, quartiles
+from samlib.campaign.local import LocalExecutor
+from samlib.errors import ConfigError, SamlibError, choose
+from samlib.provenance import provenance
+from samlib.records import journal, store
+from samlib.records.results_folder import ResultsFolder
+from samlib.study import profiles
+from samlib.trainer.config import RunConfig
+from samlib.trainer.one_run import usable_device
 
 _WORKERS = {"cpu": (1, 2), "cuda": (1, 2, 4, 8)}
 _TRIES = 20  # handing out runs until every worker has had one
@@ -89,7 +90,7 @@ class Setting:
 class _Gang:
     """Some workers, their campaign, and the runs they are handed, each of another seed."""
 
-    def __init__(self, campaign: Campaign, workers: int, setting: Setting):
+    def __init__(self, campaign: ResultsFolder, workers: int, setting: Setting):
         self.workers = workers
         self._campaign, self._setting = campaign, setting
         self._seeds = count()
@@ -127,7 +128,7 @@ class _Gang:
         begun = time.perf_counter()
         ids = self.run(runs)
         took = time.perf_counter() - begun
-        return took, [records.read_one(self._campaign.runs / f"{run_id}.json") for run_id in ids]
+        return took, [store.read_one(self._campaign.runs / f"{run_id}.json") for run_id in ids]
 
 
 def turns(counts: tuple[int, ...], rounds: int) -> Iterator[int]:
@@ -172,7 +173,7 @@ def measure(setting: Setting) -> dict:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         gangs = {}
         for workers in setting.counts:
-            campaign = Campaign(Path(folder) / str(workers))
+            campaign = ResultsFolder(Path(folder) / str(workers))
             gangs[workers] = stack.enter_context(_Gang(campaign, workers, setting))
             gangs[workers].warm_up()
         took: dict[int, list[float]] = {workers: [] for workers in gangs}
@@ -215,4 +216,4 @@ def table(record: dict) -> str:
 def run(setting: Setting, results: Path) -> tuple[dict, Path]:
     """Measure and write the record to `<results>/bench`."""
     record = measure(setting)
-    return record, records.write(results / "bench", record)
+    return record, store.write(results / "bench", record)

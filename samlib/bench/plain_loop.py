@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ..augment import padding_for
-from ..build import build_model
-from ..config import RunConfig
-from ..data import Info, Splits
-from ..errors import choose
+from samlib.data.augment import padding_for
+from samlib.data.datasets import Info
+from samlib.data.splits import Splits
+from samlib.errors import choose
+from samlib.trainer.build import build_model
+from samlib.trainer.config import RunConfig
 
 AUGMENTATIONS = ("none", "basic", "autoaugment")
 WORKERS = 2

@@ -15,14 +15,24 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import geometry, masks, models, profiles
-from ..config import RunConfig
-from ..errors import ConfigError, choose
-from ..provenance import provenance
-from ..records import write
-from ..sam import Perturbation, perturbed, sam_step
-from .memory import taken
-from .timing import Step, closure_of, interleaved, network, quartiles, random_run, threads
+from samlib import models
+from samlib.bench.memory import taken
+from samlib.bench.timing import (
+    Step,
+    closure_of,
+    interleaved,
+    network,
+    quartiles,
+    random_run,
+    threads,
+)
+from samlib.errors import ConfigError, choose
+from samlib.provenance import provenance
+from samlib.records.store import write
+from samlib.sam import geometry, masks
+from samlib.sam.step import Perturbation, perturbed, sam_step
+from samlib.study import profiles
+from samlib.trainer.config import RunConfig
 
 MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
 
@@ -267,7 +277,7 @@ def measure(setting: Setting) -> dict:
     Raises:
         ConfigError: the device is not there.
     """
-    from ..train import usable_device
+    from samlib.trainer.one_run import usable_device
 
     device, config = usable_device(setting.device), setting.config
     with threads(setting.threads):

@@ -15,17 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import records
-from ..build import build_model
-from ..config import RunConfig
-from ..data import INFO, Splits
-from ..models import is_vit
-from ..run import Run
+from samlib.data.datasets import INFO
+from samlib.data.splits import Splits
+from samlib.models import is_vit
+from samlib.records import store
+from samlib.trainer.build import build_model
+from samlib.trainer.config import RunConfig
+from samlib.trainer.loop import Trainer
 
 Step = Callable[[], object]
 
 
-def random_run(config: RunConfig, device: torch.device, images: int) -> Run:
+def random_run(config: RunConfig, device: torch.device, images: int) -> Trainer:
     """A run as `train` begins it, its training set that many random images."""
     info = INFO[config.dataset]
     draw = torch.Generator().manual_seed(1)
@@ -36,10 +37,10 @@ def random_run(config: RunConfig, device: torch.device, images: int) -> Run:
     if not is_vit(config.model):
         model = model.to(memory_format=torch.channels_last)
     model.train()
-    return Run(config, model, Splits(x, y, x[:0], y[:0], x[:0], y[:0], info), device)
+    return Trainer(config, model, Splits(x, y, x[:0], y[:0], x[:0], y[:0], info), device)
 
 
-def closure_of(run: Run) -> Callable[[], Tensor]:
+def closure_of(run: Trainer) -> Callable[[], Tensor]:
     """Forward pass and loss on the whole training set of a random run, as one batch."""
     x, y = run.inputs(run.splits.train_images), run.splits.train_labels
     smoothing = run.config.label_smoothing
@@ -108,7 +109,7 @@ def quartiles(values: list[float]) -> list[float]:
 
 def read(folder: Path, kind: str) -> list[dict]:
     """The records of one kind of bench, `step` or `epochs`, in a folder of results."""
-    found = records.read(folder / "bench")
+    found = store.read(folder / "bench")
     return [record for name, record in found.items() if name.startswith(f"{kind}-")]
 
 

@@ -7,7 +7,7 @@ records say of them.
 
 from types import ModuleType
 
-from . import (
+from samlib.chapters import (
     architectures,
     carriers,
     cost,
@@ -21,6 +21,8 @@ from . import (
     variants,
     when,
 )
+
+__all__ = ["CHAPTERS", "introduction", "shift", "sparsity", "verdicts"]
 
 _IN_ORDER = (
     introduction,

@@ -5,19 +5,27 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from .. import models, plan, reported
-from ..answers import Answer, all_of, weakest
-from ..columns import diverged, edge, spread, verdicts
-from ..counting import wrong_labels
-from ..data import INFO
-from ..figures import rows, use_style
-from ..masks import Mask, only_norm
-from ..models import build
-from ..names import GEOMETRY_NAMES, MODEL_NAMES, OPTIMIZER_NAMES, family_name, method_name
-from ..results import Results
-from ..sentences import listed
-from ..stats import Comparison, corrected
-from ..study import ALL, BASE, ON, Method
+from samlib import models
+from samlib.data.datasets import INFO
+from samlib.models import build
+from samlib.report import paper
+from samlib.report.answers import Answer, all_of, weakest
+from samlib.report.counting import wrong_labels
+from samlib.report.figures import rows, use_style
+from samlib.report.names import (
+    GEOMETRY_NAMES,
+    MODEL_NAMES,
+    OPTIMIZER_NAMES,
+    family_name,
+    method_name,
+)
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, corrected
+from samlib.report.wording import diverged, edge, listed, spread, verdicts
+from samlib.sam.masks.base import Mask
+from samlib.sam.masks.whole import only_norm
+from samlib.study import plan
+from samlib.study.methods import ALL, BASE, ON, Method
 
 PAPERS = ("resnet56", "resnext29_32x4d", "wrn28_10", "vit_t", "vit_s")
 
@@ -84,11 +92,11 @@ def reported_table() -> pd.DataFrame:
     """What others report: the authors on ImageNet, and an independent study on CIFAR-100."""
     rows = [
         _reported_row(f"ViT-S/32, ImageNet, {OPTIMIZER_NAMES[name]}", numbers)
-        for name, numbers in reported.IMAGENET.items()
+        for name, numbers in paper.IMAGENET.items()
     ]
     rows += [
         _reported_row(f"{network}, CIFAR-100", numbers)
-        for network, numbers in reported.INDEPENDENT.items()
+        for network, numbers in paper.INDEPENDENT.items()
     ]
     rows += [
         _reported_row(f"{network}, CIFAR-10 and CIFAR-100, AdamW", None)
@@ -97,10 +105,10 @@ def reported_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _reported_row(name: str, numbers: dict[str, reported.Number] | None) -> dict:
+def _reported_row(name: str, numbers: dict[str, paper.Number] | None) -> dict:
     if numbers is None:
         columns = ("base", "SAM", "SAM-ON", "SAM-ON − SAM", "source")
-        return {"network": name} | dict.fromkeys(columns, reported.NOT_SOURCED)
+        return {"network": name} | dict.fromkeys(columns, paper.NOT_SOURCED)
     difference = numbers["only_norm"].value - numbers["all"].value
     return {
         "network": name,

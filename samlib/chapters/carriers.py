@@ -5,15 +5,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from .. import names, reported
-from ..answers import Answer, single
-from ..columns import edge, spread, verdicts
-from ..figures import GEOMETRY_COLOURS, use_style
-from ..names import GEOMETRY_NAMES
-from ..results import Results
-from ..sentences import points
-from ..stats import Comparison, corrected
-from ..study import SWEPT, Method
+from samlib.report import names, paper
+from samlib.report.answers import Answer, single
+from samlib.report.figures import GEOMETRY_COLOURS, use_style
+from samlib.report.names import GEOMETRY_NAMES
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, corrected
+from samlib.report.wording import edge, points, spread, verdicts
+from samlib.study.methods import SWEPT, Method
 
 
 def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -29,7 +28,7 @@ def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
-                "predicted share": f"{100 * reported.SHARE_AT_START[geometry]:.2g} %",
+                "predicted share": f"{100 * paper.SHARE_AT_START[geometry]:.2g} %",
                 "share on norm layers": f"{100 * pd.Series(shares).mean():.1f} %",
                 "reported all − no norm": reported_no_norm_gap(geometry),
                 "all": spread(both[0]),
@@ -51,10 +50,10 @@ def finding_prediction(results: Results) -> str:
     table = share_over_time(results).groupby("variant")["share"].mean()
     shares = {g: float(table[GEOMETRY_NAMES[g]]) for g in SWEPT}
     costs = {g: c.mean for g, c in comparisons.items()}
-    same = _order(shares) == _order(reported.SHARE_AT_START)
+    same = _order(shares) == _order(paper.SHARE_AT_START)
     rank = spearmanr([shares[g] for g in SWEPT], [costs[g] for g in SWEPT]).statistic
-    authors = [reported.best_gap(g, "all", "no_norm") for g in SWEPT]
-    theirs = spearmanr([reported.SHARE_AT_START[g] for g in SWEPT], authors).statistic
+    authors = [paper.best_gap(g, "all", "no_norm") for g in SWEPT]
+    theirs = spearmanr([paper.SHARE_AT_START[g] for g in SWEPT], authors).statistic
     shown = [g for g, c in comparisons.items() if c.verdict == "holds"]
     return (
         f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(shares)}. "
@@ -66,7 +65,7 @@ def finding_prediction(results: Results) -> str:
 
 def reported_no_norm_gap(geometry: str) -> str:
     """Best of the authors' curve over all minus best of its no-norm curve, in points."""
-    return f"{reported.best_gap(geometry, 'all', 'no_norm'):+.2f}"
+    return f"{paper.best_gap(geometry, 'all', 'no_norm'):+.2f}"
 
 
 def share_over_time(results: Results) -> pd.DataFrame:

@@ -5,17 +5,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import budget, plan, reported, step_times
-from ..answers import Answer, all_of, weakest
-from ..bench import timing
-from ..columns import diverged, edge, number, spread, verdicts
-from ..figures import COLOURS, MARKERS, key_of, use_style
-from ..names import MODEL_NAMES, method_name
-from ..results import Results
-from ..sentences import listed, points, reading
-from ..stats import NOT_RUN, Comparison, corrected
-from ..step_times import FIRST, LATE, METHODS, quartiles, short
-from ..study import BASE, ON, Method
+from samlib.bench import timing
+from samlib.report import campaign_cost, paper, step_times
+from samlib.report.answers import Answer, all_of, weakest
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.names import MODEL_NAMES, method_name
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN, Comparison, corrected
+from samlib.report.step_times import FIRST, LATE, METHODS, quartiles, short
+from samlib.report.wording import diverged, edge, listed, number, points, reading, spread, verdicts
+from samlib.study import plan
+from samlib.study.methods import BASE, ON, Method
 
 
 def against_base(results: Results) -> dict[Method, Comparison]:
@@ -38,7 +38,7 @@ def table(results: Results) -> pd.DataFrame:
     rows = []
     for method in METHODS:
         key, cell = key_of(method), results.cell(method)
-        ratio, accuracy = reported.RUNTIME[key]
+        ratio, accuracy = paper.RUNTIME[key]
         gain = over_base.get(method)
         rows.append(
             {
@@ -94,9 +94,9 @@ def figure(results: Results) -> Figure:
     """Accuracy minus SAM-ON's against step time: the poster's points, and ours with floors."""
     use_style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.0))
-    best = reported.RUNTIME[key_of(ON)][1].value
-    theirs = {m: (reported.RUNTIME[key_of(m)][1].value - best,) * 3 for m in METHODS}
-    _panel(left, results, theirs, {key: time for key, (time, _) in reported.RUNTIME.items()})
+    best = paper.RUNTIME[key_of(ON)][1].value
+    theirs = {m: (paper.RUNTIME[key_of(m)][1].value - best,) * 3 for m in METHODS}
+    _panel(left, results, theirs, {key: time for key, (time, _) in paper.RUNTIME.items()})
     left.set_title("reported (poster, WRN-28)")
     left.set_ylabel("accuracy minus SAM-ON's, points")
     left.set_xlabel("time of a step / SGD's")
@@ -196,6 +196,6 @@ def cheaper(results: Results) -> Answer:
 
 TABLES = {
     "cost": table,
-    "campaigns": budget.table,
+    "campaigns": campaign_cost.table,
 }
 DECIDES = {11: cheaper}

@@ -6,16 +6,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import names, plan, reported, step_times
-from ..answers import NOT_ANSWERED, Answer, single
-from ..columns import diverged, edge, number, spread, verdicts
-from ..figures import key_of, points, use_style
-from ..names import MODEL_NAMES, method_name
-from ..results import Results
-from ..sentences import points as in_points
-from ..sentences import reading
-from ..stats import Comparison, compare, corrected
-from ..study import ALL, BASE, ON
+from samlib.report import names, paper, step_times
+from samlib.report.answers import NOT_ANSWERED, Answer, single
+from samlib.report.figures import key_of, points, use_style
+from samlib.report.names import MODEL_NAMES, method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare, corrected
+from samlib.report.wording import diverged, edge, number, reading, spread, verdicts
+from samlib.report.wording import points as in_points
+from samlib.study import plan
+from samlib.study.methods import ALL, BASE, ON
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def table(results: Results) -> pd.DataFrame:
         rows.append(
             {
                 "method": method_name(results.profile, method),
-                "reported (WRN-28-10, CIFAR-100)": str(reported.HEADLINE[key]),
+                "reported (WRN-28-10, CIFAR-100)": str(paper.HEADLINE[key]),
                 "ρ ours, last epoch": edge(results, cell),
                 "ours, last epoch": spread(results.accuracies(cell)),
                 "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
@@ -157,7 +157,7 @@ def absolute(results: Results) -> Answer:
     if any(values.empty for values in ours.values()):
         return NOT_ANSWERED
     means = {key: values.mean() for key, values in ours.items()}
-    near = all(abs(means[key] - reported.HEADLINE[key].value) <= 0.4 for key in means)
+    near = all(abs(means[key] - paper.HEADLINE[key].value) <= 0.4 for key in means)
     text = ", ".join(f"{mean:.2f}" for mean in means.values())
     return Answer(text, "holds" if near else "refuted", min(map(len, ours.values())))
 

@@ -11,14 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from .. import names, reported
-from ..answers import Answer, all_of
-from ..columns import edge
-from ..figures import COLOURS, MARKERS, key_of, use_style
-from ..names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES
-from ..results import Results
-from ..stats import Comparison, compare, corrected
-from ..study import ALL, BASE, ON, SWEPT, Cell, Method
+from samlib.report import names, paper
+from samlib.report.answers import Answer, all_of
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare, corrected
+from samlib.report.wording import edge
+from samlib.study.cells import Cell
+from samlib.study.methods import ALL, BASE, ON, SWEPT, Method
 
 
 def _ratio(results: Results, geometry: str) -> tuple[list[float], list[float]]:
@@ -45,7 +46,7 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         ratios = [math.log10(b / a) for a, b in zip(low, high, strict=True)]
         comparison = compare(ratios, margin=math.log10(2) / 2)
         comparisons.append(comparison)
-        both = [reported.best(geometry, mask) for mask in ("only_norm", "all")]
+        both = [paper.best(geometry, mask) for mask in ("only_norm", "all")]
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
@@ -113,7 +114,7 @@ def _curve(ax: Axes, results: Results, method: Method) -> None:
 
 
 def _reported_curve(ax: Axes, geometry: str, mask: str) -> None:
-    curve = reported.RHO_SWEEP[geometry, mask]
+    curve = paper.RHO_SWEEP[geometry, mask]
     rhos = sorted(curve)
     values = [curve[rho] for rho in rhos]
     ax.plot(rhos, values, "-", marker=MARKERS[mask], color=COLOURS[mask], ms=4.5, lw=1.4)
@@ -131,7 +132,7 @@ def figure(results: Results) -> Figure:
         for mask in masks:
             _reported_curve(above, geometry, mask)
             _curve(below, results, Method(geometry, mask))
-        above.axhline(reported.SGD_LINE.value, color=COLOURS["base"], ls="--", lw=1)
+        above.axhline(paper.SGD_LINE.value, color=COLOURS["base"], ls="--", lw=1)
         below.axhline(base.mean(), color=COLOURS["base"], ls="--", lw=1)
         above.set_title(GEOMETRY_NAMES[geometry].replace("ASAM ", "ASAM\n"))
         below.set_xlabel("ρ")
@@ -165,7 +166,7 @@ def finding(results: Results) -> str:
         parts.append(f"{ratio:g} × for {names.GEOMETRY_NAMES[geometry]}")
     return (
         f"The chosen ρ of the only-norm mask is {', '.join(parts)} that of the full one "
-        f"(reported: {', '.join(f'{reported.rho_ratio(g):g} ×' for g in SWEPT)})."
+        f"(reported: {', '.join(f'{paper.rho_ratio(g):g} ×' for g in SWEPT)})."
     )
 
 

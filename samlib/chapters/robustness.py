@@ -6,15 +6,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import corruptions, reported
-from ..answers import Answer, all_of
-from ..columns import number, spread, verdicts
-from ..errors import RecordsMissing
-from ..figures import rows, use_style
-from ..names import method_name
-from ..results import Results
-from ..stats import Comparison, compare, corrected
-from ..study import ALL, BASE, HEADLINE, ON, Method
+from samlib.errors import RecordsMissing
+from samlib.measures import corruptions
+from samlib.report import paper
+from samlib.report.answers import Answer, all_of
+from samlib.report.figures import rows, use_style
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare, corrected
+from samlib.report.wording import number, spread, verdicts
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 EFFECT = 5.0  # points the base optimizer must lose for a condition to count as one
 Read = Callable[[dict], float]
@@ -99,10 +100,10 @@ def by_corruption(results: Results) -> pd.DataFrame:
 
 def reported_table() -> pd.DataFrame:
     """The poster's ViT-S/32 on ImageNet with AdamW: gains under shift and attack, and the clean."""
-    clean = reported.IMAGENET["adamw"]
+    clean = paper.IMAGENET["adamw"]
     gain = clean["only_norm"].value - clean["all"].value
     rows = []
-    for name, numbers in ({"clean": clean} | reported.SHIFTED).items():
+    for name, numbers in ({"clean": clean} | paper.SHIFTED).items():
         here = numbers["only_norm"].value - numbers["all"].value
         rows.append(
             {

@@ -9,17 +9,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 from scipy.stats import spearmanr
 
-from .. import plan, reported
-from ..answers import Answer
-from ..columns import number, verdicts
-from ..counting import wrong_labels
-from ..errors import RecordsMissing
-from ..figures import COLOURS, MARKERS, key_of, use_style
-from ..landscape import POSTER, SETTINGS, TRUE_LABELS, Setting
-from ..names import method_name
-from ..results import Results
-from ..stats import Comparison, compare
-from ..study import ALL, BASE, ON, Cell, Method
+from samlib.errors import RecordsMissing
+from samlib.measures.sharpness import POSTER, SETTINGS, TRUE_LABELS, Setting
+from samlib.report import paper
+from samlib.report.answers import Answer
+from samlib.report.counting import wrong_labels
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare
+from samlib.report.wording import number, verdicts
+from samlib.study import plan
+from samlib.study.cells import Cell
+from samlib.study.methods import ALL, BASE, ON, Method
 
 MAIN = POSTER[0]  # the setting that decides
 MARGIN = math.log10(1.1)  # ratios of sharpness within 10 % are of no interest
@@ -76,7 +78,7 @@ def table(results: Results) -> pd.DataFrame:
     rows = []
     kinds = [s for s in SETTINGS if s.mask == "all" and s.adaptive and s.p == math.inf]
     for setting in sorted(kinds, key=lambda s: (-s.steps, s.rho, s.damped_first_step)):
-        theirs = reported.SHARPNESS.get((setting.steps, setting.rho), {})
+        theirs = paper.SHARPNESS.get((setting.steps, setting.rho), {})
         if setting.damped_first_step:
             theirs = {}
         row = {"setting": _name(setting)}
@@ -282,7 +284,7 @@ def finding_labels(results: Results) -> str:
 
 def reported_factor(over: str) -> float:
     """The poster's sharpness of SAM-ON over another method's, at the setting that decides."""
-    theirs = reported.SHARPNESS[MAIN.steps, MAIN.rho]
+    theirs = paper.SHARPNESS[MAIN.steps, MAIN.rho]
     return theirs["only_norm"].value / theirs[over].value
 
 

@@ -5,16 +5,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import gains, plan, reported
-from ..answers import Answer, all_of
-from ..columns import number, verdicts
-from ..errors import RecordsMissing
-from ..figures import COLOURS, MARKERS, key_of, use_style
-from ..measures import QUANTILES
-from ..names import method_name
-from ..results import Results
-from ..stats import Comparison, compare
-from ..study import ALL, BASE, HEADLINE, ON, Method
+from samlib.errors import RecordsMissing
+from samlib.report import gains, paper
+from samlib.report.answers import Answer, all_of
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare
+from samlib.report.wording import number, verdicts
+from samlib.study import plan
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
+from samlib.trainer.diagnostics import QUANTILES
 
 MARGIN = 0.01  # of gamma, which starts at 1: smaller shifts are of no interest
 CONTROLS = {
@@ -184,8 +185,7 @@ def _word(words: dict[str, str], comparison: Comparison, pair: str) -> str:
 def reported_modes() -> str:
     """Where the poster's histograms of gamma peak, SAM-ON's and then SAM's."""
     on, everything = (
-        " and ".join(f"{mode:.2f}" for mode in reported.GAMMA[mask])
-        for mask in ("only_norm", "all")
+        " and ".join(f"{mode:.2f}" for mode in paper.GAMMA[mask]) for mask in ("only_norm", "all")
     )
     return f"{on} against {everything}"
 

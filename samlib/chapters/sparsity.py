@@ -9,16 +9,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from .. import names, plan, reported
-from ..answers import Answer, all_of
-from ..columns import diverged, edge, number, spread, verdicts
-from ..counting import moved, undone
-from ..figures import COLOURS, MARKERS, key_of, rows, use_style
-from ..names import method_name
-from ..results import Results
-from ..sentences import listed
-from ..stats import Comparison, corrected, interval
-from ..study import ALL, BASE, ON, SCALES, SPARSE_MASKS, Cell, Method
+from samlib.report import names, paper
+from samlib.report.answers import Answer, all_of
+from samlib.report.counting import moved, undone
+from samlib.report.figures import COLOURS, MARKERS, key_of, rows, use_style
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, corrected, interval
+from samlib.report.wording import diverged, edge, listed, number, spread, verdicts
+from samlib.study import plan
+from samlib.study.cells import Cell
+from samlib.study.methods import ALL, BASE, ON, SCALES, SPARSE_MASKS, Method
 
 RULES = {"mask": "radius over the mask", "all": "radius over all"}
 
@@ -68,8 +69,8 @@ def _judged(rows: list[dict], comparisons: Sequence[Comparison]) -> pd.DataFrame
 def _reported(method: Method) -> str:
     level = {None: 99.95, 0.5: 50.0, 0.9995: 99.95}.get(method.sparsity)
     key = ("all", 0.0) if method == ALL else (method.mask, level)
-    found = reported.SPARSITY.get(key)
-    return str(found) if found else reported.NOT_SOURCED
+    found = paper.SPARSITY.get(key)
+    return str(found) if found else paper.NOT_SOURCED
 
 
 def _behind(results: Results, cell: Cell) -> pd.Series:

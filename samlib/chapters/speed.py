@@ -6,16 +6,15 @@ from operator import itemgetter
 
 import pandas as pd
 
-from .. import step_times
-from ..bench import timing
-from ..columns import number
-from ..figures import key_of
-from ..names import MODEL_NAMES
-from ..results import Results
-from ..sentences import listed
-from ..stats import NOT_RUN
-from ..step_times import LATE, PEER, quartiles, short, title
-from ..study import ALL, ON
+from samlib.bench import timing
+from samlib.report import step_times
+from samlib.report.figures import key_of
+from samlib.report.names import MODEL_NAMES
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN
+from samlib.report.step_times import LATE, PEER, quartiles, short, title
+from samlib.report.wording import listed, number
+from samlib.study.methods import ALL, ON
 
 NO_RECORD = pd.DataFrame([{"timed": NOT_RUN.verdict}])
 

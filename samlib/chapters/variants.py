@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import reported
-from ..answers import Answer, all_of
-from ..columns import diverged, edge, spread, verdicts
-from ..figures import COLOURS, MARKERS, use_style
-from ..names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES, family_name
-from ..results import Results
-from ..stats import interval
-from ..study import BASE, Method
+from samlib.report import paper
+from samlib.report.answers import Answer, all_of
+from samlib.report.figures import COLOURS, MARKERS, use_style
+from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES, family_name
+from samlib.report.results import Results
+from samlib.report.stats import interval
+from samlib.report.wording import diverged, edge, spread, verdicts
+from samlib.study.methods import BASE, Method
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -47,13 +47,13 @@ def reported_table(results: Results) -> pd.DataFrame:
     for geometry in results.profile.geometries:
         row = {"variant": GEOMETRY_NAMES[geometry]}
         for mask in ("all", "only_norm"):
-            found = reported.best(geometry, mask)
+            found = paper.best(geometry, mask)
             name = MASK_NAMES[mask]
-            row[f"reported {name}"] = str(found[1]) if found else reported.NOT_SOURCED
+            row[f"reported {name}"] = str(found[1]) if found else paper.NOT_SOURCED
             row[f"at ρ, {name}"] = f"{found[0]:g}" if found else "–"
-        both = [reported.best(geometry, mask) for mask in ("only_norm", "all")]
+        both = [paper.best(geometry, mask) for mask in ("only_norm", "all")]
         gap = both[0][1].value - both[1][1].value if all(both) else math.nan
-        row["reported difference"] = f"{gap:+.2f}" if all(both) else reported.NOT_SOURCED
+        row["reported difference"] = f"{gap:+.2f}" if all(both) else paper.NOT_SOURCED
         ours = results.compare(
             results.cell(Method(geometry, "only_norm")), results.cell(Method(geometry, "all"))
         )

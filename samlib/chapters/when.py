@@ -8,16 +8,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import gains, plan
-from ..answers import Answer, all_of
-from ..columns import number, spread, verdicts
-from ..errors import RecordsMissing
-from ..figures import COLOURS, MARKERS, key_of, use_style
-from ..names import method_name
-from ..results import Results
-from ..sentences import listed
-from ..stats import Comparison, compare, interval
-from ..study import ALL, BASE, HEADLINE, ON, Cell, Method
+from samlib.errors import RecordsMissing
+from samlib.report import gains
+from samlib.report.answers import Answer, all_of
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare, interval
+from samlib.report.wording import listed, number, spread, verdicts
+from samlib.study import plan
+from samlib.study.cells import Cell
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 RECALIBRATED = "recalibrated_test_accuracy"
 _FIRST = {"batchnorm": "first"}
@@ -146,7 +147,7 @@ def finding(results: Results) -> str:
 
 
 def _expected(share: dict[Method, float]) -> str:
-    """Whether hypothesis H4 is met (science.md 6), from the gains a late start leaves."""
+    """Whether hypothesis H4 is met (specification 6), from the gains a late start leaves."""
     if share[ON] < 0.5 < share[ALL]:
         return "is met"
     if share[ON] < 0.5:

@@ -1,0 +1,108 @@
+"""What a profile still needs, and how long it is expected to take."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from samlib.campaign.jobs import Job
+from samlib.measures.measurement import MeasureJob, MeasureRecords
+from samlib.records import store as records_
+from samlib.records.results_folder import ResultsFolder
+from samlib.records.store import Records
+from samlib.study.cells import count_runs, missing_measurements, missing_runs
+from samlib.study.plan import Needs, all_cells
+from samlib.trainer.config import NO_PERTURBATION
+
+
+class Estimate:
+    """How long jobs take, learned from records of this machine's campaign."""
+
+    def __init__(self, runs: Records, measures: MeasureRecords | None = None):
+        self._seconds: dict[tuple, list[float]] = {}
+        for records in (runs, *(measures or {}).values()):
+            for record in records.values():
+                self.add(record)
+
+    @staticmethod
+    def _kind(config: dict, measure: str | None) -> tuple:
+        where = (config["dataset"], config["model"], measure)
+        if measure is not None:
+            return where
+        perturbed = config["geometry"] != NO_PERTURBATION
+        return *where, perturbed, config["mask"] == "only_norm", config["batch_size"]
+
+    def add(self, record: dict) -> None:
+        """Learn from one more record, of a run or of a measurement."""
+        kind = self._kind(record["config"], record.get("measure"))
+        epochs = len(record["times"].get("epochs", [1]))
+        self._seconds.setdefault(kind, []).append(record["times"]["wall"] / epochs)
+
+    def seconds(self, job: Job) -> float | None:
+        """Expected wall time of a job; None if nothing like it on its model has run."""
+        measure = job.measure if isinstance(job, MeasureJob) else None
+        config = job.config if isinstance(job, MeasureJob) else job
+        epochs = config.epochs if measure is None else 1
+        kind = self._kind(config.to_dict(), measure)
+        known = self._seconds.get(kind)
+        if known is None:  # the slowest kind on the same model stands in
+            same = [statistics.median(v) for k, v in self._seconds.items() if k[:3] == kind[:3]]
+            return max(same) * epochs if same else None
+        return statistics.median(known) * epochs
+
+    def total(self, jobs: Sequence[Job], unknown: int = 0) -> float | None:
+        """Expected seconds of some jobs one after the other, and of as many more like them."""
+        known = [s for s in map(self.seconds, jobs) if s is not None]
+        if not known:
+            return None if jobs or unknown else 0.0
+        return sum(known) + statistics.mean(known) * (len(jobs) - len(known) + unknown)
+
+
+@dataclass
+class Backlog:
+    """What some chapters need, and what of it is there.
+
+    Attributes:
+        needs: the chapters' needs, in the order they should be met.
+        runs, measures: the records so far; a new one is added by `learn`.
+    """
+
+    needs: Sequence[Needs]
+    runs: Records
+    measures: MeasureRecords
+
+    def __post_init__(self):
+        self.cells = all_cells(self.needs)
+        self.measured = list(dict.fromkeys(m for need in self.needs for m in need.measured))
+        self.total = count_runs(self.cells) + sum(m.size for m in self.measured)
+
+    def jobs(self, needs: Sequence[Needs] | None = None) -> list[Job]:
+        """What is missing and can be done by now: runs, then measurements of runs that are done."""
+        needs = self.needs if needs is None else needs
+        cells = all_cells(needs)
+        measured = [m for need in needs for m in need.measured]
+        return [
+            *missing_runs(cells, self.runs),
+            *missing_measurements(measured, self.runs, self.measures),
+        ]
+
+    @property
+    def done(self) -> int:
+        """How many of the runs and measurements are there."""
+        runs = {r.run_id for c in self.cells for r in c.runs(self.runs)} & self.runs.keys()
+        found = {
+            (m.measure, r.run_id)
+            for m in self.measured
+            for r in m.runs(self.runs)
+            if r.run_id in self.measures[m.measure]
+        }
+        return len(runs) + len(found)
+
+    def learn(self, job: Job, campaign: ResultsFolder) -> dict:
+        """Take in the record a job has written; returns it."""
+        if isinstance(job, MeasureJob):
+            folder, kept = campaign.measures(job.measure), self.measures[job.measure]
+            run_id = job.config.run_id
+        else:
+            folder, kept, run_id = campaign.runs, self.runs, job.run_id
+        kept[run_id] = records_.read_one(folder / f"{run_id}.json")
+        return kept[run_id]

@@ -1,0 +1,53 @@
+"""How far a campaign is, as one line that is rewritten or logged."""
+
+import sys
+import time
+from typing import TextIO
+
+
+def clock(seconds: float | None) -> str:
+    """A duration for people.
+
+    >>> clock(75), clock(3 * 3600 + 120), clock(None)
+    ('1m15s', '3h02m', '?')
+    """
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def bar(done: int, total: int) -> str:
+    """How much of a whole is done.
+
+    >>> bar(1, 2)
+    '[############............]'
+    """
+    done = round(24 * done / total) if total else 24
+    return f"[{'#' * done:.<24}]"
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and a line now and then in a log file."""
+
+    def __init__(self, total: int, done: int, stream: TextIO | None = None, every: float = 30.0):
+        self.total, self.done, self.failed = total, done, 0
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self._every, self._last, self._shown = every, -every, -1
+
+    def show(self, left: float | None, final: bool = False) -> None:
+        """Print the state if it is due; `left` is the expected time in seconds."""
+        now = time.monotonic()
+        due = self.live or final or now - self._last >= self._every
+        if not due or (final and self._shown == self.done):
+            return
+        self._last, self._shown = now, self.done
+        text = f"{bar(self.done, self.total)} {self.done}/{self.total} runs, {clock(left)} left"
+        if self.failed:
+            text += f", {self.failed} failed"
+        self.stream.write(f"\r\x1b[K{text}" if self.live else f"{text}\n")
+        if self.live and final:
+            self.stream.write("\n")
+        self.stream.flush()

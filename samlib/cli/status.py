@@ -1,0 +1,38 @@
+"""`python -m samlib status`: what is done, missing and diverged, and the time left."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from samlib.campaign.backlog import Backlog, Estimate
+from samlib.campaign.progress import clock
+from samlib.records.results_folder import place
+from samlib.report.results import Results, read
+from samlib.study import plan
+from samlib.study.cells import known_runs
+from samlib.study.profile import Profile
+
+if TYPE_CHECKING:
+    pass
+
+
+def status(profile: Profile, folder: Path) -> str:
+    """Runs and measurements done, missing and diverged, and time left, per notebook."""
+    found = read(profile, place(folder, profile.name))
+    return f"profile {profile.name} in {found.folder}\n{progress(found)}"
+
+
+def progress(found: Results) -> str:
+    """The table of `status`."""
+    estimate = Estimate(found.records, found.measures)
+    rows = []
+    for name in plan.chapters(found.profile):
+        backlog = Backlog(plan.chapter_needs(found.profile, name), found.records, found.measures)
+        wanted = {run.run_id for run in known_runs(backlog.cells, found.records)}
+        diverged = sum(r["status"] == "diverged" for i, r in found.records.items() if i in wanted)
+        todo, done = backlog.jobs(), backlog.done
+        left = estimate.total(todo, max(0, backlog.total - done - len(todo)))
+        rows.append((name, done, backlog.total - done, diverged, clock(left)))
+    header = ("notebook", "done", "missing", "diverged", "time left on one worker")
+    return pd.DataFrame(rows, columns=header).to_string(index=False)

@@ -1,0 +1,105 @@
+"""`python -m samlib train`: one run, its record on stdout and, if asked for, in a folder."""
+
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from samlib.files import DiskError, as_disk_error
+from samlib.records import store
+from samlib.records.results_folder import ResultsFolder
+from samlib.trainer import checkpoint, distributed, process_group
+from samlib.trainer import one_run as single
+from samlib.trainer.config import RunConfig
+from samlib.trainer.loop import Trainer
+
+
+def train(
+    config: RunConfig,
+    campaign: ResultsFolder | None,
+    *,
+    device: str,
+    data_dir: Path | None = None,
+    perturbation: str = "worker",
+) -> int:
+    """Train a run, under torchrun on all workers, and print its record; the exit status.
+
+    Args:
+        config: the run.
+        campaign: where its record and weights are kept, too; its lock is held meanwhile. The run
+            is continued from its checkpoint there.
+        device, data_dir: as in `train.train`.
+        perturbation: under torchrun, as in `parallel.train`.
+
+    Raises:
+        CampaignError: another process holds the folder.
+        DiskError: the folder cannot be written; a run that has ended is printed all the same.
+        ConfigError, DataMissing: as `train.train`.
+    """
+    ended: list[Trainer] = []  # the run after its last epoch
+
+    def on_epoch(run: Trainer) -> None:
+        ended[:] = [run]
+        _report(run)
+
+    options = {"data_dir": data_dir, "on_epoch": on_epoch}
+    options["checkpoints"] = campaign and campaign.checkpoint(config.run_id)
+    try:
+        with ExitStack() as stack:
+            among = (
+                stack.enter_context(process_group.join(device))
+                if process_group.launched()
+                else None
+            )
+            first = among is None or among.rank == 0
+            if campaign and first:
+                stack.enter_context(campaign.locked())
+                _check(campaign)
+            if among is None:
+                record = single.train(config, device=device, **options)
+            else:
+                record = distributed.train(config, among, perturbation=perturbation, **options)
+            if first:
+                try:
+                    _keep(campaign, record, ended)
+                finally:  # a disk that is full costs no record
+                    print(json.dumps(record))
+    except KeyboardInterrupt:
+        found = campaign and list(campaign.folder.glob(f"checkpoints/{config.run_id}.p*"))
+        then = "continues from its last checkpoint" if found else "begins anew"
+        print(f"\nsamlib: interrupted; the same command {then}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check(campaign: ResultsFolder) -> None:
+    """Have a folder that cannot be written told before the run, not after it."""
+    for path in (campaign.runs, campaign.weights("").parent, campaign.checkpoint("").parent):
+        with as_disk_error(path):
+            path.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+
+
+def _report(run: Trainer) -> None:
+    loss, accuracy = run.curves["train_loss"][-1], run.curves["test_accuracy"][-1]
+    shown = "diverged" if loss is None else f"loss {loss:.4f}"
+    tested = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
+    print(f"epoch {run.epoch}/{run.config.epochs}: {shown}{tested}", file=sys.stderr)
+
+
+def _keep(campaign: ResultsFolder | None, record: dict, ended: list[Trainer]) -> None:
+    if campaign is None:
+        return
+    run_id = record["run_id"]
+    try:
+        for run in ended:
+            checkpoint.save(campaign.weights(run_id), run.model.state_dict())
+        store.write(campaign.runs, record)
+        checkpoint.discard(campaign.checkpoint(run_id))
+    except DiskError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise DiskError(
+            f"the run has ended and its record is on stdout, but cannot be kept in "
+            f"{campaign.folder}: {reason}"
+        ) from error

@@ -1,0 +1,170 @@
+"""Top eigenvalues of the Hessian of the training loss, over the coordinates of a mask.
+
+    H = d^2 L / dw^2 on the mask,  L = mean cross-entropy over all examples given, in eval mode
+
+(specification 5). Eigenvalues come from Lanczos iteration (ARPACK through scipy) on products H v,
+each the derivative of <grad L, v>: two backward passes per batch, and H itself is never formed.
+In eval mode batch norm uses its running statistics, so that L is a mean over examples and the
+batches' Hessians average exactly, whatever their size.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from samlib.errors import ConfigError, SamlibError, choose
+from samlib.measures.loss_at import (
+    cross_entropy_at,
+    gradients,
+    masked_weights,
+    require_count,
+    require_examples,
+)
+from samlib.sam.masks.base import Mask
+from samlib.sam.restore import evaluating
+
+_WHICH = {"algebraic": "LA", "magnitude": "LM"}
+
+
+class NotConverged(SamlibError):
+    """Lanczos iteration did not reach its tolerance within the products allowed."""
+
+
+def top_eigenvalues(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    mask: Mask,
+    k: int = 1,
+    *,
+    by: Literal["algebraic", "magnitude"] = "algebraic",
+    batch_size: int = 256,
+    tolerance: float = 1e-3,
+    max_products: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """The k largest eigenvalues of the masked Hessian, in descending order.
+
+    Products are taken in the model's precision and averaged over batches in float64, as the
+    Lanczos vectors are. In float32 a tolerance below about 1e-5 may not be reached.
+
+    Args:
+        model: a classifier; weights, buffers, `.grad` and modes are left as they are.
+        inputs: examples, (n, ...).
+        labels: their classes, int64 of shape (n,).
+        mask: the coordinates of H; of this model.
+        k: how many, fewer than the mask has coordinates.
+        by: "algebraic": the most positive ones, as sharpness is usually meant; negative only
+            where fewer than k are not. "magnitude": the largest |lambda|, signs kept: in an
+            untrained network the largest may be negative.
+        batch_size: examples per product; changes memory and speed, not the result.
+        tolerance: relative accuracy of the eigenvalues, > 0.
+        max_products: Hessian-vector products over all examples after which to give up.
+        seed: of the start vector.
+
+    Returns:
+        float64 array of shape (k,), descending in the value or in |value|.
+
+    Raises:
+        ConfigError: a value out of range, data or mask that do not fit the model, or a Hessian
+            that is not finite.
+        NotConverged: max_products did not suffice.
+    """
+    choose("order of eigenvalues", by, _WHICH)
+    for name, value in (("k", k), ("batch_size", batch_size), ("max_products", max_products)):
+        require_count(name, value)
+    if not (isinstance(tolerance, float) and 0 < tolerance < 1):
+        raise ConfigError(f"tolerance must be between 0 and 1, not {tolerance!r}")
+    require_examples(inputs, labels)
+    weights = masked_weights(model, mask)
+    if k >= mask.count:
+        raise ConfigError(f"k = {k} is too many: the mask has {mask.count} coordinates")
+    done = 0
+
+    def product(v: np.ndarray) -> np.ndarray:
+        nonlocal done
+        if done == max_products:
+            raise NotConverged(_advice(max_products, tolerance))
+        done += 1
+        Hv = _hessian_vector(model, weights, inputs, labels, mask, v, batch_size)
+        if not np.isfinite(Hv).all():
+            raise ConfigError("the Hessian is not finite at the model's weights")
+        return Hv
+
+    operator = LinearOperator((mask.count, mask.count), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(seed).standard_normal(mask.count)
+    with evaluating(model):
+        try:
+            found = eigsh(
+                operator,
+                k,
+                which=_WHICH[by],
+                v0=start,
+                tol=tolerance,
+                maxiter=max_products,  # restarts, of several products each: `product` gives up
+                return_eigenvectors=False,
+            )
+        except ArpackError as error:
+            # ARPACK calls it a bad start vector when H = 0.
+            if not (isinstance(error, ArpackNoConvergence) or product(start).any()):
+                return np.zeros(k)
+            raise NotConverged(_advice(done, tolerance)) from error
+    order = np.argsort(-found if by == "algebraic" else -np.abs(found))
+    return found[order]
+
+
+def _advice(products: int, tolerance: float) -> str:
+    return (
+        f"eigenvalues did not reach tolerance {tolerance:g} within {products} products with the "
+        "Hessian; allow more (max_products) or a larger tolerance"
+    )
+
+
+def _hessian_vector(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    mask: Mask,
+    v: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """H v on the mask's coordinates, both float64 vectors in the order of its entries."""
+    there = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    leaves = list(there.values())
+    directions = _scatter(mask, v)
+    total = torch.zeros(mask.count, dtype=torch.float64, device=leaves[0].device)
+    # Flash and memory-efficient attention have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+            loss = cross_entropy_at(model, there, x, y)
+            slope = sum(
+                (g * d).sum()
+                for g, d in zip(gradients(loss, leaves, True), directions, strict=True)
+            )
+            curved = torch.autograd.grad(slope, leaves, allow_unused=True, materialize_grads=True)
+            total += _gather(mask, curved) * (len(x) / len(inputs))
+    return total.cpu().numpy()
+
+
+def _scatter(mask: Mask, v: np.ndarray) -> list[Tensor]:
+    """A vector over the mask as tensors of its parameters' shapes, 0 outside it."""
+    parts = torch.from_numpy(np.ascontiguousarray(v).ravel()).split([e.count for e in mask.entries])
+    dense = []
+    for (_, parameter, index), part in zip(mask.entries, parts, strict=True):
+        part = part.to(parameter)
+        if index is not None:
+            part = torch.zeros_like(parameter).flatten().index_put((index,), part)
+        dense.append(part.view(parameter.shape))
+    return dense
+
+
+def _gather(mask: Mask, tensors: tuple[Tensor, ...]) -> Tensor:
+    """The inverse of `_scatter`, as one float64 tensor."""
+    flat = [t.reshape(-1) for t in tensors]
+    pairs = zip(mask.entries, flat, strict=True)
+    return torch.cat([t if e.index is None else t[e.index] for e, t in pairs]).double()

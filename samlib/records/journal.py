@@ -1,0 +1,204 @@
+"""What runs say while they run: a log each, who is at work now, and which runs failed.
+
+All of it lies in a campaign's `logs` folder, out of git, and is there to be read by people: no
+record depends on it. A run of a second must not notice it, so nothing is flushed to disk, and
+what cannot be written is left out.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samlib.records.results_folder import ResultsFolder, held
+from samlib.trainer.config import RunConfig
+
+if TYPE_CHECKING:
+    from samlib.trainer.loop import Trainer
+
+
+_LINES, _WIDTH = 5, 160  # of a failed run's log, as its failure is told
+
+
+class Journal:
+    """The log of one job and, while it runs, a note of how far it is; used with `with`.
+
+    The log is appended to, so that attempts that ended with their worker are told, too. The note
+    is believed as long as its file is locked, and the lock ends with the process: one left behind
+    by a crash is known for what it is.
+
+    Args:
+        campaign: whose `logs` folder it writes to.
+        run_id: the job's name.
+        config: the run, or the run that is measured.
+        device: where it runs.
+    """
+
+    def __init__(self, campaign: ResultsFolder, run_id: str, config: RunConfig, device: str):
+        self._campaign, self._run_id, self._epochs = campaign, run_id, config.epochs
+        self._path = _running(campaign) / f"{run_id}.json"
+        self._note: int | None = None
+        self._state = {
+            "run_id": run_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": device,
+            "since": time.time(),
+            "epoch": None,
+            "epochs": config.epochs,
+            "accuracy": None,
+        }
+        self._log = None
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line is there for `tail -f`, and after a kill.
+            self._log = open(campaign.log(run_id), "ab", buffering=0)  # noqa: SIM115
+        self.stamp(
+            f"{run_id}: {config.epochs} epochs on {device}, "
+            f"process {os.getpid()} of {self._state['host']}"
+        )
+        self.say(json.dumps(config.to_dict()))
+
+    def __enter__(self) -> "Journal":
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self._note = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._write_note()
+            fcntl.flock(self._note, fcntl.LOCK_EX)
+            temporary.replace(self._path)  # locked by now: nobody takes it for a left one
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._note is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            os.close(self._note)
+        if self._log is not None:
+            self._log.close()
+
+    def say(self, text: str) -> None:
+        """Add lines to the log."""
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.write(f"{text.rstrip()}\n".encode())
+
+    def stamp(self, text: str) -> None:
+        """Add a line with the time to the log."""
+        self.say(_stamped(text))
+
+    def epoch(self, run: "Trainer") -> None:
+        """What `train` calls after every epoch."""
+        if self._state["epoch"] is None and run.epoch > 1:
+            self.say(f"continued after epoch {run.epoch - 1}, from a checkpoint")
+        curves = {name: values[-1] for name, values in run.curves.items()}
+        loss = curves["train_loss"]
+        parts = ["loss not finite" if loss is None else f"loss {loss:.4f}"]
+        for split in ("validation", "test"):
+            if (accuracy := curves[f"{split}_accuracy"]) is not None:
+                parts.append(f"{split} accuracy {accuracy:.2f} %")
+        parts.append(f"{run.seconds[-1]:.2f} s")
+        self.say(f"epoch {run.epoch}/{self._epochs}: {', '.join(parts)}")
+        self._state["epoch"] = run.epoch
+        if curves["test_accuracy"] is not None:
+            self._state["accuracy"] = curves["test_accuracy"]
+        self._write_note()
+
+    def end(self, result: dict) -> None:
+        """Tell how a run ended, from what `train` returned."""
+        if result["status"] == "diverged":
+            text = f"diverged in epoch {result['diverged_epoch'] + 1}: loss or weights not finite"
+        else:
+            text = f"completed: test accuracy {result['test_accuracy']:.2f} %"
+        self.stamp(f"{text}, {result['times']['wall']:.2f} s in all")
+
+    def _write_note(self) -> None:
+        if self._note is not None:  # in place: the lock is on this file, and one line is read
+            with contextlib.suppress(OSError):
+                os.pwrite(self._note, json.dumps(self._state).encode() + b"\n", 0)
+
+
+def begin(campaign: ResultsFolder) -> None:
+    """Forget what an earlier command left behind: notes of its workers, and what failed in it."""
+    shutil.rmtree(_running(campaign), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        _failures(campaign).unlink(missing_ok=True)
+
+
+def running(campaign: ResultsFolder) -> list[dict]:
+    """The jobs that some process is at work on now, as `Journal` notes them."""
+    found = []
+    for path in sorted(_running(campaign).glob("*.json")):
+        content = held(path)
+        with contextlib.suppress(ValueError):  # caught while it was written
+            if content is not None:
+                found.append(json.loads(content.split(b"\n", 1)[0]))
+    return found
+
+
+def note_failure(campaign: ResultsFolder, run_id: str, reason: str) -> None:
+    """Have other processes know that a job failed in this command."""
+    _append(_failures(campaign), json.dumps({"run_id": run_id, "reason": reason}))
+
+
+def failures(campaign: ResultsFolder) -> dict[str, str]:
+    """Reasons by job of what failed in the command that runs, or ran last."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in _failures(campaign).read_text().splitlines():
+            with contextlib.suppress(ValueError):  # the last line, cut short by a crash
+                failure = json.loads(line)
+                found[failure["run_id"]] = failure["reason"]
+    return found
+
+
+def add(campaign: ResultsFolder, run_id: str, text: str) -> None:
+    """Add a line to the log of a job that cannot do it itself: its worker died."""
+    _append(campaign.log(run_id), _stamped(text))
+
+
+def worker(campaign: ResultsFolder, run_id: str) -> str | None:
+    """The process that began a job, the last time, as its log says; None without a log."""
+    with contextlib.suppress(OSError):
+        found = re.findall(r"epochs on .*, process (\d+ of .+)", campaign.log(run_id).read_text())
+        return found[-1] if found else None
+    return None
+
+
+def failure_text(campaign: ResultsFolder, run_id: str, reason: str) -> str:
+    """A failure with the last lines of the job's log and where the log is."""
+    path = campaign.log(run_id)
+    try:
+        last = path.read_text(errors="replace").splitlines()[-_LINES:]
+    except OSError:
+        return f"failed: {run_id}: {reason}"
+    lines = [
+        f"failed: {run_id}: {reason}",
+        *(f"  | {line[:_WIDTH]}" for line in last),
+        f"  log: {path}",
+    ]
+    return "\n".join(lines)
+
+
+def _running(campaign: ResultsFolder) -> Path:
+    return campaign.logs / "running"
+
+
+def _failures(campaign: ResultsFolder) -> Path:
+    return campaign.logs / "failed.jsonl"
+
+
+def _append(path: Path, line: str) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as handle:
+            handle.write(f"{line}\n")
+
+
+def _stamped(text: str) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"

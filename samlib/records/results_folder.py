@@ -1,0 +1,217 @@
+"""A folder of results and who is writing to it: paths, lock, and the change of old for new."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from samlib.errors import SamlibError
+from samlib.files import TEMPORARY, DiskError, as_disk_error, write_atomically
+from samlib.provenance import MEASURING, packages, source_digest
+
+
+class CampaignError(SamlibError):
+    """The folder is in use, or was begun by other code; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """One profile's results: records, and what is kept out of git beside them."""
+
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        """Run records, one JSON file each."""
+        return self.folder / "runs"
+
+    def measures(self, measure: str) -> Path:
+        """Records of one measure, one JSON file per run."""
+        return self.folder / "measures" / measure
+
+    def weights(self, run_id: str) -> Path:
+        """Final weights of a run."""
+        return self.folder / "weights" / f"{run_id}.pt"
+
+    def checkpoint(self, run_id: str) -> Path:
+        """Newest checkpoint of an unfinished run."""
+        return self.folder / "checkpoints" / f"{run_id}.pt"
+
+    @property
+    def logs(self) -> Path:
+        """What the campaign says while it runs; see `journal`."""
+        return self.folder / "logs"
+
+    def log(self, run_id: str) -> Path:
+        """What a run had to say."""
+        return self.logs / f"{run_id}.log"
+
+    @property
+    def holder(self) -> str | None:
+        """Who holds the folder now, or None."""
+        content = held(self.folder / ".lock")
+        return None if content is None else _holder(content)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; a crash frees it.
+
+        Raises:
+            CampaignError: another process holds it.
+            DiskError: the folder cannot be made, or its file system has no locks.
+        """
+        path = self.folder / ".lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what a full disk refuses is not tried again when the file is closed.
+            handle = open(path, "ab+", buffering=0)  # noqa: SIM115 (held until given back)
+        except OSError as error:
+            raise DiskError(f"cannot write to {self.folder}: {error.strerror}") from error
+        with handle:
+            if not _lock(handle, path):
+                handle.seek(0)
+                raise CampaignError(
+                    f"{self.folder} is being written by {_holder(handle.read())}: "
+                    "wait for it or stop it"
+                )
+            handle.truncate(0)
+            with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+                handle.write(f"process {os.getpid()}".encode())
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove what was half written when a process was killed."""
+        for place in ("runs", "weights", "checkpoints", "measures/*"):
+            for left in self.folder.glob(f"{place}/{TEMPORARY}"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+
+
+def _lock(handle: BinaryIO, path: Path) -> bool:
+    for wait in (0.05, 0.05, 0.0):  # whoever only looks, in `held`, is gone at once
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A folder put in place meanwhile took its lock along; the one at `path` is not ours.
+            return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+        except BlockingIOError:
+            time.sleep(wait)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise DiskError(
+                f"cannot lock {path.parent}: {error.strerror}; choose a folder on a file system "
+                "with locks with --results (Lustre has them where it is mounted with -o flock)"
+            ) from error
+    return False
+
+
+def _holder(content: bytes) -> str:
+    return content.decode(errors="replace").strip() or "another process"
+
+
+def held(path: Path) -> bytes | None:
+    """What a file says that some process holds locked; None if none does, or it is not there."""
+    try:
+        with open(path, "rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read()
+    except OSError:
+        pass
+    return None
+
+
+def place(results: Path, profile: str) -> ResultsFolder:
+    """Where a profile's results are: `<results>/<profile>`."""
+    _recover(results, profile)
+    return ResultsFolder(results / profile)
+
+
+def fresh(results: Path, profile: str) -> ResultsFolder:
+    """Where a new campaign of a profile is kept until it is complete; see `check_origin`."""
+    _recover(results, profile)
+    return folders(results, profile)[1]
+
+
+def folders(results: Path, profile: str) -> tuple[ResultsFolder, ResultsFolder]:
+    """The folders of `place` and `fresh` as they are, for who only looks and mends nothing."""
+    return ResultsFolder(results / profile), ResultsFolder(results / f".campaign-{profile}")
+
+
+def origin() -> dict:
+    """Code and versions of this process, as far as numbers depend on them."""
+    return {
+        "source": source_digest(),
+        "measuring": source_digest(MEASURING),
+        "packages": packages(),
+        "python": platform.python_version(),
+    }
+
+
+def check_origin(campaign: ResultsFolder) -> None:
+    """Note the code that begins a campaign, or check that it is the same that continues it.
+
+    Called with the campaign's lock held.
+
+    Raises:
+        CampaignError: it was begun by other code, whose numbers must not be mixed with ours.
+        DiskError: the note cannot be written.
+    """
+    note = campaign.folder / "campaign.json"
+    now = origin()
+    if not note.exists():
+        write_atomically(note, json.dumps(now).encode())
+        return
+    try:
+        begun = json.loads(note.read_bytes())
+    except ValueError:
+        begun = None
+    if begun != now:
+        raise CampaignError(
+            f"{campaign.folder} was begun by other code or package versions: remove that folder "
+            "to start anew, or go back to the code that began it to continue"
+        )
+
+
+def put_in_place(campaign: ResultsFolder, results: Path, profile: str) -> ResultsFolder:
+    """Let a complete campaign take the place of the profile's old results; returns it there.
+
+    Raises:
+        DiskError: the folders cannot be renamed; the campaign stays complete where it is.
+    """
+    _recover(results, profile)
+    target, old = results / profile, _old(results, profile)
+    shutil.rmtree(old, ignore_errors=True)
+    with as_disk_error(target):
+        if target.exists():
+            target.rename(old)
+        campaign.folder.rename(target)
+    for leftover in ("checkpoints", "logs", "set_aside"):
+        shutil.rmtree(target / leftover, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (target / "campaign.json").unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+    return ResultsFolder(target)
+
+
+def _old(results: Path, profile: str) -> Path:
+    return results / f".old-{profile}"
+
+
+def _recover(results: Path, profile: str) -> None:
+    """Bring the old results back if a crash came between the two renames of `put_in_place`."""
+    old, target = _old(results, profile), results / profile
+    # Of a folder that is closed to us, whoever reads it says so.
+    if os.path.exists(old) and not os.path.exists(target):
+        with as_disk_error(target):
+            old.rename(target)

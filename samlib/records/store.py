@@ -1,0 +1,215 @@
+"""Run records on disk: one JSON file per run, written once, whole, and never edited.
+
+`results/<profile>/runs/<run_id>.json` holds what `train.train` returns, the format's number and
+a checksum of everything else. A file that is truncated or was edited is told from a good one,
+set aside, and its run is done again.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from sys import intern
+
+import pandas as pd
+
+from samlib.errors import SamlibError
+from samlib.files import as_disk_error, write_atomically
+
+FORMAT = 1
+Records = dict[str, dict]  # by run id
+
+
+class RecordError(SamlibError):
+    """A record that is not what was written; the message says which and why."""
+
+
+class FormatError(RecordError):
+    """A record of another format: the whole folder is, and is not touched."""
+
+
+class UnreadableError(RecordError):
+    """A record or a folder that the system does not let us read: it may be whole, and stays."""
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"cannot read {path}: {error.strerror or error}; make it readable, or move it away to have "
+        "what is in it done again"
+    )
+
+
+def _canonical(record: dict) -> str:
+    return json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+
+def _checksum(record: dict) -> str:
+    rest = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(_canonical(rest).encode()).hexdigest()
+
+
+def _intact(record: dict) -> bool:
+    try:
+        return record.get("checksum") == _checksum(record)
+    except (ValueError, RecursionError):  # a NaN or a depth that no record is written with
+        return False
+
+
+def write(folder: Path, result: dict) -> Path:
+    """Write the record of a run; returns its path.
+
+    Raises:
+        DiskError: the disk is full or the folder not writable.
+    """
+    path = folder / f"{result['run_id']}.json"
+    write_atomically(path, encode(result))
+    return path
+
+
+def encode(result: dict) -> bytes:
+    """What the file of a record holds."""
+    record = {"format": FORMAT, **result}
+    record["checksum"] = _checksum(record)
+    # One line per top-level field: small diffs without a line per number.
+    lines = [f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in record.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _interned(pairs: list[tuple]) -> dict:
+    """An object of a record; what thousands of records repeat is in memory once."""
+    return {intern(key): intern(v) if type(v) is str else v for key, v in pairs}
+
+
+def read_one(path: str | Path) -> dict:
+    """Read and check one record.
+
+    Raises:
+        RecordError: truncated, edited or misnamed.
+        FormatError: written by another format.
+        UnreadableError: no permission to read it, or its disk fails.
+        FileNotFoundError: it is not there.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_bytes(), object_pairs_hook=_interned)
+        claimed = record["format"]
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
+        raise RecordError(f"{path} is not a whole record") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    # A record of ours in which this number alone was damaged is damaged, not another format.
+    if claimed != FORMAT and not _intact(record | {"format": FORMAT}):
+        raise FormatError(
+            f"{path} has record format {claimed!r}, this version reads {FORMAT}: regenerate the "
+            "results with `make reproduce`, or read them with the version that wrote them"
+        )
+    if not _intact(record) or record.get("run_id") != path.stem:
+        raise RecordError(f"{path} was changed after it was written")
+    return record
+
+
+def files(folder: Path) -> list[Path]:
+    """The records of a folder by name; none if it is not there.
+
+    Raises:
+        UnreadableError: the system does not let us look, of which `Path.glob` says nothing.
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return sorted(folder / name for name in names if name.endswith(".json"))
+
+
+def read(folder: str | Path, *, set_aside: bool = False) -> Records:
+    """Every good record of a folder by run id.
+
+    A folder that is not there has none: before a profile's first run none is. So a misspelt name
+    gives {} here; `results.load` with `needs` says which runs it lacks, and in which folder.
+
+    Args:
+        folder: a `runs` folder.
+        set_aside: move damaged files to `set_aside` beside the folder, so that their runs are
+            done again; otherwise they are only left out. Either way a warning names them.
+
+    Raises:
+        FormatError: the folder was made by another record format.
+        UnreadableError: the folder or a record cannot be read.
+        DiskError: a damaged file cannot be moved.
+    """
+    folder = Path(folder)
+    records: Records = {}
+    with uncollected():
+        for path in files(folder):
+            try:
+                record = read_one(path)
+            except FileNotFoundError:  # moved since the folder was listed
+                continue
+            except (FormatError, UnreadableError):
+                raise
+            except RecordError as error:
+                note = "its run counts as missing"
+                if set_aside:
+                    aside = folder.parent / "set_aside" / path.name
+                    with as_disk_error(aside):
+                        aside.parent.mkdir(exist_ok=True)
+                        path.replace(aside)
+                    note = f"moved to {aside}, its run will be done again"
+                warnings.warn(f"{error}; {note}", stacklevel=2)
+                continue
+            records[record["run_id"]] = record
+    return records
+
+
+def frame(records: Records | Iterable[dict]) -> pd.DataFrame:
+    """One row per record, of what `read` returns or of some: configuration and final numbers."""
+    if isinstance(records, Mapping):
+        records = records.values()
+    with uncollected():
+        return pd.DataFrame([_row(record) for record in records])
+
+
+def _row(r: dict) -> dict:
+    shares = [s for s in r["curves"]["norm_share"] if s is not None]
+    return (
+        r["config"]
+        | {name: r[name] for name in ("run_id", "status", "diverged_epoch")}
+        | {name: r[name] for name in ("test_accuracy", "best_test_accuracy")}
+        | {
+            "validation_accuracy": r["validation_accuracy"],
+            "train_accuracy": r["curves"]["train_accuracy"][-1],
+            "norm_share": sum(shares) / len(shares) if shares else None,
+            "perturbed": r["mask"] and r["mask"]["count"],
+            "parameters": r["mask"] and r["mask"]["total"],
+            "seconds": r["times"]["wall"],
+        }
+        | r["measures"]
+    )
+
+
+def without_times(record: dict) -> dict:
+    """A record less its times and checksum: what must repeat bit for bit."""
+    return {key: value for key, value in record.items() if key not in ("times", "checksum")}
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside the block.
+
+    It would go through everything that is read there again and again, and free what is older.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,16 @@
+"""From records to numbers, words and figures."""
+
+__all__ = [
+    "answers",
+    "campaign_cost",
+    "counting",
+    "figures",
+    "gains",
+    "html",
+    "names",
+    "paper",
+    "results",
+    "stats",
+    "step_times",
+    "wording",
+]

@@ -1,0 +1,175 @@
+"""What the campaigns of all profiles cost, from steps that were timed.
+
+A run is its steps, perturbed ones counted at SAM's time whatever their mask, and its evaluations.
+Nothing is said of hardware that was not timed. Measurements of final weights are left out.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pandas as pd
+
+from samlib.bench import networks, timing
+from samlib.data.datasets import INFO
+from samlib.report.results import Results
+from samlib.report.wording import listed, number
+from samlib.study import plan, profiles
+from samlib.study.cells import Cell, count_runs, known_runs, missing_runs
+from samlib.trainer.config import NO_PERTURBATION, RunConfig
+
+DEVICES = (1, 8, 64)
+_COLUMNS = ("device-hours", *(f"on {n}" for n in DEVICES))
+
+
+class Cost(NamedTuple):
+    """Expected seconds on one device of all runs, and of the longest one alone."""
+
+    total: float
+    longest: float
+
+    def on(self, devices: int) -> float:
+        """Seconds on that many devices: runs share none, so the longest one bounds it."""
+        return max(self.total / devices, self.longest)
+
+
+def campaign(cells: Iterable[Cell], record: dict, ratio: float) -> Cost | None:
+    """What the runs of some cells cost, from a record; None if a network is not in it.
+
+    Args:
+        cells: the study's.
+        record: what `measure` returned.
+        ratio: time of a perturbed step over one of the base optimizer; the same for every mask.
+    """
+    known = {tuple(e["network"].values()): e["seconds"] for e in record["networks"]}
+    total = longest = 0.0
+    for cell in cells:
+        took = known.get(tuple(networks.identity(cell.base).values()))
+        if took is None:
+            return None
+        one = _seconds(cell.at(1.0, 1)[0], took["step"][1], took["evaluation"][1], ratio)
+        total, longest = total + cell.size * one, max(longest, one)
+    return Cost(total, longest)
+
+
+def _seconds(config: RunConfig, step: float, evaluation: float, ratio: float) -> float:
+    """One run: its steps, perturbed or not, and its evaluations."""
+    training, evaluated = images(config)
+    plain = config.epochs
+    perturbed = 0
+    if config.geometry != NO_PERTURBATION:
+        end = config.epochs if config.end is None else min(config.end, config.epochs)
+        perturbed = max(0, end - config.start)
+    steps = math.ceil(training / config.batch_size)
+    batches = evaluated / config.batch_size * math.ceil(config.epochs / config.eval_every)
+    return steps * (plain + (ratio - 1) * perturbed) * step + batches * evaluation
+
+
+def images(config: RunConfig) -> tuple[int, int]:
+    """How many images a run trains on, and evaluates on."""
+    info = INFO[config.dataset]
+    training = config.train_size or info.train_count - config.validation_size
+    left = info.train_count - training - config.validation_size
+    test = info.test_count if info.official_test else left
+    return training, config.validation_size + test
+
+
+def _ratio(results: Results, where: str) -> float:
+    """Median over the networks of SAM's step time on some hardware; 2 where none was timed."""
+    records = timing.read(results.folder.parent, "step")
+    ratios = [r["ratios"]["all"][1] for r in records if timing.hardware(r) == where]
+    return statistics.median(ratios) if ratios else 2.0
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Runs, epochs and expected time of every profile, on one device of each kind and on more."""
+    timings = timing.read(results.folder.parent, "networks")
+    rows = []
+    for profile in profiles.PROFILES.values():
+        if profile.name in networks.SKIPPED:
+            continue
+        cells = plan.all_cells(plan.chapter_needs(profile))
+        about = {
+            "profile": profile.name,
+            "runs": f"{count_runs(cells):,}",
+            "epochs": f"{sum(cell.size * cell.base.epochs for cell in cells):,}",
+        }
+        for kind, name in (("cpu", "CPU"), ("cuda", "GPU")):
+            record = next((r for r in timings if r["run_id"] == f"networks-{kind}"), None)
+            if record is None:
+                rows.append(about | {"device": name} | dict.fromkeys(_COLUMNS, "not measured"))
+                continue
+            where = timing.hardware(record)
+            cost = campaign(cells, record, _ratio(results, where))
+            found = ["not measured"] * len(_COLUMNS)
+            if cost is not None:
+                found = [f"{cost.total / 3600:,.1f}", *(span(cost.on(n)) for n in DEVICES)]
+            rows.append(about | {"device": where} | dict(zip(_COLUMNS, found, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def expected(results: Results, cells: Iterable[Cell]) -> str:
+    """Time on one device of each kind that was timed, for the runs of some cells."""
+    cells, found = list(cells), []
+    for record in timing.read(results.folder.parent, "networks"):
+        where = timing.hardware(record)
+        cost = campaign(cells, record, _ratio(results, where))
+        if cost is not None:
+            found.append(f"{span(cost.total)} on {where}")
+    return "; ".join(found) or "not measured"
+
+
+def span(seconds: float) -> str:
+    """A long time in the unit that suits it.
+
+    >>> span(60), span(600), span(3600 * 30), span(86400 * 100), span(86400 * 3650)
+    ('1 minute', '10 minutes', '30 hours', '100 days', '10 years')
+    """
+    for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"
+
+
+def finding(results: Results) -> str:
+    """What the estimate rests on, and how it compares with the runs that were done."""
+    timings = timing.read(results.folder.parent, "networks")
+    if not timings:
+        return "Not run; `python -m samlib bench networks` times the steps of every network."
+    parts = []
+    for record in timings:
+        where = timing.hardware(record)
+        ratio = number(_ratio(results, where))
+        parts.append(f"on {where} a perturbed step counts {ratio} times one of the base optimizer")
+    text = f"The estimate: {listed(parts)}, whatever its mask, and measurements are left out."
+    return text + _check(results, timings)
+
+
+def _check(results: Results, timings: list[dict]) -> str:
+    """The estimate for this profile's runs beside the seconds in their records."""
+    cells = plan.all_cells(plan.chapter_needs(results.profile))
+    done = known_runs(cells, results.records)
+    if missing_runs(cells, results.records):
+        return ""
+    origins = {_origin(results.records[run.run_id]) for run in done}
+    for record in timings:
+        p = record["provenance"]
+        if origins != {p["gpu"] or p["processor"]}:
+            continue
+        where = timing.hardware(record)
+        cost = campaign(cells, record, _ratio(results, where))
+        if cost is None:
+            continue
+        took = sum(results.records[run.run_id]["times"]["wall"] for run in done)
+        return (
+            f" For {results.profile.name} it gives {span(cost.total)}; the records of these runs "
+            f"add up to {span(took)}."
+        )
+    return ""
+
+
+def _origin(record: dict) -> str:
+    """What a run was trained on."""
+    return record["provenance"]["gpu"] or record["provenance"]["processor"]

@@ -1,0 +1,86 @@
+"""SAM-ON's gain under several conditions, and how it differs from the first on the same seeds."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare
+from samlib.report.wording import diverged, edge, spread, verdicts
+from samlib.study.cells import Cell
+from samlib.study.methods import HEADLINE, ON, Method
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How base optimizer, SAM and SAM-ON were trained or tested.
+
+    Attributes:
+        cells: the cell of each of `HEADLINE`.
+        column: of the record or of its measures, in percent; see `Results.accuracies`.
+    """
+
+    cells: dict[Method, Cell]
+    column: str = "test_accuracy"
+
+
+def gain(results: Results, condition: Condition, over: Method) -> pd.Series:
+    """SAM-ON minus another method under one condition, in points by seed."""
+    on, other = (
+        results.accuracies(condition.cells[method], column=condition.column)
+        for method in (ON, over)
+    )
+    return (on - other).dropna()
+
+
+def change(results: Results, condition: Condition, first: Condition, over: Method) -> Comparison:
+    """The gain under one condition minus that under another, on the seeds that have both."""
+    here, there = (gain(results, c, over) for c in (condition, first))
+    return compare((here - there).dropna())
+
+
+def table(
+    results: Results, label: str, conditions: dict[str, Condition]
+) -> tuple[pd.DataFrame, list[Comparison]]:
+    """Accuracy of the three methods under every condition, SAM-ON's gains, and their change.
+
+    Args:
+        results: the records.
+        label: name of the first column.
+        conditions: by name; changes are against the first.
+    """
+    first = next(iter(conditions.values()))
+    rows, compared, comparisons, changes = [], [], [], []
+    for name, condition in conditions.items():
+        for method in HEADLINE:
+            cell = condition.cells[method]
+            rows.append(
+                {
+                    label: name,
+                    "method": method_name(results.profile, method),
+                    "ρ accuracy": edge(results, cell),
+                    "accuracy": spread(results.accuracies(cell, column=condition.column)),
+                    "diverged": diverged(results, cell),
+                }
+            )
+            if method == ON:  # its row is compared with nothing
+                continue
+            compared.append(len(rows) - 1)
+            comparisons.append(compare(gain(results, condition, method)))
+            other = change(results, condition, first, method)
+            changes.append("–" if condition is first else str(other))
+    judged = verdicts(comparisons)
+    columns = {"SAM-ON minus it": judged.pop("difference"), "change on the same seeds": changes}
+    columns = pd.DataFrame(columns | judged, index=compared, dtype=object)
+    return pd.DataFrame(rows).join(columns).fillna(""), comparisons
+
+
+def changed(comparison: Comparison) -> str:
+    """What the interval of a change says."""
+    words = {
+        "holds": "a larger gain",
+        "refuted": "a smaller gain",
+        "equivalent": "less than 0.2 points either way",
+    }
+    return words.get(comparison.verdict, "undecided")

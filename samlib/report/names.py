@@ -1,0 +1,119 @@
+"""How tables and figures call models, variants, masks and methods: each one way, everywhere."""
+
+from samlib.study.methods import ALL, BASE, ON, Method
+from samlib.study.profile import Profile
+
+
+class _Names(dict):
+    """Display names; what has none yet is called by the name configurations use."""
+
+    def __missing__(self, key: str) -> str:
+        return key
+
+
+GEOMETRY_NAMES = _Names(
+    {
+        "l2": "SAM",
+        "elementwise_l2": "ASAM elementwise ℓ₂",
+        "elementwise_l2_orig": "ASAM elementwise ℓ₂, orig",
+        "elementwise_linf": "ASAM elementwise ℓ∞",
+        "elementwise_linf_orig": "ASAM elementwise ℓ∞, orig",
+        "layerwise_l2": "ASAM layerwise ℓ₂",
+        "layerwise_l2_orig": "ASAM layerwise ℓ₂, orig",
+        "fisher": "Fisher-SAM",
+        "output_scales": "output-channel scales",
+        "input_scales": "input-channel scales",
+    }
+)
+MASK_NAMES = _Names(
+    {
+        "all": "all",
+        "only_norm": "only norm",
+        "no_norm": "no norm",
+        "random": "random mask",
+        "fisher": "SSAM-F",
+        "dynamic": "SSAM-D",
+        "only_gamma": "γ only",
+        "only_beta": "β only",
+        "blocks_1": "SAM-ON, stage 1",
+        "blocks_2": "SAM-ON, stage 2",
+        "blocks_3": "SAM-ON, stage 3",
+        "blocks_23": "SAM-ON, stages 2 and 3",
+    }
+)
+OPTIMIZER_NAMES = {"sgd": "SGD", "adamw": "AdamW", "lion": "Lion"}
+MODEL_NAMES = _Names(
+    {
+        "resnet56": "ResNet-56",
+        "resnext29_32x4d": "ResNeXt-29 32x4d",
+        "wrn28_10": "WRN-28-10",
+        "vit_s32": "ViT-S/32",
+        "resnet50": "ResNet-50",
+        "wrn16_4": "WRN-16-4",
+        "vit_t": "ViT-T",
+        "vit_s": "ViT-S",
+        "resnet8": "ResNet-8",
+        "resnext11_4x2d": "ResNeXt-11 4x2d",
+        "wrn10_1": "WRN-10-1",
+        "vit_micro": "ViT-micro",
+    }
+)
+
+
+DATASET_NAMES = _Names(
+    {
+        "digits": "digits",
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "fashion_mnist": "Fashion-MNIST",
+        "imagenet": "ImageNet",
+    }
+)
+# What a method changes beside the perturbation; {} is the value.
+CHANGE_NAMES = {
+    ("updated", "no_norm"): "γ and β fixed",
+    ("decayed", "no_norm"): "γ and β not decayed",
+    ("batchnorm", "first"): "statistics of the first pass",
+}
+
+
+def method_name(profile: Profile, method: Method, family: str | None = None) -> str:
+    """How tables and figures call a method, in the headline family unless told otherwise."""
+    name = _plain_name(profile, method.plain, family or profile.headline)
+    return ", ".join([name, *(_change(field, value) for field, value in method.changes)])
+
+
+def _plain_name(profile: Profile, method: Method, family: str) -> str:
+    if method == BASE:
+        return OPTIMIZER_NAMES[profile.bases[family].optimizer]
+    if method == ON:
+        return "SAM-ON"
+    if method == ALL:
+        return "SAM"
+    if method.geometry == "l2" and method.mask != "no_norm":
+        return MASK_NAMES[method.mask]
+    if method.geometry in ("output_scales", "input_scales"):
+        return GEOMETRY_NAMES[method.geometry]
+    return f"{GEOMETRY_NAMES[method.geometry]}, {MASK_NAMES[method.mask]}"
+
+
+def _change(field: str, value: object) -> str:
+    if field == "start":
+        return f"from epoch {value} on"
+    if field == "end":
+        return f"before epoch {value} only"
+    return CHANGE_NAMES[field, value]
+
+
+def family_name(profile: Profile, family: str) -> str:
+    """The network, and what sets it apart from others like it in the profile."""
+    base = profile.bases[family]
+    parts = [MODEL_NAMES[base.model]]
+    if len({other.dataset for other in profile.bases.values()}) > 1:
+        parts.append(DATASET_NAMES[base.dataset])
+    if base.augment == "autoaugment":
+        parts.append("AutoAugment")
+    twins = {b.optimizer for b in profile.bases.values() if b.model == base.model}
+    if len(twins) > 1:
+        parts.append(OPTIMIZER_NAMES[base.optimizer])
+    return parts[0] + (f" ({', '.join(parts[1:])})" if parts[1:] else "")

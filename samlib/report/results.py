@@ -1,0 +1,218 @@
+"""A profile's records seen through the study: accuracies at the chosen rho, paired differences."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from samlib.errors import ConfigError, RecordsMissing, choose
+from samlib.measures import measurement
+from samlib.measures.measurement import MeasureRecords
+from samlib.records import store
+from samlib.records.results_folder import ResultsFolder, place
+from samlib.records.store import Records
+from samlib.report.stats import Comparison, compare
+from samlib.study import plan, profiles
+from samlib.study.cells import Cell, missing_measurements, missing_runs
+from samlib.study.methods import Method
+from samlib.study.plan import Needs
+from samlib.study.profile import Profile
+
+
+@dataclass(frozen=True)
+class Results:
+    """Records of one profile and what they say about cells.
+
+    Attributes:
+        profile: the profile.
+        records: its records by run id.
+        measures: what was measured on their final weights, by measure and run id.
+        folder: `<results>/<profile>`.
+    """
+
+    profile: Profile
+    records: Records
+    measures: MeasureRecords
+    folder: Path
+
+    def cell(self, method: Method, family: str | None = None) -> Cell:
+        """A method's cell, in the headline family unless told otherwise."""
+        return self.profile.cell(family or self.profile.headline, method)
+
+    def rho(self, cell: Cell) -> float:
+        """The rho chosen on the validation split.
+
+        Raises:
+            RecordsMissing: the sweep is not complete.
+        """
+        chosen = cell.chosen(self.records)
+        if chosen is None:
+            raise RecordsMissing(self._missing([cell]))
+        return chosen
+
+    def runs(self, cell: Cell, rho: float | None = None) -> list[dict]:
+        """Records at one rho (None: the chosen one) in the order of seeds, as many as there are.
+
+        Raises:
+            RecordsMissing: none at that rho, or the chosen one is not complete.
+        """
+        if rho is None:
+            wanted = cell.at(self.rho(cell), cell.seeds)
+            if any(run.run_id not in self.records for run in wanted):
+                raise RecordsMissing(self._missing([cell]))
+        else:
+            wanted = cell.at(rho, cell.seeds)
+        return [self.records[run.run_id] for run in wanted if run.run_id in self.records]
+
+    def accuracies(
+        self, cell: Cell, rho: float | None = None, column: str = "test_accuracy"
+    ) -> pd.Series:
+        """Accuracy in percent by seed; see `runs`. Last epoch unless `column` says otherwise.
+
+        `column` is a field of the record or of its measures; None there is NaN here.
+        """
+        found = self.runs(cell, rho)
+        seeds = [record["config"]["seed"] for record in found]
+        values = [(record["measures"] | record)[column] for record in found]
+        return pd.Series(values, index=seeds, dtype=float)
+
+    def fitted(self, cell: Cell) -> float:
+        """Mean training accuracy of the last epoch, in percent of the labels trained on."""
+        curves = [record["curves"]["train_accuracy"] for record in self.runs(cell)]
+        return sum(curve[-1] for curve in curves) / len(curves)
+
+    def together(self, *cells: Cell) -> pd.DataFrame:
+        """Accuracies in percent on the seeds that all cells have: a column each, in order."""
+        columns = [self.accuracies(cell) for cell in cells]
+        return pd.concat(columns, axis=1, keys=range(len(cells))).dropna()
+
+    def measured(self, cell: Cell, measure: str, rho: float | None = None) -> dict[int, dict]:
+        """What was measured on a cell's runs, by seed; see `runs`. Diverged ones have none.
+
+        Raises:
+            RecordsMissing: none was.
+        """
+        found = {
+            record["config"]["seed"]: self.measures[measure][record["run_id"]]["values"]
+            for record in self.runs(cell, rho)
+            if record["run_id"] in self.measures[measure]
+        }
+        if not found:
+            raise RecordsMissing(
+                f"no {measure} of {cell.method} has been measured in {self.folder / 'measures'}: "
+                f"run `{self._command}`"
+            )
+        return {seed: values for seed, values in found.items() if values is not None}
+
+    def compare(
+        self,
+        better: Cell,
+        worse: Cell,
+        *,
+        rhos: tuple[float | None, float | None] = (None, None),
+        column: str = "test_accuracy",
+    ) -> Comparison:
+        """`better` minus `worse`, paired by seed, each at its chosen rho or at the one given."""
+        difference = self.accuracies(better, rhos[0], column) - self.accuracies(
+            worse, rhos[1], column
+        )
+        return compare(difference.dropna())
+
+    def require(self, needs: Needs) -> None:
+        """Check that every run and measurement of a chapter is there.
+
+        Raises:
+            RecordsMissing: names how many are missing and the command to run.
+        """
+        if missing_runs(needs.cells, self.records):
+            raise RecordsMissing(self._missing(needs.cells))
+        jobs = missing_measurements(needs.measured, self.records, self.measures)
+        if jobs:
+            raise RecordsMissing(
+                f"{len(jobs)} measurements are not in {self.folder / 'measures'}, the first is "
+                f"{jobs[0].run_id}: run `{self._command}`"
+            )
+
+    def lacks(self, needs: Needs) -> bool:
+        """Whether a run or a measurement of a chapter is missing."""
+        jobs = missing_measurements(needs.measured, self.records, self.measures)
+        return bool(missing_runs(needs.cells, self.records) or jobs)
+
+    @property
+    def _command(self) -> str:
+        return f"python -m samlib run --profile {self.profile.name} --results {self.folder.parent}"
+
+    def _missing(self, cells: Sequence[Cell]) -> str:
+        runs = missing_runs(cells, self.records)
+        return (
+            f"{len(runs)} runs have no record in {self.folder / 'runs'}, the first is "
+            f"{runs[0].run_id}: run `{self._command}`"
+        )
+
+
+def load(profile: str, results: str | Path, *, needs: str | None = None) -> Results:
+    """Read a profile's records.
+
+    Args:
+        profile: its name.
+        results: folder of all profiles' results.
+        needs: a notebook whose runs must all be there.
+
+    Raises:
+        ConfigError: an unknown profile.
+        RecordsMissing: a run the notebook needs is not there.
+    """
+    known = profiles.get(profile)
+    found = read(known, place(Path(results), profile))
+    if needs is not None:
+        for of_chapter in plan.chapter_needs(found.profile, needs):
+            found.require(of_chapter)
+    return found
+
+
+def read(
+    profile: Profile, campaign: ResultsFolder, *, reader: Callable[..., Records] = store.read
+) -> Results:
+    """What a campaign's folder holds of a profile; `reader` may stand in for `records.read`."""
+    runs = reader(campaign.runs)
+    measures = measurement.read(campaign, runs, reader=reader)
+    return Results(profile, runs, measures, campaign.folder)
+
+
+def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -> Results:
+    """What a notebook's first cell calls: its records, training what is missing if asked to.
+
+    Args:
+        notebook: its name.
+        profile: the profile's name.
+        results: folder of all profiles' results, from the project's root.
+        missing: "train" what is missing in worker processes, or "error".
+
+    Records are read from anywhere, but trained only into a folder of the project, whatever
+    parameters a notebook is started with.
+
+    Raises:
+        ConfigError: a bad parameter.
+        RecordsMissing: a run is missing and is not to be trained, or failed.
+    """
+    from samlib.campaign.runner import bring_up_to_date
+    from samlib.files import project_root, resolve
+
+    choose("value of missing", missing, ("train", "error"))
+    if not isinstance(results, str):
+        raise ConfigError(f"results must be a folder's path, not {results!r}")
+    folder = resolve(results)
+    found = load(profile, folder)
+    groups = plan.chapter_needs(found.profile, notebook)
+    if missing == "train" and any(map(found.lacks, groups)):
+        if ".." in folder.parts or not folder.is_relative_to(project_root()):
+            raise ConfigError(
+                f"runs are missing, and a notebook does not write to {folder}, outside "
+                f"{project_root()}: run `python -m samlib run --profile {profile} "
+                f"--results {folder}` first"
+            )
+        campaign = place(folder, profile)
+        with campaign.locked():
+            bring_up_to_date(groups, campaign, device=found.profile.device)
+    return load(profile, folder, needs=notebook)

@@ -1,0 +1,163 @@
+"""Records of step times as tables: every network that was timed, where time and memory go."""
+
+import pandas as pd
+
+from samlib.bench import timing
+from samlib.errors import RecordsMissing
+from samlib.report.figures import key_of
+from samlib.report.names import MODEL_NAMES, OPTIMIZER_NAMES, method_name
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN
+from samlib.report.wording import number
+from samlib.study import plan
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
+
+PEER = "pytorch-optimizer's SAM"
+METHODS = (*HEADLINE, *plan.BLOCKS)
+FIRST, LATE = plan.BLOCKS[0], plan.BLOCKS[-1]  # stage 1; stages 2 and 3
+
+
+def timed(results: Results) -> list[dict]:
+    """Every record of step times, the profile's own network first."""
+    found = timing.read(results.folder.parent, "step")
+    return sorted(found, key=lambda record: not _is_own(results, record))
+
+
+def own(results: Results) -> dict:
+    """Step times of the profile's own network, on the kind of device it is meant for.
+
+    Raises:
+        RecordsMissing: they have not been measured.
+    """
+    found = [record for record in timed(results) if _is_own(results, record)]
+    if not found:
+        raise RecordsMissing(f"no step of this network has been timed: run `{command(results)}`")
+    return found[0]
+
+
+def _is_own(results: Results, record: dict) -> bool:
+    kind = record["setting"]["device"].split(":")[0]
+    base = results.cell(BASE).base
+    return (record["network"], kind) == (timing.network(base), results.profile.device)
+
+
+def command(results: Results) -> str:
+    """What measures the profile's own network."""
+    device = f" --device {results.profile.device}" if results.profile.device != "cpu" else ""
+    return f"python -m samlib bench step --profile {results.profile.name}{device}"
+
+
+def own_or_none(results: Results) -> dict | None:
+    """`own`, or None where nothing has been measured."""
+    try:
+        return own(results)
+    except RecordsMissing:
+        return None
+
+
+def title(record: dict) -> str:
+    """Network, image size, batch and hardware of a record."""
+    n = record["network"]
+    size = f"{n['image_size']} × {n['image_size']}, batch {n['batch_size']}"
+    kind = "" if n["precision"] == "fp32" else f", {n['precision']}"
+    return f"{MODEL_NAMES[n['model']]}, {size}{kind}, on {timing.hardware(record)}"
+
+
+def quartiles(values: list[float]) -> str:
+    """The median and both quartiles, for a table."""
+    low, median, high = values
+    return f"{number(median)} [{number(low)}, {number(high)}]"
+
+
+def short(results: Results, method: Method) -> str:
+    """A method's name where there is little room: stages by their numbers."""
+    stages = method.mask.removeprefix("blocks_")
+    if stages == method.mask:
+        return method_name(results.profile, method)
+    return "B" + "+B".join(stages)
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Every record of step times: medians over the base optimizer's, floors in brackets."""
+    rows = []
+    for record in timed(results):
+        floors, ratios = record["floors"], {k: r[1] for k, r in record["ratios"].items()}
+        row = {"timed": title(record), "control": number(ratios["base again"])}
+        for method in METHODS[1:]:
+            key = key_of(method)
+            row[short(results, method)] = f"{number(ratios[key])} ({number(floors[key][1])})"
+        peer = ratios.get(PEER)
+        rows.append(row | {PEER: number(peer) if peer else "–"})
+    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}])
+
+
+def pieces(results: Results) -> pd.DataFrame:
+    """Milliseconds of what a step is made of, their sum, and the step as a whole."""
+    rows = []
+    for record in timed(results):
+        optimizer = OPTIMIZER_NAMES[record["network"]["optimizer"]]
+        for method in (BASE, ALL, ON, LATE):
+            name = optimizer if method == BASE else short(results, method)
+            rows.append({"timed": title(record), "step": name} | _pieces(record, key_of(method)))
+    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}])
+
+
+def memory(results: Results) -> pd.DataFrame:
+    """Megabytes that a step takes at most, and what it keeps from its first pass to its second."""
+    rows = []
+    for record in timed(results):
+        optimizer = OPTIMIZER_NAMES[record["network"]["optimizer"]]
+        names = {key_of(m): short(results, m) for m in (ALL, ON, LATE)}
+        found = record.get("memory")  # not in older records
+        if found is None:
+            rows.append({"timed": title(record), "step": NOT_RUN.verdict})
+            continue
+        for key, name in ({"base": optimizer} | names | {PEER: PEER}).items():
+            if key in found["peak"]:
+                row = {"timed": title(record), "step": name}
+                rows.append(row | _memory(found, key))
+    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}]).fillna("–")
+
+
+def _memory(found: dict, key: str) -> dict[str, str]:
+    peak, kept = found["peak"][key], found["between"].get(key)
+    return {
+        "peak, MB": number(peak / 1e6),
+        "over the base optimizer's": number(peak / found["peak"]["base"], 3),
+        "kept, MB": "–" if kept is None else number(kept / 1e6, 3),
+        "of all parameters": "–" if kept is None else f"{100 * kept / found['parameters']:.1f} %",
+    }
+
+
+def _pieces(record: dict, key: str) -> dict[str, str]:
+    took = {name: 1000 * median for name, (_, median, _) in record["pieces"].items()}
+    parts = {"forward": 0.0, "backward to the mask": 0.0}
+    if key != "base":
+        parts["forward"] = took["forward"]
+        parts["backward to the mask"] = took[f"gradient of {key}"] - took["forward"]
+    reused = took.get(f"reused by {key}", 0.0)
+    parts["second pass"] = took["forward and backward"] - reused
+    parts["optimizer"] = took["optimizer"]
+    parts["floor"] = sum(parts.values())
+    parts["perturb, restore"] = took.get(f"perturb {key}", 0.0)
+    parts["measured"] = 1000 * record["seconds"][key][1]
+    return {name: number(value) if value else "–" for name, value in parts.items()}
+
+
+def finding(results: Results) -> str:
+    """How near a step comes to its floor, and what the measurement can resolve."""
+    found = timed(results)
+    if not found:
+        return f"Step times: not run; `{command(results)}` measures them."
+    over = [
+        record["ratios"][key][1] / record["floors"][key][1]
+        for record in found
+        for key in map(key_of, METHODS[1:])
+    ]
+    control = max(abs(record["ratios"]["base again"][1] - 1) for record in found)
+    count = f"{len(found)} network{'s' if len(found) > 1 else ''}"
+    return (
+        f"Over {count}, steps take {number(min(over))} to {number(max(over))} times their floor. "
+        f"Two identical steps of the base optimizer differ by at most {100 * control:.1f} %, "
+        "medians compared."
+    )

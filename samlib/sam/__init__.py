@@ -1,0 +1,9 @@
+"""One step of SAM around an optimizer of yours: what is perturbed, how far, and the step itself.
+
+Needs torch alone; timm's norm types count where timm is installed.
+"""
+
+from samlib.sam import geometry, masks
+from samlib.sam.step import Perturbation, perturbed, sam_step
+
+__all__ = ["Perturbation", "geometry", "masks", "perturbed", "restore", "reuse", "sam_step", "step"]

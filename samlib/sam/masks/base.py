@@ -1,0 +1,133 @@
+"""A mask: an explicit, printable set of coordinates of a model's trainable parameters.
+
+Whole tensors, or a boolean per coordinate (held as flat indices). Everything else in the library
+reads `Mask.entries` and knows nothing of why a coordinate was chosen.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samlib.errors import ConfigError
+from samlib.sam.masks.norms import (
+    _parts,
+    norm_layers,
+)
+from samlib.sam.reuse import untouched_stages
+
+
+class Entry(NamedTuple):
+    """A parameter and the flat indices selected in it (int64; None: all of it)."""
+
+    name: str
+    parameter: nn.Parameter
+    index: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of selected coordinates."""
+        return self.parameter.numel() if self.index is None else self.index.numel()
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that require a gradient, in the model's order; tied ones once."""
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+
+
+def refuse_half(parameters: Iterable[nn.Parameter]) -> None:
+    """Raise a ConfigError if one of the parameters is in half precision."""
+    half = {p.dtype for p in parameters} & {torch.bfloat16, torch.float16}
+    if half:
+        raise ConfigError(
+            f"parameters are {half.pop()}: most would not move by a step of rho; "
+            "keep them in float32 and run the forward pass under bfloat16 autocast"
+        )
+
+
+class Mask:
+    """A set of coordinates of a model's trainable parameters.
+
+    Args:
+        model: the network; frozen parameters are never part of a mask.
+        entries: the coordinates, one entry per parameter.
+        kind: name used in `repr` and records.
+
+    Attributes:
+        entries: tuple of `Entry`, in the model's parameter order.
+        trainable: name and parameter of everything that could be selected.
+        norms: the model's norm layers.
+        untouched: leading stages of the model without a selected coordinate.
+        unused: names of parameters that some loss did not use, each reported once.
+        total: number of trainable coordinates in the model.
+
+    Raises:
+        ConfigError: no coordinate selected, or parameters in half precision.
+    """
+
+    def __init__(self, model: nn.Module, entries: Iterable[Entry], kind: str):
+        self.model = model
+        self.kind = kind
+        self.trainable = trainable(model)
+        self.norms = [m for _, m in norm_layers(model)]
+        parts = {id(part): part for m in self.norms for part in _parts(m)}
+        self._stateful = [part for part in parts.values() if part._buffers]
+        self.unused: set[str] = set()
+        self.total = sum(p.numel() for _, p in self.trainable)
+        self.entries = tuple(e for e in entries if e.count)
+        if not self.entries:
+            raise ConfigError(
+                f"mask {kind} selects no trainable coordinate of {type(model).__name__}; "
+                "a normalization layer of your own is made known with masks.register_norm"
+            )
+        self.untouched = untouched_stages(model, [e.parameter for e in self.entries])
+        refuse_half(e.parameter for e in self.entries)
+
+    @property
+    def norm_buffers(self) -> list[Tensor]:
+        """Running statistics of the norm layers, as they are now: `model.to` replaces them."""
+        return [b for m in self._stateful for b in m._buffers.values() if b is not None]
+
+    @property
+    def count(self) -> int:
+        """Number of selected coordinates."""
+        return sum(e.count for e in self.entries)
+
+    @property
+    def share(self) -> float:
+        """Selected coordinates over all trainable ones."""
+        return self.count / self.total
+
+    @property
+    def sparsity(self) -> float:
+        """1 - share, as the sparse-perturbation literature counts."""
+        return 1 - self.share
+
+    def __repr__(self) -> str:
+        return (
+            f"Mask {self.kind}: {self.count:,} of {self.total:,} coordinates in "
+            f"{len(self.entries)} tensors (share {self.share:.3%}, sparsity {self.sparsity:.3%})"
+        )
+
+    def begin_epoch(self, epoch: int, sample: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        """Called by the trainer before each epoch; fixed masks ignore it.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            sample: `sample(n)` gives n training examples (inputs, labels) ready for the model.
+        """
+
+    def observe(self, grads: Sequence[Tensor]) -> None:
+        """Called by the step with the ascent gradient of every entry; fixed masks ignore it.
+
+        Args:
+            grads: gradients at the selected coordinates, one tensor per entry.
+        """
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must hold to continue; empty for fixed masks."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""

@@ -1,0 +1,166 @@
+"""The sparse masks of SSAM: by Fisher score (SSAM-F) and by dynamic sparse training (SSAM-D).
+
+After Mi et al. (2022) as released (specification 2.1, 2.2).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from samlib.errors import ConfigError
+from samlib.sam.masks.base import trainable
+from samlib.sam.masks.sparse import SparseMask, keep_count
+from samlib.sam.restore import evaluating
+
+_CHUNK = 2**25  # coordinates of per-sample gradients held at once: 128 MiB of float32
+
+
+def fisher_scores(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Diagonal of the empirical Fisher: squared per-sample gradients summed over samples.
+
+    Cross-entropy at the true labels, without smoothing, model in evaluation mode: the released
+    code scores in training mode and so overwrites the BatchNorm statistics (specification 2.1).
+
+    Args:
+        model: the network.
+        inputs: (n, channels, height, width), normalised.
+        labels: (n,) int64.
+
+    Returns:
+        (trainable coordinates,) scores, in the order of the model's parameters.
+    """
+    parameters = {n: p.detach() for n, p in trainable(model)}
+    state = {n: p.detach() for n, p in model.named_parameters() if n not in parameters}
+    state |= dict(model.named_buffers())
+
+    def loss(parameters: dict, x: Tensor, y: Tensor) -> Tensor:
+        logits = functional_call(model, parameters | state, (x.unsqueeze(0),))
+        return F.cross_entropy(logits, y.unsqueeze(0))
+
+    per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
+    total = sum(p.numel() for p in parameters.values())
+    chunk = max(1, _CHUNK // total)
+    with evaluating(model):
+        scores = {n: torch.zeros_like(p) for n, p in parameters.items()}
+        for x, y in zip(inputs.split(chunk), labels.split(chunk), strict=True):
+            for n, g in per_sample(parameters, x, y).items():
+                scores[n] += g.square_().sum(0)
+    return torch.cat([s.flatten() for s in scores.values()])
+
+
+class _Fisher(SparseMask):
+    def __init__(self, model: nn.Module, count: int, samples: int, every: int):
+        super().__init__(model, torch.arange(count), "fisher", seed=0)
+        self._count, self._samples, self._every = count, samples, every
+
+    def begin_epoch(self, epoch, sample):
+        """Score anew every `every` epochs, the first one included."""
+        if epoch % self._every == 0:
+            scores = fisher_scores(self.model, *sample(self._samples))
+            self.select(scores.topk(self._count).indices)
+
+
+def fisher(model: nn.Module, *, sparsity: float, samples: int = 1024, every: int = 5) -> SparseMask:
+    """SSAM-F: the coordinates with the largest empirical Fisher score (Mi et al., 2022).
+
+    Args:
+        model: the network.
+        sparsity: share of coordinates left out, in [0, 1).
+        samples: training examples scored per update; the released default is 1024.
+        every: epochs between updates; the released default is 5.
+
+    The mask exists from its first `begin_epoch` on; before, it holds the first coordinates.
+    """
+    total = sum(p.numel() for _, p in trainable(model))
+    if samples < 1 or every < 1:
+        raise ConfigError(f"samples and every must be >= 1, not {samples} and {every}")
+    return _Fisher(model, keep_count(total, sparsity), samples, every)
+
+
+class _Dynamic(SparseMask):
+    def __init__(self, model, count, drop_rate, every, epochs, seed):
+        total = sum(p.numel() for _, p in trainable(model))
+        super().__init__(model, torch.arange(1), "dynamic", seed)
+        self._count, self._drop_rate, self._every, self._epochs = count, drop_rate, every, epochs
+        self._total, self._epoch, self._due = total, 0, False
+        self.select(torch.randperm(total, generator=self.generator)[:count])
+
+    def begin_epoch(self, epoch, sample):
+        """Have the first ascent of every `every`-th epoch drop and grow."""
+        self._epoch, self._due = epoch, epoch % self._every == 0
+
+    def observe(self, grads: Sequence[Tensor]) -> None:
+        """Drop the live coordinates with the smallest |gradient|, grow as many dead ones."""
+        if not self._due:
+            return
+        self._due = False
+        dropped, grown = drop_and_grow(
+            self._count, self._total, self._drop_rate, self._epoch, self._epochs
+        )
+        live = self.flat
+        size = torch.cat([g.detach().abs().flatten().cpu() for g in grads])
+        kept = live[size.topk(self._count - dropped).indices]
+        dead = torch.ones(self._total, dtype=torch.bool)
+        dead[live] = False  # what was just dropped cannot come back in the same update
+        candidates = dead.nonzero().flatten()
+        order = torch.randperm(len(candidates), generator=self.generator)
+        self.select(torch.cat([kept, candidates[order[:grown]]]))
+
+    def state_dict(self) -> dict:
+        """Selected positions, the generator, and whether an update is due."""
+        return super().state_dict() | {"epoch": self._epoch, "due": self._due}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+        super().load_state_dict(state)
+        self._epoch, self._due = state["epoch"], state["due"]
+
+
+def drop_and_grow(
+    count: int, total: int, drop_rate: float, epoch: int, epochs: int
+) -> tuple[int, int]:
+    """Coordinates SSAM-D drops and grows at an epoch (specification 2.2).
+
+    dr = drop_rate (1 + cos(pi epoch / epochs)) / 2; int(count (1 - dr)) stay, and as many grow
+    as were dropped, no more than there are dead ones.
+
+    >>> drop_and_grow(count=100, total=1000, drop_rate=0.5, epoch=0, epochs=10)
+    (50, 50)
+    """
+    rate = drop_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    dropped = count - int(count * (1 - rate))
+    grown = min(dropped, total - count)
+    return grown, grown
+
+
+def dynamic(
+    model: nn.Module,
+    *,
+    sparsity: float,
+    epochs: int,
+    drop_rate: float = 0.5,
+    every: int = 5,
+    seed: int = 0,
+) -> SparseMask:
+    """SSAM-D: dynamic sparse training of the mask (Mi et al., 2022), as released.
+
+    Starts from a random mask; at the first ascent of every `every`-th epoch the live coordinates
+    with the smallest |gradient| are dropped and as many dead ones grow at random, in force from
+    the next ascent on.
+
+    Args:
+        model: the network.
+        sparsity: share of coordinates left out, in [0, 1).
+        epochs: of the run, for the cosine of the drop rate.
+        drop_rate: share of live coordinates dropped at epoch 0, in [0, 1].
+        every: epochs between updates.
+        seed: of the first mask and of what grows.
+    """
+    total = sum(p.numel() for _, p in trainable(model))
+    if not 0 <= drop_rate <= 1 or every < 1 or epochs < 1:
+        raise ConfigError("dynamic needs 0 <= drop_rate <= 1, every >= 1 and epochs >= 1")
+    return _Dynamic(model, keep_count(total, sparsity), drop_rate, every, epochs, seed)

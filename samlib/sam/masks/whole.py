@@ -1,0 +1,125 @@
+"""Masks of whole tensors: all, by layer type, by stage, or by booleans of your own."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from samlib.errors import ConfigError
+from samlib.sam.masks.base import Entry, Mask, trainable
+from samlib.sam.masks.norms import norm_layers, norm_parameters
+
+
+def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool]) -> Mask:
+    return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind)
+
+
+def all_parameters(model: nn.Module) -> Mask:
+    """Every trainable parameter: SAM as published."""
+    return _where(model, "all", lambda p: True)
+
+
+def only_norm(model: nn.Module) -> Mask:
+    """gamma and beta of every normalization layer: SAM-ON."""
+    norm = norm_parameters(model)
+    return _where(model, "only_norm", lambda p: id(p) in norm)
+
+
+def no_norm(model: nn.Module) -> Mask:
+    """Everything but the normalization layers."""
+    norm = norm_parameters(model)
+    return _where(model, "no_norm", lambda p: id(p) not in norm)
+
+
+def only_gamma(model: nn.Module) -> Mask:
+    """Scales (`weight`) of the normalization layers."""
+    norm = norm_parameters(model)
+    return _where(model, "only_gamma", lambda p: norm.get(id(p)) == "weight")
+
+
+def only_beta(model: nn.Module) -> Mask:
+    """Shifts (`bias`) of the normalization layers."""
+    norm = norm_parameters(model)
+    return _where(model, "only_beta", lambda p: norm.get(id(p)) == "bias")
+
+
+def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
+    chosen = set()
+    for name, m in model.named_modules():
+        if not isinstance(m, types):
+            continue
+        own = dict(m.named_parameters(recurse=False))
+        if "weight" not in own:
+            raise ConfigError(
+                f"the weight of {name or type(m).__name__} is computed from other parameters, as "
+                "weight norm and pruning do: choose among those with masks.from_booleans"
+            )
+        chosen.add(id(own["weight"]))
+    return _where(model, kind, lambda p: id(p) in chosen)
+
+
+def convolutions(model: nn.Module) -> Mask:
+    """Weights of all convolutions.
+
+    Raises:
+        ConfigError: none, or one that is no parameter (weight norm, pruning).
+    """
+    return _weights_of(model, "convolutions", nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def weights(model: nn.Module) -> Mask:
+    """Weights of all convolutions and linear layers, without their biases.
+
+    Raises:
+        ConfigError: as `convolutions`.
+    """
+    return _weights_of(model, "weights", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
+    """Normalization layers inside some of a model's stages.
+
+    Args:
+        model: a network with `stages`, its parts in forward order, as every model of the zoo.
+        stages: their numbers from 1: [2, 3] is the paper's B2+B3. Norm layers outside all
+            stages (stem, final) are in none.
+
+    Raises:
+        ConfigError: a stage number the model does not have, or a model without stages.
+    """
+    parts = getattr(model, "stages", ())
+    if isinstance(stages, int):
+        raise ConfigError(f"stages is a list of stage numbers, such as [{stages}]")
+    bad = [s for s in stages if not (isinstance(s, int) and 1 <= s <= len(parts))]
+    if bad or not stages:
+        raise ConfigError(
+            f"no stage {', '.join(map(str, bad)) or 'chosen'}; "
+            f"{type(model).__name__} has stages 1 to {len(parts)}"
+        )
+    norm = norm_parameters(model, [m for s in stages for _, m in norm_layers(parts[s - 1])])
+    return _where(model, "blocks_" + "".join(map(str, stages)), lambda p: id(p) in norm)
+
+
+def from_booleans(model: nn.Module, selected: dict[str, Tensor], kind: str = "custom") -> Mask:
+    """A mask from one boolean tensor per parameter name (absent: nothing of that parameter).
+
+    Raises:
+        ConfigError: an unknown or frozen parameter, no tensor, a wrong dtype or shape.
+    """
+    parameters = dict(trainable(model))
+    for name, chosen in selected.items():
+        if name not in parameters:
+            raise ConfigError(f"{name!r} is not a trainable parameter of {type(model).__name__}")
+        fits = isinstance(chosen, Tensor) and chosen.shape == parameters[name].shape
+        if not fits or chosen.dtype != torch.bool:
+            shape = tuple(parameters[name].shape)
+            raise ConfigError(f"the mask of {name} must be a boolean tensor of shape {shape}")
+    return Mask(
+        model,
+        [
+            Entry(n, p, selected[n].to(p.device).flatten().nonzero().flatten())
+            for n, p in parameters.items()
+            if n in selected
+        ],
+        kind,
+    )

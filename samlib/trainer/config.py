@@ -1,0 +1,202 @@
+"""RunConfig: everything that decides a run, and the run's id."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+
+from samlib import models
+from samlib.data import augment, datasets
+from samlib.errors import ConfigError, choose
+from samlib.sam.geometry import GEOMETRIES
+from samlib.sam.masks.by_name import MASKS
+
+OPTIMIZERS = ("sgd", "adamw", "lion")
+SPARSE = ("random", "random_redrawn", "fisher", "dynamic")  # masks that take a sparsity
+PRECISIONS = ("fp32", "bf16")
+NO_PERTURBATION = "none"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, fully described; equal configurations give equal results.
+
+    Data: `dataset`, `train_size` (None: all that validation leaves), `validation_size` (held out
+    of training, or of everything where there is no official test set), `label_noise` (share of
+    training labels resampled uniformly), `augment`.
+
+    Training: `model`, `epochs`, `batch_size`, `optimizer` (sgd, adamw, lion), `lr` (cosine to 0,
+    stepped per epoch, after `warmup_epochs` in which it rises linearly), `momentum` (sgd),
+    `weight_decay`, `label_smoothing`, `clip_norm` (largest norm of the descent gradient; 0 does not
+    clip), `precision` (fp32, or bf16 autocast over fp32 weights), `eval_every` (epochs between
+    evaluations; the last one always is).
+
+    Ascent: `geometry` (a variant of `samlib.geometry`, or none for the base optimizer alone),
+    `eta` (None: the variant's default), `rho`, `mask`, `sparsity` (of random, fisher and dynamic
+    masks; None keeps as many coordinates as the norm layers have), `mask_every` (epochs between
+    updates), `mask_samples` (examples SSAM-F scores), `radius_over`, `batchnorm`, `start`, `end`
+    (active epochs).
+
+    Controls: `updated` and `decayed` (all, or no_norm: the base optimizer leaves the norm layers'
+    affine parameters at their initial values, or out of the weight decay).
+
+    `seed` fixes split, label noise, initial weights, batch order and augmentation alike for every
+    method, which makes comparisons paired.
+
+    Raises:
+        ConfigError: an unknown name (the valid ones are listed) or a value out of range.
+    """
+
+    dataset: str = "digits"
+    model: str = "wrn10_1"
+    seed: int = 0
+    # the ascent step
+    geometry: str = NO_PERTURBATION
+    mask: str = "all"
+    rho: float = 0.0
+    eta: float | None = None
+    sparsity: float | None = None
+    mask_every: int = 5
+    mask_samples: int = 1024
+    radius_over: str = "mask"
+    batchnorm: str = "both"
+    start: int = 0
+    end: int | None = None
+    # data
+    train_size: int | None = None
+    validation_size: int = 0
+    label_noise: float = 0.0
+    augment: str = "none"
+    # training
+    epochs: int = 1
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    precision: str = "fp32"
+    eval_every: int = 1
+    warmup_epochs: int = 0
+    clip_norm: float = 0.0
+    # controls
+    updated: str = "all"
+    decayed: str = "all"
+
+    def __post_init__(self):
+        for name, kind in _field_types().items():
+            object.__setattr__(self, name, _typed(name, kind, getattr(self, name)))
+        choose("data set", self.dataset, datasets.names())
+        choose("model", self.model, models.names())
+        choose("geometry", self.geometry, (NO_PERTURBATION, *GEOMETRIES))
+        choose("augmentation", self.augment, augment.names())
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("radius_over", self.radius_over, ("mask", "all"))
+        choose("batchnorm", self.batchnorm, ("both", "first"))
+        choose("updated", self.updated, ("all", "no_norm"))
+        choose("decayed", self.decayed, ("all", "no_norm"))
+        if self.precision == "fp16":
+            raise ConfigError("fp16 needs a loss scaler, which SAM has no place for; use bf16")
+        choose("precision", self.precision, PRECISIONS)
+        choose("mask", self.mask, MASKS)
+        at_least = {"seed": 0, "rho": 0, "eta": 0, "start": 0, "end": 0, "validation_size": 0}
+        at_least |= {
+            "epochs": 1,
+            "batch_size": 1,
+            "mask_every": 1,
+            "mask_samples": 1,
+            "eval_every": 1,
+        }
+        at_least |= {"train_size": 1, "momentum": 0, "weight_decay": 0}
+        at_least |= {"warmup_epochs": 0, "clip_norm": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, not {value!r}")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed must be below 2**32, not {self.seed}")
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"warmup_epochs must be at most epochs ({self.epochs}), not {self.warmup_epochs}"
+            )
+        if self.lr <= 0:
+            raise ConfigError(f"lr must be positive, not {self.lr!r}")
+        for name in ("label_noise", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)!r}")
+        if self.sparsity is not None:
+            choose("mask with a sparsity", self.mask, SPARSE)
+            if not 0 <= self.sparsity < 1:
+                raise ConfigError(f"sparsity must be in [0, 1), not {self.sparsity!r}")
+        if self.end is not None and self.end < self.start:
+            raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
+        if self.geometry == NO_PERTURBATION:
+            given = {"mask": self.mask != "all", "eta": self.eta is not None}
+            given |= {"rho": self.rho, "start": self.start, "end": self.end is not None}
+            if idle := next((name for name, is_given in given.items() if is_given), None):
+                raise ConfigError(f"{idle} means nothing without a geometry: give one, l2 for SAM")
+
+    def to_dict(self) -> dict:
+        """All fields, JSON-ready."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "RunConfig":
+        """The configuration a record holds; fields it does not know yet take their default.
+
+        Raises:
+            ConfigError: a field this version does not have.
+        """
+        valid = [f.name for f in dataclasses.fields(cls)]
+        for name in fields:
+            choose("field", name, valid)
+        return cls(**fields)
+
+    def replace(self, **changes) -> "RunConfig":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """Name of the run's record: readable parts and a digest of every field.
+
+        Fields at their default are left out of the digest, so that a field added later does not
+        rename the runs that came before it.
+        """
+        changed = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
+        method = self.geometry
+        if method != NO_PERTURBATION:
+            method += f"-{self.mask}-rho{self.rho:g}"
+        return f"{self.model}-{method}-s{self.seed}-{digest}"
+
+
+@functools.cache
+def _field_types() -> dict[str, typing.Any]:
+    return typing.get_type_hints(RunConfig)
+
+
+def _typed(name: str, kind: typing.Any, value: typing.Any) -> typing.Any:
+    """The value as its field's type: ints pass as floats, nothing else is converted."""
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in allowed:
+        return None
+    target = next(k for k in allowed if k is not type(None))
+    good = isinstance(value, target) or (target is float and isinstance(value, int))
+    if not good or isinstance(value, bool):
+        raise ConfigError(f"{name} must be {target.__name__}, not {value!r}")
+    try:
+        value = target(value)
+    except OverflowError:
+        raise ConfigError(f"{name} is too large") from None
+    if target is float and not math.isfinite(value):
+        raise ConfigError(f"{name} must be finite, not {value!r}")
+    return value

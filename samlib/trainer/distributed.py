@@ -1,0 +1,230 @@
+"""One run over several GPUs: data parallel under torchrun, for networks and data that ask for it.
+
+Every worker holds the whole network and sees its share of each batch. Gradients are averaged once
+per step, after the descent pass. The ascent pass sends nothing where each worker perturbs for its
+own share (m-sharpness with m the share), or averages the masked gradients alone where the
+perturbation is synchronised, which is the step of one process on the whole batch. BatchNorm
+normalises each worker's share; its running statistics are averaged at the end of every epoch.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samlib.data.image_folders import FolderSplits, batches
+from samlib.errors import ConfigError, choose
+from samlib.provenance import source_digest
+from samlib.sam.geometry import Geometry
+from samlib.trainer import checkpoint
+from samlib.trainer import one_run as single
+from samlib.trainer.build import build_model, build_optimizer, build_scheduler, clip_gradients
+from samlib.trainer.config import RunConfig
+from samlib.trainer.loop import Trainer
+from samlib.trainer.one_run import restored
+from samlib.trainer.process_group import Workers
+
+PERTURBATIONS = ("worker", "synchronised")
+
+
+class _Shard:
+    """One worker's share of a run's splits: every count-th image of each batch."""
+
+    def __init__(self, splits: Any, workers: Workers, batch_size: int):
+        self.whole, self.workers = splits, workers
+        self.share = 1.0 / workers.count  # of the batch at hand
+        if batch_size < workers.count:
+            raise ConfigError(
+                f"batch_size is {batch_size}, fewer images than {workers.count} workers: choose a "
+                "larger batch_size or fewer workers"
+            )
+        last = splits.count("train") % batch_size
+        if 0 < last < workers.count:
+            raise ConfigError(
+                f"the last batch of an epoch has {last} images, fewer than {workers.count} "
+                "workers: choose another batch_size or train_size"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def _mine(self, found: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        mine = slice(self.workers.rank, None, self.workers.count)
+        for images, labels in found:
+            self.share = len(labels[mine]) / len(labels)
+            yield images[mine], labels[mine]
+
+    def train_batches(self, augmentation, size, order, draws):
+        """This worker's share of each training batch."""
+        if isinstance(self.whole, FolderSplits):
+            yield from self._decoded(augmentation, size, order, draws)
+        else:
+            yield from self._mine(self.whole.train_batches(augmentation, size, order, draws))
+
+    def _decoded(self, augmentation, size, order, draws):
+        """The same without decoding the others' images."""
+        rank, count = self.workers.rank, self.workers.count
+        epoch = int(torch.randint(2**62, (), generator=draws))
+        shuffled = torch.randperm(self.whole.count("train"), generator=order)
+        parts = [(batch[rank::count], len(batch)) for batch in shuffled.split(size)]
+        files = self.whole.augmented(augmentation, epoch)
+        mine = [part.tolist() for part, _ in parts]
+        found = batches(files, mine, self.whole.device)
+        for (images, labels), (_, whole) in zip(found, parts, strict=True):
+            self.share = len(labels) / whole
+            yield images, labels
+
+    def plain_batches(self, split, size, most=None):
+        """This worker's share of each batch of a split."""
+        yield from self._mine(self.whole.plain_batches(split, size, most))
+
+
+class _Synchronised(Geometry):
+    """A geometry that sees the gradient of the whole batch."""
+
+    def __init__(self, inner: Geometry, workers: Workers, shard: _Shard):
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "workers", workers)
+        object.__setattr__(self, "shard", shard)
+
+    @property
+    def p(self) -> float:
+        """That of the geometry inside."""
+        return self.inner.p
+
+    def _T(self, weights, grads):
+        return self.inner._T(weights, grads)
+
+    def T(self, names, weights, grads):
+        """T_w of the averaged gradients, which take the place of this worker's."""
+        self.workers.average(list(grads), self.shard.share)
+        return self.inner.T(names, weights, grads)
+
+    def norm(self, T, grads):
+        """That of the geometry inside."""
+        return self.inner.norm(T, grads)
+
+    def eps(self, rho, T, grads, norm=None):
+        """That of the geometry inside."""
+        return self.inner.eps(rho, T, grads, norm)
+
+
+class ParallelRun(Trainer):
+    """A run whose batches are shared among workers; see `train`."""
+
+    def __init__(self, run: Trainer, workers: Workers, perturbation: str):
+        self.workers, self.kind = workers, perturbation
+        splits = _Shard(run.splits, workers, run.config.batch_size)
+        super().__init__(run.config, run.model, splits, run.device, run.data_dir)
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Gradients are averaged before they are clipped.
+        config = self.config.replace(clip_norm=0.0)
+        self.optimizer = build_optimizer(config, self.model)
+        self.optimizer.register_step_pre_hook(self._average)
+        clip_gradients(self.optimizer, self.model, self.config.clip_norm)
+        self.scheduler = build_scheduler(self.config, self.optimizer)
+        if self.perturbation is None:
+            return
+        if self.kind == "synchronised":
+            geometry = _Synchronised(self.perturbation.geometry, self.workers, self.splits)
+            self.perturbation = replace(self.perturbation, geometry=geometry)
+        elif self.config.mask == "dynamic":
+            raise ConfigError(
+                "SSAM-D drops coordinates by their gradient: with more than one worker its "
+                "perturbation must be synchronised"
+            )
+
+    def replayed(self, step, steps):
+        """As it is: workers wait for each other inside a step."""
+        return step
+
+    def _average(self, *_) -> None:
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.workers.average(grads, self.splits.share)
+
+    def train_epoch(self) -> None:
+        """One epoch on this worker's shares; curves are those of the whole batches."""
+        super().train_epoch()
+        # `train_epoch` divides by the whole epoch's count, so that the workers' parts add up.
+        loss, accuracy = self.curves["train_loss"][-1], self.curves["train_accuracy"][-1]
+        lost = loss is None or self.diverged
+        total, right, diverged = self.workers.total(0.0 if lost else loss, accuracy, float(lost))
+        self.diverged = diverged > 0
+        self.curves["train_loss"][-1] = None if self.diverged else total
+        self.curves["train_accuracy"][-1] = right
+        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        if buffers:
+            self.workers.average(buffers, 1 / self.workers.count)
+
+    def _accuracy(self, batches) -> float:
+        with torch.no_grad():
+            self.model.eval()
+            right = count = 0
+            for images, labels in batches:
+                right += (self.forward(self.inputs(images)).argmax(1) == labels).sum().item()
+                count += len(labels)
+        right, count = self.workers.total(right, count)
+        return 100 * right / count
+
+    def recalibrated_accuracy(self) -> float | None:
+        """None: not measured in parallel."""
+        return None
+
+    @property
+    def among(self) -> dict:
+        """As the record has it."""
+        return {"workers": self.workers.count, "perturbation": self.kind}
+
+
+def train(
+    config: RunConfig,
+    workers: Workers,
+    *,
+    perturbation: str = "worker",
+    data_dir: Path | None = None,
+    weights: Path | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 600.0,
+    on_epoch: Callable[[Trainer], None] | None = None,
+) -> dict:
+    """Train one configuration on all workers; what every one of them returns is the record.
+
+    Args:
+        config: the run; its batch size is that of all workers together.
+        workers: from `workers.join`.
+        perturbation: "worker", each for its own share, or "synchronised"; the record has it.
+        data_dir, weights, checkpoints, checkpoint_seconds, on_epoch: as in `train.train`; files are
+            written by the first worker, which alone calls `on_epoch`.
+
+    Raises:
+        ConfigError: as `train.train`, or a batch that cannot be shared.
+        OtherWorkers: as `Run.load_state_dict`.
+    """
+    choose("perturbation", perturbation, PERTURBATIONS)
+    started, first = time.perf_counter(), workers.rank == 0
+    start = build_model(config).state_dict()
+    with restored(config, start, device=workers.device, data_dir=data_dir) as begun:
+        run = ParallelRun(begun, workers, perturbation)
+        found = checkpoint.load(checkpoints) if checkpoints and first else None
+        state = workers.first_ones(found)
+        ours = (config.run_id, source_digest())  # other code must not finish what we began
+        if state is not None and (state["run_id"], state["source"]) == ours:
+            run.load_state_dict(state)
+        # Only the first worker writes and reports.
+        single.until_done(
+            run,
+            checkpoints if first else None,
+            checkpoint_seconds,
+            on_epoch if first else None,
+        )
+        if weights is not None and first:
+            checkpoint.save(weights, run.model.state_dict())
+        result = single.result_of(run)
+    wall = time.perf_counter() - started
+    return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": run.among}

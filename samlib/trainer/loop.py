@@ -1,0 +1,223 @@
+"""The moving parts of one run: an epoch of training, an evaluation, and what a checkpoint holds."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samlib.data.image_folders import FolderSplits
+from samlib.data.splits import Splits, normalize
+from samlib.errors import SamlibError
+from samlib.models import is_vit
+from samlib.provenance import source_digest
+from samlib.sam.step import sam_step
+from samlib.trainer.build import (
+    build_optimizer,
+    build_perturbation,
+    build_scheduler,
+    continue_optimizer,
+)
+from samlib.trainer.config import RunConfig
+from samlib.trainer.cuda_graphs import replayed
+from samlib.trainer.diagnostics import finite, recalibrated, share_recorder
+
+_EVAL_BATCH = 2048
+_RECALIBRATED = 50_000  # training images
+
+
+class OtherWorkers(SamlibError):
+    """A checkpoint of another number of workers, whose steps would not be continued exactly."""
+
+
+@dataclass
+class Trainer:
+    """The moving parts of one run; see `train`."""
+
+    config: RunConfig
+    model: nn.Module
+    splits: Splits | FolderSplits
+    device: torch.device
+    data_dir: Path | None = None
+
+    def __post_init__(self):
+        config = self.config
+        self.optimizer = build_optimizer(config, self.model)
+        self.perturbation = build_perturbation(config, self.model)
+        self.scheduler = build_scheduler(config, self.optimizer)
+        # Drawn on the CPU, so that every device sees the same batches.
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.draws = torch.Generator().manual_seed(config.seed + 1_000_003)
+        # A stream of its own: what a mask scores must not shift the others' augmentation.
+        self.scored = torch.Generator().manual_seed(config.seed + 2_000_003)
+        self.curves: dict[str, list] = {
+            name: []
+            for name in (
+                "train_loss",
+                "train_accuracy",
+                "validation_accuracy",
+                "test_accuracy",
+                "norm_share",
+            )
+        }
+        self.seconds: list[float] = []
+        self.diverged = False
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.seconds)
+
+    @property
+    def among(self) -> dict:
+        """Who trains this run, who alone may continue its checkpoint: see `parallel`."""
+        return {"workers": 1, "perturbation": "worker"}
+
+    def replayed(self, step: Callable[..., None], steps: int) -> Callable[..., None]:
+        """The step of an epoch of so many full batches, in the form that is fastest here."""
+        return replayed(step, steps, self.device)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """uint8 images as the model takes them: normalised, convolutions channels-last."""
+        x = normalize(images, self.splits.info)
+        return x if is_vit(self.config.model) else x.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits in float32, (n, classes)."""
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            return self.model(x).float()
+
+    def train_epoch(self) -> None:
+        """One epoch; sets `diverged` if a loss or a weight is not finite."""
+        config, splits = self.config, self.splits
+        epoch = self.epoch
+        self.model.train()
+        if self.perturbation is not None:
+            self.perturbation.mask.begin_epoch(epoch, self._sample)
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        share: list[Tensor] = []
+        # The diagnostic costs a few reductions, so it looks at the first step of an epoch.
+        watch = [share_recorder(self.perturbation, share)] if self.perturbation else []
+
+        def step(images: Tensor, y: Tensor) -> None:
+            x = self.inputs(images)
+            seen: list[Tensor] = []
+
+            def closure() -> Tensor:
+                logits = self.forward(x)
+                seen.append(logits.detach())
+                return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+
+            on_eps = watch.pop() if watch else None
+            loss = sam_step(closure, self.optimizer, self.perturbation, epoch=epoch, on_eps=on_eps)
+            loss_sum.add_(loss * len(y))
+            correct.add_((seen[0].argmax(1) == y).sum())
+
+        size, count = config.batch_size, splits.count("train")
+        step = self.replayed(step, count // size)
+        for images, y in splits.train_batches(config.augment, size, self.order, self.draws):
+            step(images, y)
+        self.scheduler.step()
+        mean_loss = loss_sum.item() / count
+        # The loss is taken before the step, so the last one shows in the weights only.
+        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()))).sum().item()
+        self.diverged = not (math.isfinite(mean_loss) and math.isfinite(weights))
+        # JSON has no NaN; a diverged epoch shows as null.
+        self.curves["train_loss"].append(finite(mean_loss))
+        self.curves["train_accuracy"].append(100 * correct.item() / count)
+        self.curves["norm_share"].append(finite(share[0].item()) if share else None)
+
+    def _sample(self, n: int) -> tuple[Tensor, Tensor]:
+        """The first n examples of a fresh shuffle of the training set, augmented."""
+        images, labels = self.splits.sample(n, self.config.augment, self.scored)
+        return self.inputs(images), labels
+
+    def evaluate(self) -> None:
+        """Append validation and test accuracy, in percent.
+
+        None where there is no validation split, and at epochs between two evaluations.
+        """
+        done = self.epoch + 1
+        due = done % self.config.eval_every == 0 or done == self.config.epochs or self.diverged
+        for split in ("validation", "test"):
+            wanted = due and self.splits.count(split)
+            self.curves[f"{split}_accuracy"].append(self.accuracy_on(split) if wanted else None)
+
+    def accuracy_on(self, split: str) -> float:
+        """Accuracy in percent on validation or test, in evaluation mode."""
+        return self._accuracy(self.splits.plain_batches(split, _EVAL_BATCH))
+
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Accuracy in percent on uint8 images, in evaluation mode."""
+        parts = images.split(_EVAL_BATCH), labels.split(_EVAL_BATCH)
+        return self._accuracy(zip(*parts, strict=True))
+
+    @torch.no_grad()
+    def _accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+        self.model.eval()
+        correct, count = torch.zeros((), dtype=torch.int64, device=self.device), 0
+        for images, labels in batches:
+            correct += (self.forward(self.inputs(images)).argmax(1) == labels).sum()
+            count += len(labels)
+        return 100 * correct.item() / count
+
+    def recalibrated_accuracy(self) -> float | None:
+        """Test accuracy with BatchNorm statistics of the final weights over the training images.
+
+        As they are, without augmentation, at most the first 50,000; None for a network without
+        running statistics.
+        """
+        plain = self.splits.plain_batches("train", self.config.batch_size, _RECALIBRATED)
+        # A last batch of one image has no variance.
+        batches = (self.inputs(images) for images, _ in plain if len(images) > 1)
+        with recalibrated(self.model, batches) as any_statistics:
+            return self.accuracy_on("test") if any_statistics else None
+
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs to end as an uninterrupted one."""
+        mask = self.perturbation.mask.state_dict() if self.perturbation else {}
+        return {
+            "run_id": self.config.run_id,
+            "source": source_digest(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "mask": mask,
+            "order": self.order.get_state(),
+            "draws": self.draws.get_state(),
+            "scored": self.scored.get_state(),
+            "global": torch.get_rng_state(),
+            "curves": self.curves,
+            "seconds": self.seconds,
+            **self.among,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, with its tensors on the CPU, whatever device wrote it.
+
+        Raises:
+            OtherWorkers: the state is of another number of workers, or of the other kind of
+                perturbation.
+        """
+        if any(state[name] != value for name, value in self.among.items()):
+            count = state["workers"]
+            raise OtherWorkers(
+                f"the checkpoint of {self.config.run_id} was written by {count} "
+                f"worker{'s' * (count > 1)}, perturbation {state['perturbation']}: continue it "
+                "alike, or remove it from the folder checkpoints"
+            )
+        self.model.load_state_dict(state["model"])
+        continue_optimizer(self.optimizer, state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.perturbation and state["mask"]:
+            self.perturbation.mask.load_state_dict(state["mask"])
+        self.order.set_state(state["order"])
+        self.draws.set_state(state["draws"])
+        self.scored.set_state(state["scored"])
+        torch.set_rng_state(state["global"])
+        self.curves, self.seconds = state["curves"], state["seconds"]

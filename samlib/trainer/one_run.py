@@ -1,0 +1,176 @@
+"""One run: RunConfig -> result. Deterministic, resumable at epoch ends, honest about divergence."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from samlib.data.datasets import INFO
+from samlib.data.image_folders import folder_splits
+from samlib.data.splits import make_splits
+from samlib.errors import ConfigError
+from samlib.models import is_vit
+from samlib.provenance import provenance, source_digest
+from samlib.trainer import checkpoint
+from samlib.trainer.build import build_model
+from samlib.trainer.config import RunConfig
+from samlib.trainer.diagnostics import affine_measures
+from samlib.trainer.loop import Trainer
+
+
+@contextmanager
+def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
+    """One thread on the CPU, the caller's random state kept: equal runs give equal bits.
+
+    On a GPU, where they need not, the fastest convolutions are chosen by trying.
+    """
+    threads, tried = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = device.type == "cuda"
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.backends.cudnn.benchmark = tried
+
+
+def train(
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    weights: Path | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_epoch: Callable[[Trainer], None] | None = None,
+) -> dict:
+    """Train one configuration and return what its record holds (see `records`).
+
+    Args:
+        config: the run.
+        device: a torch device; on "cpu" one thread is used and results repeat bit for bit.
+        data_dir: where data caches are; None is `data.default_data_dir()`.
+        weights: file to write the final weights to.
+        checkpoints: file to resume from if it is there and to write to at epoch ends.
+        checkpoint_seconds: least time between two checkpoints.
+        on_epoch: called after every epoch.
+
+    Raises:
+        ConfigError: the device is not there, or the configuration does not fit the data.
+        DataMissing: the data set is not on disk.
+        DiskError: weights or checkpoints cannot be written.
+    """
+    where = usable_device(device)
+    started = time.perf_counter()
+    with _deterministic(where, config.seed):
+        run = _begin(config, where, data_dir)
+        state = checkpoint.load(checkpoints) if checkpoints else None
+        ours = (config.run_id, source_digest())  # other code must not finish what we began
+        if state is not None and (state["run_id"], state["source"]) == ours:
+            run.load_state_dict(state)
+        until_done(run, checkpoints, checkpoint_seconds, on_epoch)
+        if weights is not None:
+            checkpoint.save(weights, run.model.state_dict())
+        result = result_of(run)
+    return result | {"times": {"wall": time.perf_counter() - started, "epochs": run.seconds}}
+
+
+def until_done(
+    run: Trainer,
+    checkpoints: Path | None,
+    checkpoint_seconds: float,
+    on_epoch: Callable[[Trainer], None] | None,
+) -> None:
+    """Train a run from where it is to its end or until it diverges; arguments as in `train`."""
+    saved = time.monotonic()
+    while run.epoch < run.config.epochs and not run.diverged:
+        begun = time.perf_counter()
+        run.train_epoch()
+        run.evaluate()
+        run.seconds.append(time.perf_counter() - begun)
+        if on_epoch is not None:
+            on_epoch(run)
+        due = time.monotonic() - saved >= checkpoint_seconds
+        if checkpoints and due and not run.diverged and run.epoch < run.config.epochs:
+            checkpoint.save(checkpoints, run.state_dict())
+            saved = time.monotonic()
+
+
+def _begin(config: RunConfig, where: torch.device, data_dir: Path | None) -> Trainer:
+    sizes = {"train_size": config.train_size, "validation_size": config.validation_size}
+    common = {"seed": config.seed, "device": where, "data_dir": data_dir} | sizes
+    if INFO[config.dataset].folders:
+        if config.label_noise:
+            raise ConfigError(f"{config.dataset} takes no label noise")
+        splits = folder_splits(config.dataset, **common)
+    else:
+        splits = make_splits(config.dataset, label_noise=config.label_noise, **common)
+    model = build_model(config).to(where)
+    if not is_vit(config.model):
+        model = model.to(memory_format=torch.channels_last)
+    return Trainer(config, model, splits, where, data_dir)
+
+
+@contextmanager
+def restored(
+    config: RunConfig, weights: dict, *, device: str = "cpu", data_dir: Path | None = None
+) -> Iterator[Trainer]:
+    """A finished run as it was at its end: for whatever is measured on its final weights.
+
+    Inside the block, as in `train`, one thread is used on the CPU and results repeat bit for bit.
+
+    Args:
+        config: the run.
+        weights: the network's state_dict that `train` wrote.
+        device, data_dir: as in `train`.
+    """
+    where = usable_device(device)
+    with _deterministic(where, config.seed):
+        run = _begin(config, where, data_dir)
+        run.model.load_state_dict(weights)
+        run.model.eval()
+        yield run
+
+
+def usable_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        ConfigError: no such device, or no GPU here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; valid: cpu, cuda, cuda:<number>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported; valid: cpu, cuda, cuda:<number>")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA GPU is available here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        valid = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise ConfigError(f"there is no GPU {device.index} here; valid: {valid}")
+    return device
+
+
+def result_of(run: Trainer) -> dict:
+    """What the record of a finished run holds, its times aside."""
+    curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
+    return {
+        "run_id": run.config.run_id,
+        "config": run.config.to_dict(),
+        "status": "diverged" if run.diverged else "completed",
+        "diverged_epoch": run.epoch - 1 if run.diverged else None,
+        "test_accuracy": curves["test_accuracy"][-1],
+        "best_test_accuracy": max(a for a in curves["test_accuracy"] if a is not None),
+        "validation_accuracy": curves["validation_accuracy"][-1],
+        "curves": curves,
+        "mask": mask and {"count": mask.count, "total": mask.total},
+        "measures": affine_measures(run.model)
+        | {"recalibrated_test_accuracy": run.recalibrated_accuracy()},
+        "provenance": provenance(str(run.device)),
+    }

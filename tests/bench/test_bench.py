@@ -1,0 +1,270 @@
+import pytest
+import torch
+
+from samlib import masks
+from samlib.__main__ import main
+from samlib.bench import memory, networks, step, timing
+from samlib.errors import ConfigError
+from samlib.records import store
+from samlib.study import profiles
+from samlib.trainer.config import RunConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory):
+    """A record of a small network, and where it was written."""
+    setting = step.Setting(profile="quick", batch_size=2, rounds=2)
+    return step.run(setting, tmp_path_factory.mktemp("results"))
+
+
+def test_contenders_are_timed_together_and_recorded(timed):
+    record, path = timed
+    assert store.read_one(path)["ratios"] == record["ratios"]
+    assert timing.read(path.parent.parent, "step") == [store.read_one(path)]
+    assert timing.read(path.parent.parent, "networks") == []
+    assert record["ratios"]["base"] == [1.0, 1.0, 1.0]
+    for name in ("base again", *step.MASKS):
+        low, median, high = record["ratios"][name]
+        assert 0 < low <= median <= high
+        assert record["seconds"][name][0] > 0
+    assert set(record["floors"]) == {"base", *step.MASKS}
+    assert "only_norm" in step.table(record)
+    assert record["provenance"]["processor"] in timing.hardware(record)
+    assert timing.hardware(record).endswith("1 thread")
+
+
+def test_memory_is_every_allocation_and_every_free():
+    held = []
+    with memory.taken(CPU) as found:
+        first = torch.ones(1000)  # 4,000 bytes
+        second = torch.ones(500, dtype=torch.float64)  # 4,000: 8,000 at one time
+        del first
+        third = torch.ones(100)
+        del third
+        held.append(second)
+    assert (found.net, found.peak) == (4000, 8000)
+    with memory.taken(CPU) as found:
+        pass
+    assert (found.net, found.peak) == (0, 0)
+
+
+def test_memory_counts_what_a_gradient_takes():
+    weight = torch.ones(300, requires_grad=True)
+    with memory.taken(CPU) as found:
+        loss = weight.exp().sum()  # 1,200 bytes, kept for the backward pass, and 4
+        loss.backward()
+        del loss
+    assert found.net == weight.grad.nbytes == 1200
+    assert 2 * 1200 < found.peak < 4 * 1200
+
+
+@pytest.mark.parametrize("family", ["wrn", "vit"])
+def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(family):
+    config = step.Setting(profile="quick", family=family).config
+    with timing.threads(1):
+        steps = step.contenders(config, CPU)
+        for contender in steps.values():
+            contender.step()
+        found = step.memory(steps, CPU)
+        few = {name: steps[name] for name in ("base", "only_norm")}
+        again = step.memory(few, CPU)
+    model = timing.random_run(config, CPU, 2).model
+    everything = masks.MASKS["all"](model, config)
+    assert found["parameters"] == 4 * everything.total
+    buffers, loss = sum(b.nbytes for b in everything.norm_buffers), 4
+    assert (buffers > 0) == (family == "wrn")
+    for name in step.MASKS:
+        count = masks.MASKS[name](model, config).count
+        assert found["between"][name] == 4 * count + buffers + loss
+    if family == "wrn":
+        assert found["between"]["pytorch-optimizer's SAM"] == found["parameters"]
+    assert found["between"].keys() == found["peak"].keys() - {"base", "base again"}
+    assert found["peak"]["base"] == found["peak"]["base again"]
+    assert found["peak"]["base"] > found["parameters"], "gradients, and activations"
+    over = {name: peak - found["peak"]["base"] for name, peak in found["peak"].items()}
+    assert 0 <= over["only_norm"] < over["all"] <= found["between"]["all"]
+    assert again["peak"] == {name: found["peak"][name] for name in few}, "the same each time"
+
+
+def test_the_memory_of_a_step_is_recorded_and_shown(timed):
+    record, _ = timed
+    assert set(record["memory"]["peak"]) == set(record["ratios"])
+    assert "MB kept between passes" in step.table(record)
+    older = {name: value for name, value in record.items() if name != "memory"}
+    assert "MB" not in step.table(older)
+
+
+def test_a_profiles_network_is_timed_on_its_own_data_size(timed):
+    base = profiles.get("quick").bases["wrn"]
+    assert timed[0]["network"] == timing.network(base) | {"batch_size": 2}
+    assert timed[0]["network"]["image_size"] == 8
+    config = step.Setting(profile="quick", family="vit-lion").config
+    assert (config.model, config.optimizer, config.batch_size) == ("vit_micro", "lion", 32)
+    assert step._name(config, CPU) == "step-vit_micro-8px-batch32-lion-cpu"
+    zoo = step.Setting(model="resnet8").config
+    assert timing.network(zoo)["image_size"] == 32
+    assert step._name(zoo, CPU) == "step-resnet8-32px-batch32-cpu"
+
+
+def test_a_floor_is_the_gradients_and_the_optimizer_less_what_is_reused():
+    took = {
+        "forward and backward": [10.0, 20.0],
+        "optimizer": [1.0, 2.0],
+        "gradient of only_norm": [7.0, 14.0],
+        "gradient of blocks_3": [4.0, 8.0],
+        "reused by blocks_3": [2.0, 4.0],
+    }
+    assert step.floor(took, None) == [11.0, 22.0]
+    assert step.floor(took, "only_norm") == [18.0, 36.0]
+    assert step.floor(took, "blocks_3") == [13.0, 26.0]
+
+
+@pytest.mark.parametrize("family", ["wrn", "vit"])
+def test_pieces_leave_the_network_as_it_is(family):
+    config = step.Setting(profile="quick", family=family, batch_size=2).config
+    runs = []
+
+    def remembered(*arguments):
+        runs.append(timing.random_run(*arguments))
+        return runs[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "random_run", remembered)
+        pieces = step.pieces(config, CPU)
+    before = [p.detach().clone() for p in runs[0].model.parameters()]
+    stepped = next(runs[1].model.parameters()).detach().clone()
+    for name, call in [*pieces.items()] * 2:  # the second time with gradients that are there
+        call()
+        same = all(map(torch.equal, before, runs[0].model.parameters()))
+        assert same, f"{name} moved a weight"
+    assert not torch.equal(stepped, next(runs[1].model.parameters())), "the optimizer does step"
+    late = {name for name in pieces if name.startswith("reused by ")}
+    assert late == {f"reused by blocks_{stages}" for stages in ("2", "3", "23")}
+
+
+def test_a_perturbation_alone_moves_weights_by_rho_and_puts_them_back():
+    config = step.Setting(profile="quick", batch_size=2).config
+    seen = []
+
+    def watched(closure, perturbation):
+        return bench_perturbed(closure, perturbation, on_eps=seen.append)
+
+    bench_perturbed = step.perturbed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "perturbed", watched)
+        step.pieces(config, CPU)["perturb only_norm"]()
+    length = torch.stack([eps.square().sum() for eps in seen[0]]).sum().sqrt()
+    assert length == pytest.approx(0.1)
+
+
+def test_contenders_take_turns(monkeypatch):
+    called = []
+    steps = {name: lambda name=name: called.append(name) for name in "abcd"}
+    took = timing.interleaved(steps, 3, CPU)
+    assert {name: len(found) for name, found in took.items()} == dict.fromkeys("abcd", 3)
+    rounds = ["".join(called[i : i + 4]) for i in range(8, len(called), 4)]
+    assert all(sorted(found) == list("abcd") for found in rounds)
+    assert len(set(rounds)) > 1, "in an order drawn anew"
+
+
+def test_a_random_run_trains_as_configured():
+    base = profiles.get("quick").bases["vit-lion"]
+    run = timing.random_run(base, CPU, 4)
+    assert run.splits.train_images.shape == (4, 1, 8, 8)
+    assert type(run.optimizer).__name__ == "Lion"
+    assert timing.closure_of(run)().requires_grad
+
+
+def test_every_network_of_every_profile_is_timed_once():
+    found = [networks.identity(base) for base in networks.networks()]
+    assert len(found) == len({tuple(f.values()) for f in found})
+    for profile in ("quick", "cifar100-short", "paper", "imagenet"):
+        for base in profiles.get(profile).bases.values():
+            assert networks.identity(base) in found
+
+
+def test_a_step_is_scaled_from_a_smaller_batch(monkeypatch):
+    base = RunConfig(dataset="cifar100", model="resnet8", batch_size=64)
+    assert networks.timed_batch(base, CPU) == 16
+    assert networks.timed_batch(base, torch.device("cuda")) == 64
+    assert networks.timed_batch(profiles.get("quick").bases["wrn"], CPU) == 64
+
+    def one_second(call, device):
+        call()
+        return 1.0
+
+    monkeypatch.setattr(networks, "seconds", one_second)
+    record = networks.measure(networks.Setting(rounds=2), [base])
+    assert record["run_id"] == "networks-cpu"
+    (entry,) = record["networks"]
+    assert entry["network"] == networks.identity(base)
+    assert entry["timed_batch"] == 16
+    assert entry["seconds"] == {"step": [4.0] * 3, "evaluation": [4.0] * 3}
+    assert "from 16" in networks.table(record)
+
+
+def test_images_in_folders_are_timed_without_being_read(monkeypatch):
+    monkeypatch.setattr(networks, "seconds", lambda call, device: 1.0)  # only the warm-up runs
+    base = profiles.get("imagenet").bases["resnet"].replace(model="resnet8", batch_size=2)
+    assert base.augment == "inception"
+    entry = networks._timed(base, CPU, 1)
+    assert entry["network"]["augment"] == "inception"
+    assert entry["network"]["image_size"] == 224
+
+
+def test_short_steps_are_timed_for_half_a_second(monkeypatch):
+    calls = []
+
+    def quick(call, device):
+        calls.append(call)
+        return 0.1
+
+    monkeypatch.setattr(networks, "seconds", quick)
+    networks._timed(profiles.get("quick").bases["wrn"].replace(batch_size=2), CPU, 2)
+    assert len(calls) == 2 * 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": "resnet"},
+        {"rounds": 0},
+        {"batch_size": -1},
+        {"profile": "quik"},
+        {"profile": "quick", "family": "resnet56"},
+        {"profile": "quick", "model": "resnet8"},
+        {"family": "wrn"},
+    ],
+)
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        step.Setting(**wrong)
+
+
+def test_the_command_line_says_which_flags_a_bench_takes(capsys):
+    assert main(["bench", "networks", "--model", "resnet8"]) == 2
+    assert "valid: rounds, device, threads" in capsys.readouterr().err
+    assert main(["bench", "step", "--device", "cuda:x"]) == 2
+
+
+def test_the_command_line_times_and_prints(tmp_path, capsys):
+    arguments = ["--profile", "quick", "--batch-size", "2", "--rounds", "1"]
+    assert main(["bench", "step", *arguments, "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    path = tmp_path / "bench" / "step-wrn10_1-8px-batch2-cpu.json"
+    assert said.endswith(f"{path}\n")
+    assert store.read_one(path)["setting"]["rounds"] == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_steps_are_timed_on_a_gpu(tmp_path):
+    record, _ = step.run(step.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
+    assert timing.hardware(record) == torch.cuda.get_device_name()
+    assert record["run_id"].endswith("-cuda")
+    kept = record["memory"]["between"]
+    assert 0 < kept["only_norm"] < kept["all"]
+    assert kept["all"] >= record["memory"]["parameters"]
+    assert record["memory"]["peak"]["base"] > 0

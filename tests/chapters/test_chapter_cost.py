@@ -1,0 +1,259 @@
+"""The chapter on cost, on made-up records and step times whose numbers are known."""
+
+from dataclasses import replace
+
+import pytest
+from made_up import PROFILE, PROVENANCE, RATIOS, made_up_results, steps_timed
+
+from samlib.bench import networks, timing
+from samlib.chapters import cost
+from samlib.errors import RecordsMissing
+from samlib.records import store
+from samlib.report import campaign_cost, step_times
+from samlib.report.results import load
+from samlib.study import plan, profiles
+from samlib.study.cells import Cell, count_runs
+from samlib.study.methods import ALL, BASE, ON
+from samlib.trainer.config import RunConfig
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    return load(PROFILE.name, made_up_results(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture
+def rewritten(everything, tmp_path):
+    """A function that gives every run the test accuracy of its mask, in a folder of its own."""
+    steps_timed(tmp_path)
+
+    def rewrite(base=80.0, **accuracy):
+        level = {"all": 89.0, "only_norm": 90.0, "blocks_1": 80.0, "blocks_23": 91.0} | accuracy
+        found = {}
+        for run_id, record in everything.records.items():
+            config = record["config"]
+            mean = base if config["geometry"] == "none" else level.get(config["mask"], 85.0)
+            found[run_id] = record | {"test_accuracy": mean + 0.01 * config["seed"]}
+        return replace(everything, records=found, folder=tmp_path / PROFILE.name)
+
+    return rewrite
+
+
+def test_the_posters_case_holds(rewritten):
+    found = rewritten()
+    answer = cost.cheaper(found)
+    assert answer.verdict == "holds"
+    order = "1.75, 2.00, 1.50 (their order: holds)"
+    assert answer.ours.startswith(f"{order}; B2+B3 − SAM-ON +1.00 ")
+    assert answer.ours.endswith("(accuracy: holds)")
+    assert "B1 − SGD +0.00 " in answer.ours
+    assert answer.seeds == PROFILE.seeds
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [
+        ({"blocks_23": 90.0}, "holds"),  # as good as all stages is enough
+        ({"blocks_23": 89.0}, "refuted"),
+        ({"blocks_1": 79.0}, "holds"),  # useless is useless
+        ({"blocks_1": 81.0}, "refuted"),
+    ],
+)
+def test_accuracy_can_refute(rewritten, accuracy, verdict):
+    assert cost.cheaper(rewritten(**accuracy)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({"only_norm": 1.985}, "undecided"),  # quartiles overlap SAM's
+        ({"only_norm": 2.1}, "refuted"),
+        ({"blocks_23": 1.76}, "undecided"),
+        ({"blocks_23": 1.9}, "refuted"),
+        ({"blocks_1": 3.0, "blocks_3": 0.5}, "holds"),  # not asked
+    ],
+)
+def test_times_count_where_their_quartiles_are_apart(rewritten, changed, verdict):
+    found = rewritten()
+    steps_timed(found.folder.parent, RATIOS | changed)
+    assert cost.cheaper(found).verdict == verdict
+
+
+def test_the_table_shows_time_and_accuracy_beside_the_posters(rewritten):
+    table = cost.table(rewritten()).set_index("method")
+    assert list(table.index[:3]) == ["SGD", "SAM", "SAM-ON"]
+    late = table.loc["SAM-ON, stages 2 and 3"]
+    assert late["reported time"] == "1.38"
+    assert late["reported accuracy"] == "84.42"
+    assert late["time"] == "1.50 [1.49, 1.51]"
+    assert late["floor"] == "1.45"
+    assert late["accuracy"] == "91.00 ± 0.01"
+    assert late["minus SAM-ON"].startswith("+1.00 ")
+    assert late["verdict"] == "holds"
+    assert late["minus base"].startswith("+11.00 ")
+    assert table.loc["SGD"]["minus SAM-ON"].startswith("−10.00 ")
+    assert table.loc["SAM"]["verdict"] == "refuted"
+    assert table.loc["SAM-ON"][["minus SAM-ON", "verdict"]].tolist() == ["–", "–"]
+
+
+def test_the_finding_follows_times_and_accuracies(rewritten):
+    found = rewritten()
+    said = cost.finding(found)
+    assert "a step of SAM-ON 1.75 times, which is shorter than SAM's" in said
+    assert "SAM-ON on stages 2 and 3 is better than SAM-ON on all" in said
+    assert "SAM-ON on stage 1 alone and SGD differ by less than 0.2 points" in said
+    steps_timed(found.folder.parent, RATIOS | {"only_norm": 2.2, "blocks_23": 2.2})
+    said = cost.finding(rewritten(blocks_23=88.0))
+    assert "which is longer than SAM's" in said
+    assert "which is not told apart from SAM-ON's" in said
+    assert "SAM-ON on stages 2 and 3 is worse than SAM-ON on all" in said
+
+
+def test_a_rho_at_its_grids_edge_is_told(rewritten):
+    # two values of rho in the smoke profile's grids: each is an edge
+    assert "The ρ of B1, B2, B3 and B2+B3 was chosen at the edge" in cost.finding(rewritten())
+
+
+def test_without_step_times_the_page_says_so(rewritten):
+    found = rewritten()
+    for path in (found.folder.parent / "bench").iterdir():
+        path.unlink()
+    with pytest.raises(RecordsMissing, match="bench step --profile smoke`"):
+        cost.cheaper(found)
+    assert set(cost.table(found)["time"]) == {"not run"}
+    for table in (step_times.table(found), step_times.pieces(found), step_times.memory(found)):
+        assert table.iloc[0, 0] == "not run"
+    for said in (cost.finding(found), step_times.finding(found), campaign_cost.finding(found)):
+        assert "ot run" in said
+        assert "python -m samlib bench" in said
+    assert "SAM-ON on stages 2 and 3 is better" in cost.finding(found)
+    assert len(cost.figure(found).axes) == 2
+    assert set(campaign_cost.table(found)["on 8"]) == {"not measured"}
+
+
+def test_another_network_or_device_is_not_the_profiles_own(rewritten):
+    found = rewritten()
+    network = step_times.own(found)["network"]
+    gpu = {"device": "cuda", "threads": 1, "rounds": 20}
+    steps_timed(found.folder.parent, setting=gpu, provenance=PROVENANCE | {"gpu": "a GPU"})
+    with pytest.raises(RecordsMissing):
+        step_times.own(found)
+    assert "on a GPU" in step_times.table(found)["timed"][0]
+    other = network | {"batch_size": 7}
+    steps_timed(found.folder.parent, run_id="step-other", network=other)
+    with pytest.raises(RecordsMissing):
+        step_times.own(found)
+    steps_timed(found.folder.parent, run_id="step-own")
+    assert len(step_times.table(found)) == 3
+    assert step_times.timed(found)[0]["run_id"] == "step-own"
+
+
+def test_the_figure_puts_every_method_at_its_time_and_difference(rewritten):
+    left, right = cost.figure(rewritten()).axes
+    for ax, late in ((left, (1.38, 84.42 - 84.03)), (right, (1.50, 1.0))):
+        spots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines]
+        assert any(spot == pytest.approx(late) for spot in spots)
+        assert [text.get_text() for text in ax.texts] == [
+            *("SGD", "SAM", "SAM-ON", "B1", "B2", "B3", "B2+B3")
+        ]
+    ticks = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "|"]
+    assert ticks == pytest.approx([1.95, 1.70, 1.65, 1.45, 1.20, 1.45])
+
+
+def test_the_pieces_add_up_to_the_floor(rewritten):
+    table = step_times.pieces(rewritten()).set_index("step")
+    assert table.loc["SGD"][["second pass", "optimizer", "floor"]].tolist() == [
+        *("9.00", "0.50", "9.50")
+    ]
+    late = table.loc["B2+B3"]
+    assert late["backward to the mask"] == "4.00"
+    assert late["second pass"] == "8.00", "1 ms is taken over from the first pass"
+    assert late["floor"] == "15.50"
+    assert late["measured"] == "15.00"
+
+
+def test_memory_is_shown_beside_the_base_optimizers(rewritten):
+    table = step_times.memory(rewritten()).set_index("step").drop(columns="timed")
+    assert list(table.index) == ["SGD", "SAM", "SAM-ON", "B2+B3"], "a peer that was not there"
+    assert table.loc["SGD"].tolist() == ["20.00", "1.000", "–", "–"]
+    assert table.loc["SAM"].tolist() == ["24.01", "1.200", "4.010", "100.2 %"]
+    assert table.loc["SAM-ON"].tolist() == ["20.02", "1.001", "0.020", "0.5 %"]
+
+
+def test_older_records_say_nothing_of_memory(rewritten):
+    found = rewritten()
+    (path,) = (found.folder.parent / "bench").iterdir()
+    record = store.read_one(path)
+    del record["memory"]
+    store.write(path.parent, record | {"run_id": "step-older"})
+    table = step_times.memory(found).set_index("step")
+    assert table.loc["not run"]["kept, MB"] == "–"
+    assert table.loc["SAM"]["kept, MB"] == "4.010"
+    path.unlink()
+    assert step_times.memory(found)["step"].tolist() == ["not run"]
+
+
+def base_run(**changes):
+    return RunConfig(dataset="cifar100", model="resnet56", batch_size=100, **changes)
+
+
+def epochs_timed(base, device="cpu"):
+    """A record in which a step takes one second and the evaluation of a batch a fifth of it."""
+    took = {"step": [1.0] * 3, "evaluation": [0.2] * 3}
+    entry = {"network": networks.identity(base), "timed_batch": 16, "seconds": took}
+    setting = {"device": device, "threads": 1, "rounds": 2}
+    provenance = PROVENANCE | {"gpu": None if device == "cpu" else "a GPU"}
+    found = {"run_id": f"networks-{device}", "setting": setting, "networks": [entry]}
+    return found | {"provenance": provenance}
+
+
+def test_a_campaigns_seconds_are_its_steps_and_evaluations():
+    base = base_run(validation_size=5000, epochs=10, eval_every=5)
+    plain = Cell(base, BASE, (0.0,), 1, 3)
+    # 45,000 images in batches of 100, ten times, and 15,000 images evaluated twice
+    steps, evaluation = 450 * 10, 2 * 150 * 0.2
+    record = epochs_timed(base)
+    assert campaign_cost.campaign([plain], record, 1.9).total == pytest.approx(
+        3 * (steps + evaluation)
+    )
+    swept = Cell(base, ALL, (0.1, 0.2), 2, 5)  # two seeds at two radii, three more at one
+    perturbed = 1.9 * steps + evaluation
+    found = campaign_cost.campaign([plain, swept], record, 1.9)
+    assert found.total == pytest.approx(3 * (steps + evaluation) + 7 * perturbed)
+    assert found.longest == pytest.approx(perturbed)
+    assert found.on(2) == pytest.approx(found.total / 2)
+    assert found.on(1000) == found.longest
+    late = Cell(base, ON.but(start=8), (0.1,), 1, 1)
+    expected = steps * (1 + 0.2 * 0.9) + evaluation
+    assert campaign_cost.campaign([late], record, 1.9).total == pytest.approx(expected)
+    early = Cell(base, ON.but(end=3), (0.1,), 1, 1)
+    expected = steps * (1 + 0.3 * 0.9) + evaluation
+    assert campaign_cost.campaign([early], record, 1.9).total == pytest.approx(expected)
+    other = Cell(base_run(precision="bf16"), BASE, (0.0,), 1, 1)
+    assert campaign_cost.campaign([other], record, 1.9) is None, "a network that was not timed"
+
+
+def test_where_there_is_no_official_test_set_the_rest_is_evaluated():
+    config = RunConfig(train_size=500, validation_size=297)
+    assert campaign_cost.images(config) == (500, 297 + 1000)
+    assert campaign_cost.images(base_run(validation_size=5000)) == (45_000, 15_000)
+
+
+def test_hardware_that_was_not_timed_is_not_estimated(rewritten):
+    found = rewritten()
+    bases = networks.networks()
+    quick = {base.model for base in bases if base.dataset == "digits"}
+    record = epochs_timed(bases[0])
+    record["networks"] = [epochs_timed(b)["networks"][0] for b in bases if b.model in quick]
+    store.write(found.folder.parent / "bench", record)
+    table = campaign_cost.table(found).set_index(["profile", "device"])
+    where = timing.hardware(record)
+    assert table.loc["quick", where]["device-hours"] != "not measured"
+    assert table.loc["quick", "GPU"]["device-hours"] == "not measured"
+    assert table.loc["paper", where]["device-hours"] == "not measured"
+    runs = count_runs(plan.all_cells(plan.chapter_needs(profiles.get("quick"))))
+    assert table.loc["quick", where]["runs"] == f"{runs:,}"
+    said = campaign_cost.finding(found)
+    assert "a perturbed step counts 2.00 times" in said
+    took = sum(r["times"]["wall"] for r in found.records.values())
+    assert f"the records of these runs add up to {campaign_cost.span(took)}" in said

@@ -1,0 +1,127 @@
+"""The sharpness chapter on made-up measurements whose numbers are known."""
+
+import math
+
+import pytest
+from made_up import PROFILE, made_up_results
+
+from samlib.chapters import sharpness
+from samlib.errors import RecordsMissing
+from samlib.measures.sharpness import SETTINGS
+from samlib.records import store
+from samlib.records.results_folder import place
+from samlib.report.results import load
+from samlib.study import plan
+from samlib.study.cells import missing_measurements
+from samlib.study.methods import ALL, BASE, ON
+
+
+def rewritten(folder, change):
+    """Every sharpness measurement of a campaign changed; the results as they are read then."""
+    campaign = place(folder, PROFILE.name)
+    for record in store.read(campaign.measures("sharpness")).values():
+        change(record["config"], record["values"])
+        kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
+        store.write(campaign.measures("sharpness"), kept)
+    return load(PROFILE.name, folder)
+
+
+def level(base, everything, on):
+    """Sets the sharpness of each method, times rho for the perturbed ones."""
+
+    def change(config, values):
+        kind = {"none": base, "l2": everything if config["mask"] == "all" else on}
+        value = kind[config["geometry"]] * (1 + config["seed"] / 100)
+        for setting in values["settings"]:
+            setting["value"] = value
+        values["eigenvalue"] = 1000 * value * (config["rho"] or 1)
+
+    return change
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return made_up_results(tmp_path)
+
+
+def test_the_ratio_is_paired_by_seed_and_put_in_words(folder):
+    found = rewritten(folder, level(base=0.02, everything=0.01, on=0.04))
+    table = sharpness.differences(found)[0]
+    assert set(table["SAM-ON is"][table["SAM-ON over"] == "SGD"][:4]) == {"sharper"}
+    assert set(table["factor"][table["SAM-ON over"] == "SGD"][:4]) == {"2.00 ×"}
+    assert set(table["factor"][table["SAM-ON over"] == "SAM"][:4]) == {"4.00 ×"}
+    assert "sharpness of SAM-ON is 2.00 × that of SGD (sharper)" in sharpness.finding(found)
+
+
+def test_true_labels_are_a_setting_of_their_own(folder):
+    def change(config, values):
+        level(base=0.02, everything=0.01, on=0.04)(config, values)
+        values["settings"][-1]["value"] *= {"none": 4, "l2": 1}[config["geometry"]]
+
+    found = rewritten(folder, change)
+    assert "sharpness of SAM-ON is 2.00 × that of SGD (sharper)" in sharpness.finding(found)
+    said = sharpness.finding_labels(found)
+    assert "About 36 % of the training labels are wrong" in said
+    assert "SAM-ON is 0.50 × that of SGD (flatter) and 4.00 × that of SAM (sharper)" in said
+    assert sum("true labels" in name for name in sharpness.others(found)["measure"]) == 1
+
+
+def test_records_without_true_labels_say_so(folder):
+    found = rewritten(folder, lambda config, values: values["settings"].pop())
+    assert "(not run)" in sharpness.finding_labels(found)
+
+
+def test_flatter_than_the_base_optimizer_refutes_the_claim(folder):
+    found = rewritten(folder, level(base=0.04, everything=0.01, on=0.02))
+    answer = sharpness.sharper_and_better(found)
+    assert answer.verdict == "refuted"
+    assert answer.ours == "0.50 × SGD's, 2.00 × SAM's"
+
+
+def test_sharper_than_both_needs_the_gain_as_well(folder, monkeypatch):
+    found = rewritten(folder, level(base=0.02, everything=0.01, on=0.04))
+    gain = found.compare(found.cell(ON), found.cell(BASE)).verdict
+    expected = {"holds": "holds", "undecided": "undecided"}.get(gain, "refuted")
+    assert sharpness.sharper_and_better(found).verdict == expected
+
+
+def test_monotone_in_rho(folder):
+    found = rewritten(folder, level(base=0.02, everything=0.01, on=0.04))
+    table = sharpness.monotone(found)
+    steps = len(found.cell(ALL).grid) - 1
+    assert list(table["increases, eigenvalue"]) == [f"{steps} of {steps}"] * 2
+    assert list(table["rank correlation, eigenvalue"]) == ["1.00"] * 2
+
+
+def test_what_is_not_finite_is_counted_not_dropped(folder):
+    def lose_one(config, values):
+        if config["seed"] == 0:
+            values["settings"] = [s | {"value": None} for s in values["settings"]]
+            values["eigenvalue"] = None
+
+    found = rewritten(folder, lose_one)
+    assert "(1 not finite)" in sharpness.table(found)["SGD"][0]
+    assert "(1 not finite)" in sharpness.others(found)["SAM"].iloc[-1]
+    assert len(sharpness.everything(found)) == 2 * (1 + 2 + 2)
+    assert sharpness.differences(found)[1][0].seeds == 1
+
+
+def test_the_posters_numbers_stand_beside_its_own_settings_only(folder):
+    table = sharpness.table(load(PROFILE.name, folder)).set_index("setting")
+    assert table["reported SAM-ON"]["20 steps, radius 0.003"] == "0.090"
+    assert table["reported SGD"]["1 step, radius 0.03"] == "0.809"
+    assert table["reported SAM"]["1 step, radius 0.03, to 0.75 of it"] == "–"
+    assert len(table) == sum(s.mask == "all" and s.adaptive and s.p == math.inf for s in SETTINGS)
+    assert sharpness.reported_factor("base") == pytest.approx(0.090 / 0.071)
+
+
+def test_without_measurements_it_is_not_run(folder):
+    for path in place(folder, PROFILE.name).measures("sharpness").glob("*.json"):
+        path.unlink()
+    found = load(PROFILE.name, folder)
+    with pytest.raises(RecordsMissing, match=r"no sharpness .* has been measured"):
+        sharpness.sharper_and_better(found)
+    with pytest.raises(RecordsMissing, match="measurements are not in"):
+        load(PROFILE.name, folder, needs="sharpness")
+    jobs = missing_measurements(plan.sharpness(PROFILE).measured, found.records, found.measures)
+    assert len(jobs) == 2 * (1 + 2 + 2)

@@ -1,0 +1,150 @@
+"""The chapter on gamma and beta, on made-up records whose numbers are known."""
+
+from dataclasses import replace
+
+import pytest
+from made_up import PROFILE, affine, made_up_results, numbers_of
+
+from samlib.chapters import shift, verdicts
+from samlib.report.results import load
+
+LAYERS = ("norm1", "layer1.0.norm1", "layer2.0.norm1")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The made-up smoke profile, written and read once."""
+    return load(PROFILE.name, made_up_results(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture
+def rewritten(smoke):
+    """A function that gives every run's gamma the mean a rule says, and its accuracy another's."""
+
+    def rewrite(rule, accuracy=None):
+        found = {}
+        for run_id, record in smoke.records.items():
+            config = record["config"]
+            mean = rule(config) + 0.001 * config["seed"]
+            layers = [affine(name, numbers_of(name)) for name in LAYERS]
+            for number, layer in enumerate(layers):
+                layer["gamma_abs_mean"] = mean + 0.1 * number
+            measures = record["measures"] | {"gamma_abs_mean": mean, "affine": layers}
+            found[run_id] = record | {"measures": measures}
+            if accuracy is not None:
+                found[run_id]["test_accuracy"] = accuracy(config) + 0.01 * config["seed"]
+        return replace(smoke, records=found)
+
+    return rewrite
+
+
+def by_mask(base, everything, on):
+    def rule(config):
+        if config["geometry"] == "none":
+            return base
+        return everything if config["mask"] == "all" else on
+
+    return rule
+
+
+@pytest.mark.parametrize(("on", "verdict"), [(1.2, "holds"), (0.9, "refuted")])
+def test_the_claim_is_about_the_networks_mean(rewritten, on, verdict):
+    found = rewritten(by_mask(1.1, 1.0, on))
+    answer = shift.larger_gamma(found)
+    assert answer.verdict == verdict
+    assert answer.ours.startswith("+0.200 [" if on > 1 else "−0.100 [")
+    word = "larger" if on > 1 else "smaller"
+    assert f"is {word} with SAM-ON than with SAM: {on:.3f}"[:-1] in shift.finding(found)
+
+
+def test_the_table_goes_layer_by_layer_in_forward_order(rewritten):
+    table = shift.table(rewritten(by_mask(1.1, 1.0, 1.2)))[0].set_index("layer")
+    assert list(table.index) == ["all", "1.0.1", "2.0.1", "norm1"], "a WRN's own norm1 comes last"
+    assert table["SGD"]["1.0.1"].startswith("1.20")
+    assert table["SAM-ON − SGD"]["all"].startswith("+0.100")
+    assert table["SAM-ON − SAM"]["norm1"].startswith("+0.200")
+
+
+@pytest.mark.parametrize(("aside", "verdict"), [(0.0005, "equivalent"), (0.001, "undecided")])
+def test_equivalence_of_gamma_has_a_margin_of_its_own(rewritten, aside, verdict):
+    """Of two seeds with +a and -a the interval is 0 ± 12.7 a; the margin is 0.01."""
+    found = rewritten(lambda c: 1 + (c["mask"] == "only_norm") * aside * (1 - 2 * c["seed"]))
+    claim = "refuted" if verdict == "equivalent" else verdict
+    assert shift.larger_gamma(found).verdict == claim
+    word = {"equivalent": "differs by less than 0.01", "undecided": "cannot be told apart"}[verdict]
+    assert f"1 at the start, {word} between SAM-ON and SAM" in shift.finding(found)
+
+
+def test_a_shift_against_sam_need_not_be_one_against_sgd(rewritten):
+    found = rewritten(by_mask(1.2, 1.0, 1.205))
+    said, answer = shift.finding(found), shift.larger_gamma(found)
+    assert answer.verdict == "refuted", "above zero, but by less than the margin"
+    assert answer.ours.endswith("over SAM, +0.005 [+0.005, +0.005] over SGD")
+    assert "With SGD it is 1.200" in said or "With SGD it is 1.201" in said
+    assert "SAM-ON − SGD is +0.005 [+0.005, +0.005], less than 0.01 either way" in said
+
+
+def test_the_shift_without_weight_decay_is_judged_by_itself(rewritten):
+    def rule(config):
+        decayed = config["decayed"] == "all"
+        return by_mask(1.1, 1.0, 1.2 if decayed else 0.9)(config)
+
+    said = shift.finding(rewritten(rule))
+    assert "is larger with SAM-ON than with SAM" in said
+    assert "Without weight decay on γ and β SAM-ON's is the smaller one: −0.100" in said
+
+
+def accuracy(config):
+    """Gains over the base optimizer of 10, with gamma fixed 4; SAM is 1 behind SAM-ON."""
+    if config["geometry"] == "none":
+        return 80.0
+    gain = 4 if config["updated"] == "no_norm" else 10
+    return 80.0 + gain - (config["mask"] == "all")
+
+
+def test_controls_tell_the_gain_and_how_it_changes(rewritten):
+    found = rewritten(by_mask(1.1, 1.0, 1.2), accuracy)
+    table, comparisons = shift.controls(found)
+    assert [round(c.mean, 6) for c in comparisons] == [10.0, 1.0, 4.0, 1.0, 10.0, 1.0]
+    assert list(table["method"]) == ["SGD", "SAM", "SAM-ON"] * 3
+    rows = table.set_index(["γ and β", "method"])
+    assert rows["SAM-ON minus it"]["fixed at 1 and 0", "SGD"] == "+4.00 [+4.00, +4.00]"
+    changes = rows["change on the same seeds"]
+    assert changes["trained, decayed", "SGD"] == "–"
+    assert changes["fixed at 1 and 0", "SGD"] == "−6.00 [−6.00, −6.00]"
+    assert changes["fixed at 1 and 0", "SAM"] == "+0.00 [+0.00, +0.00]"
+    assert set(rows["SAM-ON minus it"].xs("SAM-ON", level="method")) == {""}
+    said = shift.finding_controls(found)
+    assert "the gain of SAM-ON over SGD survives: +4.00" in said
+    assert "fixing them changes that gain by −6.00 [−6.00, −6.00]: a smaller gain" in said
+    assert "not decaying them changes that gain by +0.00" in said
+
+
+def test_a_gain_that_needs_trained_gamma_is_said_to_be_lost(rewritten):
+    def lost(config):
+        return 79.0 if config["updated"] == "no_norm" and config["rho"] else accuracy(config)
+
+    said = shift.finding_controls(rewritten(by_mask(1.1, 1.0, 1.2), lost))
+    assert "turns into a loss: −1.00" in said
+
+
+def test_runs_without_gamma_leave_the_claim_unanswered(smoke):
+    bare = {
+        i: r | {"measures": r["measures"] | {"gamma_abs_mean": None, "affine": []}}
+        for i, r in smoke.records.items()
+    }
+    found = replace(smoke, records=bare)
+    claim = next(c for c in verdicts.CLAIMS if c.number == 10)
+    assert verdicts.answer(claim, found).verdict == "not run"
+
+
+def test_the_posters_modes_are_told_from_where_they_are_kept():
+    assert shift.reported_modes() == "0.20 against 0.06 and 0.09"
+
+
+def test_the_figure_draws_each_layer_of_each_method(rewritten):
+    axes = shift.figure(rewritten(by_mask(1.1, 1.0, 1.2))).axes
+    per_layer = 3 * len(shift.HEADLINE)  # two bars and a median
+    assert len(axes[0].lines) == len(axes[1].lines) == per_layer * len(LAYERS) + 1
+    labels = [t.get_text() for t in axes[1].get_xticklabels()]
+    assert labels == ["1.0.1", "2.0.1", "norm1"]

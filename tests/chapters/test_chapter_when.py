@@ -1,0 +1,142 @@
+"""The chapter on when the perturbation is needed, on made-up records whose numbers are known."""
+
+from dataclasses import replace
+
+import pytest
+from made_up import PROFILE, made_up_results
+
+from samlib.chapters import when
+from samlib.errors import RecordsMissing
+from samlib.report.results import load
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The made-up smoke profile, written and read once."""
+    return load(PROFILE.name, made_up_results(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture
+def rewritten(smoke):
+    """A function that gives every run the test accuracy a rule says."""
+
+    def rewrite(rule, recalibrated=lambda config: 50.0):
+        found = {}
+        for run_id, record in smoke.records.items():
+            config = record["config"]
+            measures = record["measures"] | {when.RECALIBRATED: recalibrated(config)}
+            accuracy = rule(config) + 0.01 * config["seed"]
+            found[run_id] = record | {"test_accuracy": accuracy, "measures": measures}
+        return replace(smoke, records=found)
+
+    return rewrite
+
+
+def by_start(config):
+    """80 for the base optimizer, 90 with SAM always, 82 where it starts late, 88 if it ends."""
+    if config["geometry"] == "none":
+        return 80.0
+    late, short = config["start"] > 0, config["end"] is not None
+    return 82.0 if late else 88.0 if short else 90.0
+
+
+def test_the_gain_left_is_a_share_of_the_full_gain(rewritten):
+    found = rewritten(by_start)
+    table, comparisons = when.table(found)
+    assert list(table["gain left"]) == ["20 %", "80 %"] * 2
+    assert list(table["active epochs"]) == ["2 to 2", "1 to 1"] * 2
+    assert [round(c.mean, 6) for c in comparisons] == [-8.0, -2.0] * 2
+    said = when.finding(found)
+    assert "for the last 1 of 2 epochs, SAM-ON gets 20 % of its gain over SGD, SAM 20 %" in said
+    assert "is not met: SAM gets no more than half, either" in said
+    assert "80 % and 80 % are left" in said
+
+
+@pytest.mark.parametrize(
+    ("on", "sam", "said"),
+    [
+        (82.0, 89.0, "is met."),
+        (89.0, 89.0, "is not met: SAM-ON gets half or more."),
+        (89.0, 82.0, "is not met: SAM-ON gets half or more, and SAM does not."),
+        (82.0, 82.0, "is not met: SAM gets no more than half, either."),
+    ],
+)
+def test_the_expectation_is_about_both_methods(rewritten, on, sam, said):
+    late = {"all": sam, "only_norm": on}
+    found = rewritten(lambda c: late[c["mask"]] if c["start"] else by_start(c))
+    assert f"get less than half where SAM gets most {said}" in when.finding(found)
+
+
+def test_no_share_is_told_of_a_gain_that_is_not_there(rewritten):
+    found = rewritten(lambda c: 75.0 if c["mask"] == "only_norm" else by_start(c))
+    table = when.table(found)[0]
+    assert list(table["gain left"]) == ["20 %", "80 %", "–", "–"]
+    assert when.finding(found).startswith("Over 2 seeds no gain over SGD is shown for SAM-ON,")
+
+
+def accuracy(config):
+    """SAM-ON 10 over the base optimizer and 1 over SAM; 7 and 2 with first-pass statistics."""
+    if config["geometry"] == "none":
+        return 80.0
+    if config["batchnorm"] == "first":
+        return 87.0 if config["mask"] == "only_norm" else 85.0
+    return 90.0 if config["mask"] == "only_norm" else 89.0
+
+
+def recalibrated(config):
+    """60 without a perturbation or with SAM, 65 with SAM-ON."""
+    return 60.0 + 5 * (config["mask"] == "only_norm") + 0.1 * config["seed"]
+
+
+def test_statistics_decide_the_claim(rewritten):
+    found = rewritten(accuracy, recalibrated)
+    rows = when.statistics(found)[0].set_index(["statistics", "method"])
+    gain = rows["SAM-ON minus it"].str.split(" ").str[0]
+    assert gain["of both passes", "SGD"] == "+10.00"
+    assert gain["of the first pass", "SGD"] == "+7.00"
+    assert gain["of the first pass", "SAM"] == "+2.00"
+    assert gain["recalibrated after training", "SGD"] == "+5.00"
+    changes = rows["change on the same seeds"].str.split(" ").str[0]
+    assert changes["of the first pass", "SGD"] == "−3.00"
+    assert changes["of the first pass", "SAM"] == "+1.00"
+    answer = when.not_statistics(found)
+    assert answer.verdict == "holds"
+    assert answer.ours.startswith("first pass only: +7.00 [+7.00, +7.00] over SGD, +2.00 ")
+    assert "; recalibrated: +5.00 [+5.00, +5.00] over SGD, +5.00 " in answer.ours
+    said = when.finding_statistics(found)
+    assert "of the first pass the gain over SGD changes by −3.00 [−3.00, −3.00] (a smaller" in said
+    assert "the gain over SAM by +1.00 [+1.00, +1.00] (a larger gain)" in said
+    assert said.endswith("do not cause the gain over SGD: holds.")
+
+
+def test_a_gain_lost_with_either_kind_of_statistics_refutes_the_claim(rewritten):
+    flat = rewritten(accuracy, lambda config: 60.0 + 0.1 * config["seed"])
+    assert when.not_statistics(flat).verdict == "refuted", "no gain with recalibrated statistics"
+
+    def first(config):
+        return 79.0 if config["batchnorm"] == "first" else accuracy(config)
+
+    assert when.not_statistics(rewritten(first, recalibrated)).verdict == "refuted"
+
+
+def test_a_network_without_such_statistics_answers_nothing(rewritten):
+    with pytest.raises(RecordsMissing, match="recalibrated"):
+        when.not_statistics(rewritten(accuracy, lambda config: None))
+
+
+def test_the_figure_has_a_point_per_seed_of_every_method(rewritten):
+    figure = when.figure(rewritten(by_start))
+    for ax in figure.axes[:2]:
+        drawn = [[y for _, y in c.get_offsets()] for c in ax.collections]
+        assert [len(column) for column in drawn] == [PROFILE.seeds] * 6  # SAM and SAM-ON at 3 x
+        middle = {82.0, 82.01} if ax is figure.axes[0] else {88.0, 88.01}
+        assert set(drawn[1]) == set(drawn[4]) == middle
+
+
+def test_a_profile_too_short_to_switch_says_so(rewritten, monkeypatch):
+    found = rewritten(by_start)
+    monkeypatch.setattr(when, "_switched", lambda *arguments: {})
+    assert "too short" in when.finding(found)
+    assert when.table(found)[0].empty
+    labels = [t.get_text().split("\n") for t in when.figure(found).axes[0].get_xticklabels()]
+    assert labels == [["0", "always"], ["2", "SGD"]]

@@ -1,0 +1,266 @@
+"""The command line as a user meets it: one clear line and an exit status."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import run
+
+from samlib import __main__
+from samlib.publish import readme
+from samlib.records import store
+from samlib.records.results_folder import (
+    CampaignError,
+    ResultsFolder,
+    check_origin,
+    fresh,
+    place,
+    put_in_place,
+)
+from samlib.study import plan, profiles
+from samlib.study.cells import missing_runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status", "--profile", "slow"], "valid: smoke, quick"),
+        (["run", "--profile", "smoke", "--only", "varients"], "variants"),
+        (["train", "--model", "resnet57"], "resnet56"),
+        (["train", "--geometry", "l3"], "layerwise_l2"),
+        (["train", "--mask", "norms", "--geometry", "l2"], "only_norm"),
+        (["train", "--geometry", "l2", "--rho", "-1"], "rho must be at least 0"),
+        (["train", "--geometry", "l2", "--rho", "nan"], "rho must be finite"),
+        (["train", "--precision", "fp16"], "bf16"),
+        (["train", "--device", "cudaa"], "valid: cpu"),
+        (["train", "--dataset", "cifar11"], "cifar100"),
+        (["train", "--train-size", "40", "--batch-size", "0"], "batch_size"),
+        (["prepare", "--dataset", "imagenette"], "fashion_mnist"),
+        (["prepare", "--profile", "quikc"], "valid: smoke, quick"),
+        (["train", "--rho", "much"], "invalid float value"),
+        (["train", "--device", "meta"], "valid: cpu"),
+        (["run", "--device", "gpu"], "valid: cpu"),
+        (["run", "--profile", "paper", "--data", "none", "--device", "cpu"], "prepare"),
+        (["runn"], "invalid choice"),
+        (["notebook", "variant"], "variants"),
+        (["notebook", "variants", "-p", "profil", "smoke"], "unknown parameter of variants"),
+        (["notebook", "variants", "--output", "/proc/none/x.ipynb"], "another place with --output"),
+        (["book", "--book", "/proc/none"], "another place with --book"),
+        (["status", "--results", ""], "it is empty"),
+        (["run", "--profile", "smoke", "--only", "speed"], "`python -m samlib notebook speed`"),
+        (["run", "--perturbation", "synchronised"], "under torchrun"),
+        (["train", "--perturbation", "synchronised"], "under torchrun"),
+        (["train", "--geometry", "l2"], "add --rho"),
+        (["readme", "--profile", "smoke"], "the smoke profile is no result"),
+        (["readme", "--results", "/tmp/own"], "not those in /tmp/own"),
+    ],
+)
+def test_a_mistake_gets_one_line_that_names_the_valid_values(capsys, tmp_path, arguments, says):
+    if arguments[0] in ("status", "run"):
+        arguments = [*arguments, "--results", str(tmp_path)]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert says in err
+
+
+@pytest.mark.parametrize("text", ["9x", "-3m", "0", "infh", "nan", ""])
+def test_a_bad_duration_is_refused(capsys, text):
+    code, _, err = run(capsys, "run", f"--time-budget={text}")
+    assert code == 2
+    assert "duration" in err
+
+
+def test_help_names_every_verb(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb in ("reproduce", "run", "status", "train", "prepare", "notebook", "book"):
+        assert verb in out
+
+
+def test_reproduce_under_torchrun_names_run(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(capsys, "reproduce", "--profile", "smoke")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "under torchrun use `run`" in err
+
+
+@pytest.mark.parametrize("verb", ["tables", "readme", "reproduce", "book"])
+def test_what_needs_optional_packages_says_so_first(capsys, monkeypatch, verb):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    code, _, err = run(capsys, verb)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "need matplotlib: pip install -e '.[book]'" in err
+
+
+def test_readme_says_what_it_wrote(capsys, monkeypatch):
+    monkeypatch.setattr(readme, "update", lambda *arguments: [Path("README.md"), Path("figure")])
+    assert run(capsys, "readme") == (0, "README.md\nfigure\n", "")
+
+
+@pytest.mark.parametrize("verb", ["status", "run"])
+def test_records_that_cannot_be_read_are_one_line(capsys, tmp_path, monkeypatch, verb):
+    path = store.write(place(tmp_path, "smoke").runs, {"run_id": "a"})
+    for owner, name, closed in (
+        (Path, "read_bytes", path),
+        (os, "listdir", path.parent),
+        (os, "lstat", tmp_path / "smoke"),
+    ):
+        allowed = getattr(owner, name)
+
+        def refused(at, *rest, closed=closed, allowed=allowed):
+            if at == closed:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return allowed(at, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refused)
+            code, out, err = run(capsys, verb, "--profile", "smoke", "--results", str(tmp_path))
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "Permission denied" in err
+        assert str(closed) in err
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("verb", "continues"), [("run", True), ("tables", False)])
+def test_only_what_trains_continues_after_an_interrupt(capsys, monkeypatch, verb, continues):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(__main__.VERBS, verb, interrupted)
+    code, out, _ = run(capsys, verb)
+    assert code == 130
+    assert ("the same command continues" in out) == continues
+
+
+def test_an_unknown_family_lists_the_profiles(capsys):
+    code, _, err = run(capsys, "train", "--family", "vgg")
+    assert code == 2
+    assert "valid: wrn, resnet, resnext" in err
+
+
+def test_a_data_set_that_is_absent_says_what_to_run(capsys, tmp_path):
+    code, _, err = run(
+        capsys, "train", "--dataset", "cifar100", "--data", str(tmp_path), "--epochs", "1"
+    )
+    assert code == 2
+    assert "python -m samlib prepare --dataset cifar100" in err
+
+
+def _start(results, *more):
+    """A campaign of 50 runs: long enough to be interrupted in the middle."""
+    # A test run in the background inherits an ignored SIGINT, which Python would rightly keep.
+    code = (
+        "import signal, sys; from samlib.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "run", "--profile", "smoke", "--only", "rho_sweep"]
+    command += ["--workers", "2", "--results", str(results), *more]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def _wait_for_a_record(results, process, more_than=0):
+    for _ in range(1200):
+        records_there = list((results / "smoke" / "runs").glob("*.json"))
+        if len(records_there) > more_than or process.poll() is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no record after a minute")
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
+    runs = tmp_path / "smoke" / "runs"
+    process = _start(tmp_path)
+    _wait_for_a_record(tmp_path, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in out
+    after_interrupt = {p.name: p.read_bytes() for p in runs.glob("*.json")}
+    assert after_interrupt
+
+    process = _start(tmp_path)
+    _wait_for_a_record(tmp_path, process, more_than=len(after_interrupt))
+    assert process.poll() is None, "the campaign ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must leave by themselves
+    process.communicate(timeout=60)
+
+    process = _start(tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    cells = plan.rho_sweep(profiles.get("smoke")).cells
+    found = store.read(runs)
+    assert not missing_runs(cells, found)
+    for name, content in after_interrupt.items():
+        assert (runs / name).read_bytes() == content, "a finished run was touched"
+
+
+@pytest.mark.slow
+def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
+    process = _start(tmp_path, "--time-budget", "0.001s")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "the same command continues" in out
+
+
+@pytest.mark.filterwarnings("default")  # the command line prints it
+def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
+    few = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
+    monkeypatch.setattr(plan, "NEEDS", few)
+    arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
+    assert run(capsys, *arguments)[0] == 0
+    good, bad = sorted((tmp_path / "smoke" / "runs").glob("*.json"))[:2]
+    before = good.read_bytes()
+    bad.write_text(bad.read_text().replace('"completed"', '"diverged"'))
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert "was changed after it was written; moved to" in err
+    assert "1 runs done" in out
+    assert good.read_bytes() == before
+    assert (tmp_path / "smoke" / "set_aside" / bad.name).exists()
+
+
+def test_a_second_campaign_says_who_holds_the_folder(tmp_path, capsys):
+    with place(tmp_path, "smoke").locked():
+        code, _, err = run(capsys, "run", "--profile", "smoke", "--results", str(tmp_path))
+    assert code == 2
+    assert f"process {os.getpid()}" in err
+
+
+def test_a_campaign_is_continued_by_the_same_code_only(tmp_path):
+    first = fresh(tmp_path, "smoke")
+    check_origin(first)
+    check_origin(fresh(tmp_path, "smoke"))
+    (first.folder / "campaign.json").write_text('{"source": "other"}')
+    with pytest.raises(CampaignError, match="remove that folder"):
+        check_origin(first)
+
+
+def test_new_results_take_the_place_of_the_old_ones_whole(tmp_path):
+    old = place(tmp_path, "smoke")
+    old.runs.mkdir(parents=True)
+    (old.runs / "old.json").write_text("{}")
+    campaign = fresh(tmp_path, "smoke")
+    check_origin(campaign)
+    campaign.runs.mkdir()
+    (campaign.runs / "new.json").write_text("{}")
+    put_in_place(campaign, tmp_path, "smoke")
+    assert [p.name for p in ResultsFolder(tmp_path / "smoke").runs.iterdir()] == ["new.json"]
+    assert not campaign.folder.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["smoke"]
+    assert not (old.folder / "campaign.json").exists()
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
+    runs = tmp_path / ".old-smoke" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "old.json").write_text("{}")
+    assert [p.name for p in place(tmp_path, "smoke").runs.iterdir()] == ["old.json"]

@@ -1,0 +1,121 @@
+"""Measurements: bound to the run they belong to, made from its weights, which can be made again."""
+
+import pytest
+from conftest import one_line
+from made_up import made_up_results
+
+from samlib.campaign.backlog import Backlog, Estimate
+from samlib.campaign.jobs import one_job
+from samlib.campaign.runner import bring_up_to_date
+from samlib.measures import measurement
+from samlib.measures.measurement import MeasureJob, NotTheSame, measure
+from samlib.records import store
+from samlib.records.results_folder import ResultsFolder
+from samlib.report.results import load
+from samlib.study import plan, profiles
+from samlib.study.cells import Cell, ToMeasure, missing_measurements
+from samlib.study.methods import BASE, ON
+from samlib.trainer.config import RunConfig
+from samlib.trainer.one_run import train
+
+CONFIG = RunConfig(train_size=64, validation_size=20, epochs=2, batch_size=32)
+JOB = MeasureJob(CONFIG, "sharpness")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A campaign with one run, and a measure that is quick to take."""
+    weight = lambda run: {"sum": run.model.fc.weight.sum().item()}  # noqa: E731
+    monkeypatch.setitem(measurement.MEASURES, "sharpness", weight)
+    campaign = ResultsFolder(tmp_path / "some")
+    assert one_job(CONFIG, campaign, "cpu", None, True) is None
+    return campaign
+
+
+def test_it_is_taken_on_the_final_weights(place):
+    ends = []
+    train(CONFIG, on_epoch=lambda run: ends.append(run.model.fc.weight.sum().item()))
+    found = measure(JOB, place)
+    assert found["values"] == {"sum": ends[-1]}
+    kept = store.read(place.measures("sharpness"))[CONFIG.run_id]
+    assert kept["of"] == store.read(place.runs)[CONFIG.run_id]["checksum"]
+
+
+def test_lost_weights_are_made_again_and_are_the_same(place):
+    first = measure(JOB, place)["values"]
+    path = place.weights(CONFIG.run_id)
+    content = path.read_bytes()
+    path.unlink()
+    assert measure(JOB, place)["values"] == first
+    assert path.read_bytes() == content
+    path.write_bytes(content[:-100])
+    with pytest.warns(UserWarning, match="is damaged and is not used"):
+        assert measure(JOB, place)["values"] == first
+
+
+def test_weights_that_cannot_be_made_again_are_not_replaced_by_others(place):
+    path = place.runs / f"{CONFIG.run_id}.json"
+    record = store.read_one(path)
+    record["curves"]["train_loss"][0] += 1e-3
+    store.write(place.runs, {k: v for k, v in record.items() if k not in ("format", "checksum")})
+    place.weights(CONFIG.run_id).unlink()
+    with pytest.raises(NotTheSame, match="measure it where it was trained") as caught:
+        measure(JOB, place)
+    one_line(caught)
+    assert not place.weights(CONFIG.run_id).exists()
+    assert "measure it where it was trained" in one_job(JOB, place, "cpu", None, True)
+
+
+def test_a_diverged_run_has_no_values(place):
+    wild = CONFIG.replace(lr=1e30)
+    assert one_job(wild, place, "cpu", None, True) is None
+    assert measure(MeasureJob(wild, "sharpness"), place)["values"] is None
+
+
+def test_a_measurement_of_another_run_of_that_name_is_not_believed(place):
+    measure(JOB, place)
+    runs = store.read(place.runs)
+    assert set(measurement.read(place, runs)["sharpness"]) == {CONFIG.run_id}
+    again = {CONFIG.run_id: runs[CONFIG.run_id] | {"checksum": "other"}}
+    assert measurement.read(place, again)["sharpness"] == {}
+
+
+def test_runs_are_measured_as_they_become_known():
+    cell = Cell(CONFIG, ON, (0.5, 1.0), sweep_seeds=1, seeds=2)
+    chosen = ToMeasure(cell, "sharpness", 1)
+    every = ToMeasure(cell, "sharpness", 1, every_rho=True)
+    assert chosen.runs({}) == []
+    assert len(every.runs({})) == every.size == 2
+    nothing = {name: {} for name in measurement.MEASURES}
+    assert missing_measurements([every], {}, nothing) == []
+    scores = {0.5: 90.0, 1.0: 91.0}
+    runs = {r.run_id: {"validation_accuracy": scores[r.rho]} for r in cell.sweep}
+    assert len(missing_measurements([every], runs, nothing)) == 2
+    only = missing_measurements([chosen], runs, nothing)
+    assert [(job.config.rho, job.config.seed) for job in only] == [(1.0, 0)]
+
+
+def test_a_campaign_trains_then_measures(tmp_path, monkeypatch, capsys):
+    base = Cell(CONFIG, BASE, (0.0,), sweep_seeds=1, seeds=2)
+    monkeypatch.setattr("samlib.measures.sharpness.SETTINGS", ())
+    needs = [plan.Needs([base], [ToMeasure(base, "sharpness", 2)])]
+    campaign = ResultsFolder(tmp_path / "some")
+    outcome = bring_up_to_date(needs, campaign, workers=1)
+    assert not outcome.failed
+    assert len(outcome.done) == 4
+    runs = store.read(campaign.runs)
+    found = measurement.read(campaign, runs)
+    assert found["sharpness"].keys() == runs.keys()
+    assert "4/4 runs" in capsys.readouterr().err
+    assert not bring_up_to_date(needs, campaign, workers=1).done
+    estimate = Estimate(runs, found)
+    measured = MeasureJob(CONFIG.replace(seed=9), "sharpness")
+    seconds = [r["times"]["wall"] for r in found["sharpness"].values()]
+    assert min(seconds) <= estimate.seconds(measured) <= max(seconds)
+
+
+def test_the_backlog_of_a_complete_campaign_is_empty(tmp_path):
+    found = load("smoke", made_up_results(tmp_path))
+    backlog = Backlog(plan.chapter_needs(profiles.get("smoke")), found.records, found.measures)
+    assert backlog.jobs() == []
+    assert backlog.done == backlog.total

@@ -1,0 +1,218 @@
+"""The second pass starts where the perturbation does, and nothing changes by it."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import EvoNorm2dB0
+
+from samlib import masks, models
+from samlib.sam import step
+from samlib.sam.geometry import L2, ElementwiseLinf
+from samlib.sam.masks import sparse
+from samlib.sam.reuse import untouched_stages
+from samlib.sam.step import Perturbation, perturbed, sam_step
+
+
+@contextmanager
+def nothing_kept(*arguments, **keywords):
+    yield None
+
+
+def batch(seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(6, 1, 8, 8, generator=draw), torch.randint(10, (6,), generator=draw)
+
+
+def train_a_little(name, stages, **options):
+    torch.manual_seed(0)
+    model = models.build(name, num_classes=10, in_channels=1, image_size=8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    mask = masks.blocks(model, stages)
+    geometry = options.pop("geometry", L2())
+    perturbation = Perturbation(geometry, 0.5, mask, **options)
+    losses = []
+    for seed in range(3):
+        x, y = batch(seed)
+        losses.append(
+            sam_step(lambda x=x, y=y: F.cross_entropy(model(x), y), optimizer, perturbation)
+        )
+    return losses, model.state_dict()
+
+
+@pytest.mark.parametrize("name", ["wrn10_1", "resnet8", "resnext11_4x2d", "vit_micro"])
+@pytest.mark.parametrize("stages", [[1], [2], [3], [2, 3]])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batchnorm": "first"}, {"radius_over": "all"}, {"geometry": ElementwiseLinf()}],
+    ids=str,
+)
+def test_the_step_is_the_same_bit_for_bit(name, stages, options, monkeypatch):
+    losses, state = train_a_little(name, stages, **options)
+    monkeypatch.setattr(step, "reuse", nothing_kept)
+    plain_losses, plain_state = train_a_little(name, stages, **options)
+    assert all(torch.equal(a, b) for a, b in zip(losses, plain_losses, strict=True))
+    for key, value in plain_state.items():  # weights, running statistics and their counters
+        assert torch.equal(state[key], value), key
+
+
+def stem_runs(model, mask, again=lambda x: x):
+    """How often the first convolution runs in a step whose second pass sees `again(x)`."""
+    x, y = batch()
+    runs = []
+    hook = model.conv1.register_forward_hook(lambda *_: runs.append(1))
+    with perturbed(lambda: F.cross_entropy(model(x), y), Perturbation(L2(), 0.1, mask)):
+        F.cross_entropy(model(again(x)), y).backward()
+    hook.remove()
+    return len(runs)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return models.build("wrn10_1", num_classes=10, in_channels=1)
+
+
+def test_the_prefix_runs_once(model):
+    assert stem_runs(model, masks.blocks(model, [2, 3])) == 1
+    assert stem_runs(model, masks.blocks(model, [1])) == 2
+    assert stem_runs(model, masks.only_norm(model)) == 2
+
+
+def test_another_input_in_the_second_pass_is_computed_anew(model):
+    mask = masks.blocks(model, [3])
+    assert stem_runs(model, mask, again=torch.clone) == 2
+    assert stem_runs(model, mask, again=lambda x: x.mul_(1.0)) == 2, "changed in place"
+
+
+@pytest.mark.parametrize(("gradient", "training"), [(False, True), (True, False)])
+def test_a_call_in_another_mode_is_computed_anew(gradient, training, model, monkeypatch):
+    """The closure's first call alone looks at the model beside its loss, as one that logs may."""
+    x, y = batch()
+
+    def gradients(model):
+        perturbation, calls = Perturbation(L2(), 0.1, masks.blocks(model, [3])), []
+
+        def closure():
+            if not calls:
+                with torch.set_grad_enabled(gradient):
+                    calls.append(model.train(training)(x))
+            return F.cross_entropy(model.train()(x), y)
+
+        sam_step(closure, torch.optim.SGD(model.parameters(), lr=0.0), perturbation)
+        return [p.grad for p in model.parameters()]
+
+    plain = copy.deepcopy(model)
+    got = gradients(model)
+    assert all(g is not None for g in got)
+    monkeypatch.setattr(step, "reuse", nothing_kept)
+    assert all(map(torch.equal, got, gradients(plain)))
+
+
+def written_first(model):
+    """As DistributedDataParallel does, writes every buffer before a forward pass."""
+
+    def write(module, inputs):
+        for b in module.buffers():
+            b.copy_(b.clone())
+
+    model.register_forward_pre_hook(write)
+    return model
+
+
+def compiled(model):
+    return torch.compile(model, backend="aot_eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="aot_eager")
+    return model
+
+
+@pytest.mark.parametrize("wrap", [written_first, compiled, compiled_in_place])
+@pytest.mark.parametrize("batchnorm", ["both", "first"])
+def test_a_wrapped_model_steps_as_the_model_does(wrap, batchnorm):
+    trained = []
+    for how in (wrap, lambda model: model):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        model = models.build("resnet8", num_classes=10, in_channels=1)
+        perturbation = Perturbation(L2(), 0.5, masks.blocks(model, [3]), batchnorm=batchnorm)
+        optimizer, call = torch.optim.SGD(model.parameters(), lr=0.1), how(model)
+        for seed in range(2):
+            x, y = batch(seed)
+            sam_step(lambda f=call, x=x, y=y: F.cross_entropy(f(x), y), optimizer, perturbation)
+        trained.append(model.state_dict())
+    for key, value in trained[1].items():
+        torch.testing.assert_close(trained[0][key], value)
+
+
+def test_statistics_of_every_kind_follow_both_passes(monkeypatch):
+    def trained():
+        torch.manual_seed(0)
+        model = models.build("resnet8", num_classes=10, in_channels=1)
+        model.norm1 = EvoNorm2dB0(16)  # a running variance without a mean
+        (x, y), mask = batch(), masks.blocks(model, [3])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sam_step(lambda: F.cross_entropy(model(x), y), optimizer, Perturbation(L2(), 0.1, mask))
+        return model.norm1.running_var
+
+    kept = trained()
+    monkeypatch.setattr(step, "reuse", nothing_kept)
+    assert torch.equal(kept, trained())
+
+
+def test_a_mask_that_may_move_keeps_nothing(model):
+    mask = sparse.random(model, count=1, seed=0)
+    assert mask.untouched == 0
+
+
+def test_a_random_prefix_draws_anew(model):
+    model.layer1.append(torch.nn.Dropout(0.5))
+    assert stem_runs(model, masks.blocks(model, [3])) == 2
+
+
+def test_the_first_touched_stage_is_found(model):
+    for stage in (1, 2, 3):
+        parameters = list(model.stages[stage - 1].parameters())
+        assert untouched_stages(model, parameters) == stage - 1
+    assert untouched_stages(model, [model.conv1.weight]) == 0
+    assert untouched_stages(torch.nn.Linear(2, 2), []) == 0
+
+
+def test_an_exception_leaves_model_and_statistics_as_they_were(model):
+    x, y = batch()
+    mask = masks.blocks(model, [3])
+    before = copy.deepcopy(model.state_dict())
+    calls = []
+
+    def closure():
+        loss = F.cross_entropy(model(x), y)
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("second pass")
+        return loss
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match="second pass"):
+        sam_step(closure, optimizer, Perturbation(L2(), 0.1, mask))
+    assert model.memory is None
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_two_calls_in_one_closure_are_both_reused(model):
+    mask = masks.blocks(model, [3])
+    (a, ya), (b, yb) = batch(0), batch(1)
+    runs = []
+    model.conv1.register_forward_hook(lambda *_: runs.append(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sam_step(
+        lambda: F.cross_entropy(model(a), ya) + F.cross_entropy(model(b), yb),
+        optimizer,
+        Perturbation(L2(), 0.1, mask),
+    )
+    assert len(runs) == 2
