@@ -75,6 +75,7 @@ def made_up(run):
     rng = numbers_of(run.run_id)
     test, validation = rng.uniform(80, 95, size=2)
     perturbed = run.geometry != "none"
+    share = rng.uniform() if perturbed else None
     return {
         "run_id": run.run_id,
         "config": run.to_dict(),
@@ -88,13 +89,15 @@ def made_up(run):
             "train_accuracy": [60.0],
             "validation_accuracy": [validation],
             "test_accuracy": [test],
-            "norm_share": [rng.uniform() if perturbed else None],
+            "norm_share": [share],
+            "gradient_share": [share],
         },
         "mask": {"count": 480, "total": 77_562} if perturbed else None,
         "measures": {
             "gamma_abs_mean": 1.0,
             "beta_abs_mean": 0.1,
             "affine": [affine(layer, rng) for layer in ("norm1", "layer1.0.norm1")],
+            "tensor_shares": {},
             "recalibrated_test_accuracy": test - 0.5,
         },
         "times": {"wall": 2.0, "epochs": [1.0 + perturbed]},

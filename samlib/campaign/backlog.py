@@ -73,7 +73,6 @@ class Backlog:
     def __post_init__(self):
         self.cells = all_cells(self.needs)
         self.measured = list(dict.fromkeys(m for need in self.needs for m in need.measured))
-        self.total = count_runs(self.cells) + sum(m.size for m in self.measured)
 
     def jobs(self, needs: Sequence[Needs] | None = None) -> list[Job]:
         """What is missing and can be done by now: runs, then measurements of runs that are done."""
@@ -84,6 +83,12 @@ class Backlog:
             *missing_runs(cells, self.runs),
             *missing_measurements(measured, self.runs, self.measures),
         ]
+
+    @property
+    def total(self) -> int:
+        """How many runs and measurements there will be, as far as can be told by now."""
+        measured = sum(m.count(self.runs) for m in self.measured)
+        return count_runs(self.cells, self.runs) + measured
 
     @property
     def done(self) -> int:

@@ -84,7 +84,8 @@ def bring_up_to_date(
 
     def report(final: bool = False) -> None:
         todo = [job for job in backlog.jobs() if job.run_id not in outcome.failed]
-        progress.done, progress.failed = backlog.done, len(outcome.failed)
+        progress.done, progress.total = backlog.done, backlog.total
+        progress.failed = len(outcome.failed)
         left = estimate.total(todo, max(0, backlog.total - progress.done - len(todo)))
         if not quiet:
             progress.show(None if left is None else left / at_work.workers, final)

@@ -26,9 +26,9 @@ class Info:
     are the published means of the training pixels / 255, by which a cache is recognised; empty
     where none is published. `checksum` is the digest of all arrays in their canonical order (see
     `canonical`), empty where none is known. `archive` is the original download, relative to the
-    archive folder, and `source` the name of its class in torchvision.datasets. A set without `official_test` is
-    one pool, from which every seed draws its own test set. A set of `folders` is not an array: its
-    images are read from one folder per class (`image_folders`).
+    archive folder, and `source` the name of its class in torchvision.datasets. A set without
+    `official_test` is one pool, from which every seed draws its own test set. A set of `folders`
+    is not an array: its images are read from one folder per class (`image_folders`).
     """
 
     name: str

@@ -1,83 +1,105 @@
-"""A cell: one method on one network, its values of rho and its seeds, and the runs it needs.
+"""A cell: one method on one network, where its search for rho begins, its seeds, and its runs.
 
-rho is chosen by mean validation accuracy over the sweep's seeds, the same rule for every method;
-which runs a cell still needs therefore follows from the records it has.
+The seeds that choose rho are never compared. Which runs a cell still needs follows from the records
+it has: the values searched so far, then the evaluation seeds at the chosen one.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import fmean
 
 from samlib.measures.measurement import MeasureJob, MeasureRecords
 from samlib.records.store import Records
+from samlib.study import law
+from samlib.study.ladder import Search, search
 from samlib.study.methods import Method
 from samlib.trainer.config import RunConfig
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one model, with its grid.
+    """One method on one network.
 
     Attributes:
         base: configuration of the base optimizer; its seed is ignored.
         method: what is perturbed.
-        grid: values of rho; (0.0,) for the base optimizer.
-        sweep_seeds: seeds 0 to sweep_seeds - 1 run at every rho and choose it.
-        seeds: seeds 0 to seeds - 1 run at the chosen rho.
-        like: the cell whose chosen rho this one takes; None chooses its own.
+        start: values the search begins with; a single one is taken as it is.
+        tuning: seeds that run at every value searched and choose one.
+        seeds: seeds of the comparisons, which run at the chosen value; none of them is in `tuning`.
+        refine: whether the ladder is extended and refined; see `ladder.search`.
+        like: the cell whose chosen rho this one takes, or that the law starts from.
+        counted: for a random mask at the law's rho, the cell whose mask has as many coordinates.
     """
 
     base: RunConfig
     method: Method
-    grid: tuple[float, ...]
-    sweep_seeds: int
-    seeds: int
+    start: tuple[float, ...]
+    tuning: tuple[int, ...]
+    seeds: tuple[int, ...]
+    refine: bool = True
     like: "Cell | None" = None
+    counted: "Cell | None" = None
 
-    def at(self, rho: float, seeds: int) -> list[RunConfig]:
-        """Runs at one rho."""
-        return [self.method.on(self.base, rho, seed) for seed in range(seeds)]
+    def at(self, value: float, seeds: Iterable[int] | None = None) -> list[RunConfig]:
+        """Runs at one value; by default of the seeds that are compared."""
+        seeds = self.seeds if seeds is None else seeds
+        return [self.method.on(self.base, value, seed) for seed in seeds]
 
-    @property
-    def sweep(self) -> list[RunConfig]:
-        """The runs that choose rho; none if there is nothing to choose."""
-        if self.like is not None:
-            return self.like.sweep
-        if len(self.grid) == 1:
-            return []
-        return [run for rho in self.grid for run in self.at(rho, self.sweep_seeds)]
-
-    def validation(self, rho: float, records: Records) -> float | None:
-        """Mean validation accuracy over the sweep's seeds, in percent; None if one is missing."""
-        found = [records.get(run.run_id) for run in self.at(rho, self.sweep_seeds)]
+    def validation(self, value: float, records: Records) -> float | None:
+        """Mean validation accuracy over the tuning seeds, in percent; None if one is missing."""
+        found = [records.get(run.run_id) for run in self.at(value, self.tuning)]
         if any(record is None for record in found):
             return None
-        return sum(record["validation_accuracy"] for record in found) / len(found)
+        return fmean(record["validation_accuracy"] for record in found)
+
+    def search(self, records: Records) -> Search:
+        """Where the search for this cell's value stands."""
+        return search(self.start, lambda v: self.validation(v, records), refine=self.refine)
+
+    def values(self, records: Records) -> tuple[float, ...]:
+        """Every value the search has asked for by now, ascending."""
+        return self.search(records).values
 
     def chosen(self, records: Records) -> float | None:
-        """The rho with the best mean validation accuracy, the smaller one if two are equal.
+        """The value the cell is compared at; None while it is not known."""
+        if self.method.rho_from == "law":
+            return self._by_law(records)
+        return (self.like or self).search(records).chosen
 
-        None while the sweep is not complete.
-        """
-        if self.like is not None:
-            return self.like.chosen(records)
-        if len(self.grid) == 1:
-            return self.grid[0]
-        scores = {rho: self.validation(rho, records) for rho in sorted(self.grid)}
-        if any(score is None for score in scores.values()):
+    def _by_law(self, records: Records) -> float | None:
+        rho = self.like.chosen(records)
+        if rho is None:
             return None
-        return max(scores, key=scores.get)
+        if self.counted is not None:
+            share = law.counted_share(self.counted.any_run, records)
+        else:
+            share = law.norm_share(self.like.at(rho, self.like.tuning), records)
+        return share and law.predicted(rho, share)
+
+    @property
+    def any_run(self) -> RunConfig:
+        """The first run of the cell's search."""
+        return self.at(self.start[0], self.tuning)[0]
+
+    def tuning_runs(self, records: Records) -> list[RunConfig]:
+        """The runs that choose the value, as far as they are known; none if nothing is chosen."""
+        cell = self.like or self
+        if len(cell.start) == 1:
+            return []
+        found = [run for v in cell.values(records) for run in cell.at(v, cell.tuning)]
+        return found + ([self.counted.any_run] if self.counted else [])
 
     def runs(self, records: Records) -> list[RunConfig]:
         """Every run of the cell that is known by now, done or not."""
-        rho = self.chosen(records)
-        return self.sweep + ([] if rho is None else self.at(rho, self.seeds))
+        value = self.chosen(records)
+        return self.tuning_runs(records) + ([] if value is None else self.at(value))
 
-    @property
-    def size(self) -> int:
-        """How many runs the cell comes to, those that choose rho for another one left out."""
-        if self.like is not None or len(self.grid) == 1:
-            return self.seeds
-        return len(self.grid) * self.sweep_seeds + max(0, self.seeds - self.sweep_seeds)
+    def expected(self, records: Records) -> int:
+        """How many runs will join those that are known, as far as can be told."""
+        if self.chosen(records) is not None:
+            return 0
+        more = 0 if self.like else self.search(records).expected
+        return more * len(self.tuning) + len(self.seeds)
 
 
 def known_runs(cells: Iterable[Cell], records: Records) -> list[RunConfig]:
@@ -91,9 +113,10 @@ def missing_runs(cells: Iterable[Cell], records: Records) -> list[RunConfig]:
     return [run for run in known_runs(cells, records) if run.run_id not in records]
 
 
-def count_runs(cells: Iterable[Cell]) -> int:
-    """How many runs some cells come to, those not known yet included."""
-    return sum(cell.size for cell in dict.fromkeys(cells))
+def count_runs(cells: Iterable[Cell], records: Records) -> int:
+    """How many runs some cells come to, those not known yet included as far as can be told."""
+    cells = list(dict.fromkeys(cells))
+    return len(known_runs(cells, records)) + sum(cell.expected(records) for cell in cells)
 
 
 @dataclass(frozen=True)
@@ -102,26 +125,32 @@ class ToMeasure:
 
     Attributes:
         cell: the cell they belong to.
-        measure: name in `measuring.MEASURES`.
+        measure: name in `measurement.MEASURES`.
         seeds: how many, the first ones.
-        every_rho: at each rho of the grid instead of at the chosen one.
+        every_value: those of the search, at each value, instead of those compared.
     """
 
     cell: Cell
     measure: str
     seeds: int
-    every_rho: bool = False
+    every_value: bool = False
 
     def runs(self, records: Records) -> list[RunConfig]:
         """The runs to be measured that are known by now, done or not."""
-        cell, rho = self.cell, self.cell.chosen(records)
-        rhos = cell.grid if self.every_rho else () if rho is None else (rho,)
-        return [run for value in rhos for run in cell.at(value, self.seeds)]
+        if self.every_value:
+            return self._searched(self.cell.values(records))
+        chosen = self.cell.chosen(records)
+        return [] if chosen is None else self.cell.at(chosen, self.cell.seeds[: self.seeds])
 
-    @property
-    def size(self) -> int:
-        """How many runs are measured."""
-        return self.seeds * (len(self.cell.grid) if self.every_rho else 1)
+    def _searched(self, values: Iterable[float]) -> list[RunConfig]:
+        return [run for v in values for run in self.cell.at(v, self.cell.tuning[: self.seeds])]
+
+    def count(self, records: Records) -> int:
+        """How many runs are measured, those not known yet included as far as can be told."""
+        if self.every_value:
+            more = self.cell.search(records).expected
+            return len(self.runs(records)) + more * min(self.seeds, len(self.cell.tuning))
+        return min(self.seeds, len(self.cell.seeds))
 
 
 def missing_measurements(

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
@@ -14,7 +14,10 @@ class Method:
     Attributes:
         geometry, mask, radius_over, sparsity: as in RunConfig.
         changes: other fields of RunConfig in which the method differs, with their values.
-        own_rho: False takes the rho of the method without its changes instead of tuning one.
+        rho_from: "search": validation chooses it; "plain": that of the method without its changes;
+            "law": predicted from SAM's (see `law`), untuned.
+        tunes: the field of RunConfig that the search is over; for the base optimizer, which has no
+            rho, None tunes nothing.
     """
 
     geometry: str = NO_PERTURBATION
@@ -22,38 +25,28 @@ class Method:
     radius_over: str = "mask"
     sparsity: float | None = None
     changes: tuple[tuple[str, Any], ...] = ()
-    own_rho: bool = True
+    rho_from: Literal["search", "plain", "law"] = "search"
+    tunes: str | None = None
 
-    def but(self, own_rho: bool = True, **changes) -> "Method":
+    def but(self, rho_from: str = "search", **changes) -> "Method":
         """The method with some more fields of RunConfig changed."""
-        return replace(self, changes=(*self.changes, *changes.items()), own_rho=own_rho)
+        return replace(self, changes=(*self.changes, *changes.items()), rho_from=rho_from)
 
     @property
     def plain(self) -> "Method":
         """The method without its changes."""
-        return replace(self, changes=(), own_rho=True)
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """Entry of `Profile.grids`: geometry, mask and, for a sparse mask, radius rule and level.
-
-        >>> Method("l2", "only_norm").key, Method("l2", "random", "all", 0.5).key
-        (('l2', 'only_norm'), ('l2', 'random', 'all', '0.5'))
-        """
-        if self.mask not in SPARSE_MASKS:
-            return self.geometry, self.mask
-        level = "norm" if self.sparsity is None else f"{self.sparsity:g}"
-        return self.geometry, self.mask, self.radius_over, level
+        return replace(self, changes=(), rho_from="search")
 
     @functools.cache  # noqa: B019 (methods and bases are few and live as long as the study)
-    def on(self, base: RunConfig, rho: float, seed: int) -> RunConfig:
-        """The configuration of one run."""
+    def on(self, base: RunConfig, value: float, seed: int) -> RunConfig:
+        """The configuration of one run; value is rho, or of the field that the method tunes."""
         if self.geometry == NO_PERTURBATION:
-            return base.replace(seed=seed, **dict(self.changes))
+            tuned = {self.tunes: value} if self.tunes else {}
+            return base.replace(seed=seed, **dict(self.changes) | tuned)
         return base.replace(
             seed=seed,
             **dict(self.changes),
-            rho=rho,
+            rho=value,
             geometry=self.geometry,
             mask=self.mask,
             radius_over=self.radius_over,
@@ -62,21 +55,13 @@ class Method:
 
 
 BASE = Method()
+DECAY = Method(tunes="weight_decay")  # the base optimizer with a weight decay tuned like a rho
 ALL = Method("l2", "all")  # SAM
 ON = Method("l2", "only_norm")  # SAM-ON
 HEADLINE = (BASE, ALL, ON)
-# the geometries of the paper's rho figure, swept with all seeds in the headline family
+# the geometries of the paper's rho figure
 SWEPT = ("l2", "elementwise_l2", "elementwise_linf", "layerwise_l2")
 CURVES = ("all", "only_norm", "no_norm")  # and the masks it draws
 SPARSE_MASKS = ("random", "fisher", "dynamic")
 # SAM on per-channel scales of the weights, which need no normalization layer.
 SCALES = (Method("output_scales", "convolutions"), Method("input_scales", "weights"))
-# What a claim is decided by beside the headline: masks of SAM-ON's sparsity, the scales, the
-# variant whose norm layers carry most, the first and the last stages, statistics of the first pass.
-DECISIVE = (
-    *(Method("l2", mask, radius) for mask in SPARSE_MASKS for radius in ("mask", "all")),
-    *SCALES,
-    *(Method("elementwise_l2", mask) for mask in ("all", "no_norm")),
-    *(Method("l2", f"blocks_{stages}") for stages in ("1", "23")),
-    *(method.but(batchnorm="first") for method in (ALL, ON)),
-)

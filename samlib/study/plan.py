@@ -1,12 +1,13 @@
 """Which runs and measurements each chapter needs."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from samlib.data.datasets import INFO
 from samlib.errors import choose
 from samlib.study.cells import Cell, ToMeasure
-from samlib.study.methods import ALL, BASE, CURVES, HEADLINE, ON, SCALES, SWEPT, Method
+from samlib.study.methods import ALL, BASE, CURVES, DECAY, HEADLINE, ON, SCALES, SWEPT, Method
 from samlib.study.profile import Profile
 
 # Controls of SAM-ON: the norm layers' parameters held at their initial values, or not decayed.
@@ -26,33 +27,47 @@ class Needs(NamedTuple):
 
 
 def introduction(profile: Profile) -> Needs:
-    """Base optimizer, SAM and SAM-ON: the finding in one picture."""
-    return Needs([profile.cell(profile.headline, method) for method in HEADLINE])
+    """Base optimizer, SAM and SAM-ON, and the base optimizer with its weight decay tuned."""
+    return Needs(_of_headline(profile, (*HEADLINE, *_known(profile, [DECAY]))))
 
 
 def variants(profile: Profile) -> Needs:
     """Every geometry x {all, only-norm} and the base optimizer: the paper's Table 1."""
-    methods = [Method(g, mask) for g in profile.geometries for mask in ("all", "only_norm")]
-    return Needs([profile.cell(f, method) for f in profile.families for method in (BASE, *methods)])
+    cells = [
+        profile.cell(family, method)
+        for family in profile.families
+        for method in (BASE, *_pairs(profile.geometries(family)))
+    ]
+    return Needs(cells)
+
+
+def _pairs(geometries: Iterable[str]) -> list[Method]:
+    return [Method(g, mask) for g in geometries for mask in ("all", "only_norm")]
 
 
 def architectures(profile: Profile) -> Needs:
-    """Base optimizer, SAM and SAM-ON on every network, transformers with one more variant."""
+    """Base optimizer, SAM and SAM-ON on every network, transformers with more variants."""
     cells = [profile.cell(family, method) for family in profile.bases for method in HEADLINE]
-    elementwise = [Method("elementwise_l2", mask) for mask in ("all", "only_norm")]
     cells += [
         profile.cell(family, method)
         for family in profile.transformers
-        for method in elementwise
-        if (family, *method.key) in profile.grids
+        for method in _pairs(profile.geometries(family))
     ]
     return Needs(cells)
 
 
 def rho_sweep(profile: Profile) -> Needs:
     """Accuracy against rho for three masks and four geometries: the paper's Figure 1."""
-    methods = [Method(g, mask) for g in SWEPT for mask in CURVES]
-    return Needs([profile.cell(profile.headline, method) for method in (BASE, *methods)])
+    return Needs(_of_headline(profile, (BASE, *_swept(profile))))
+
+
+def _swept(profile: Profile) -> list[Method]:
+    methods = (Method(g, mask) for g in SWEPT for mask in CURVES)
+    return [method for method in methods if profile.has(profile.headline, method)]
+
+
+def _of_headline(profile: Profile, methods: Iterable[Method]) -> list[Cell]:
+    return [profile.cell(profile.headline, method) for method in dict.fromkeys(methods)]
 
 
 def carriers(profile: Profile) -> Needs:
@@ -62,32 +77,40 @@ def carriers(profile: Profile) -> Needs:
 
 def sparsity(profile: Profile) -> Needs:
     """Sparse masks under both radius rules, every other mask, and the structured controls."""
-    sparse = [
-        Method("l2", mask, radius, level)
-        for mask, level in profile.sparse
-        for radius in ("mask", "all")
-    ]
-    fixed = [m.but(**FIXED) for m in (*HEADLINE, *SCALES)]
-    methods = (*HEADLINE, *sparse, *profile.masks, *SCALES, *fixed)
-    return Needs([profile.cell(profile.headline, method) for method in methods])
+    scales = _known(profile, SCALES)
+    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *scales)]
+    methods = (*HEADLINE, *profile.sparse, *profile.masks, *scales, *(fixed if scales else ()))
+    return Needs(_of_headline(profile, methods))
+
+
+def _known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
+    return [method for method in methods if profile.has(profile.headline, method)]
+
+
+def law(profile: Profile) -> Needs:
+    """SAM-ON and a random mask at the rho the law predicts from SAM's runs, beside their own."""
+    own = _known(profile, (ALL, ON, Method("l2", "random")))
+    predicted = [replace(method, rho_from="law") for method in own if method != ALL]
+    return Needs(_of_headline(profile, (*own, *predicted)))
 
 
 def sharpness(profile: Profile) -> Needs:
-    """Sharpness of the base optimizer, and of SAM and SAM-ON at every rho."""
-    cells = introduction(profile).cells
-    return Needs(cells, [ToMeasure(c, "sharpness", profile.seeds, every_rho=True) for c in cells])
+    """Sharpness of the base optimizer, SAM and SAM-ON, and of every value of their searches."""
+    cells, count = introduction(profile).cells, profile.measured_seeds
+    compared = [ToMeasure(cell, "sharpness", count) for cell in cells]
+    searched = [ToMeasure(cell, "sharpness", count, every_value=True) for cell in cells[1:]]
+    return Needs(cells, [*compared, *searched])
 
 
 def shift(profile: Profile) -> Needs:
     """gamma and beta at the end of training, with the two controls."""
-    controls = [m.but(**c) for c in (FIXED, UNDECAYED) for m in HEADLINE]
-    methods = (*HEADLINE, *controls)
-    return Needs([profile.cell(profile.headline, method) for method in methods])
+    controls = [m.but(rho_from="plain", **c) for c in (FIXED, UNDECAYED) for m in HEADLINE]
+    return Needs(_of_headline(profile, (*HEADLINE, *controls)))
 
 
 def cost(profile: Profile) -> Needs:
     """Accuracy of SAM-ON on some of the stages only; step times are `bench`'s."""
-    return Needs([profile.cell(profile.headline, method) for method in (*HEADLINE, *BLOCKS)])
+    return Needs(_of_headline(profile, (*HEADLINE, *_known(profile, BLOCKS))))
 
 
 def when(profile: Profile) -> Needs:
@@ -95,14 +118,13 @@ def when(profile: Profile) -> Needs:
     epochs = profile.bases[profile.headline].epochs
     at = sorted({max(1, round(share * epochs)) for share in SWITCHES} - {epochs})
     switched = [
-        method.but(own_rho=False, **{side: epoch})
+        method.but(rho_from="plain", **{side: epoch})
         for method in (ALL, ON)
         for side in ("start", "end")
         for epoch in at
     ]
-    first = [method.but(batchnorm="first") for method in (ALL, ON)]
-    methods = (*HEADLINE, *switched, *first)
-    return Needs([profile.cell(profile.headline, method) for method in methods])
+    first = [method.but(rho_from="plain", batchnorm="first") for method in (ALL, ON)]
+    return Needs(_of_headline(profile, (*HEADLINE, *switched, *first)))
 
 
 def robustness(profile: Profile) -> Needs:
@@ -118,6 +140,7 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "introduction": introduction,
     "rho_sweep": rho_sweep,
     "carriers": carriers,
+    "law": law,
     "sparsity": sparsity,
     "architectures": architectures,
     "variants": variants,
@@ -139,27 +162,9 @@ def has(profile: Profile, notebook: str) -> bool:
     return notebook not in NEEDS or notebook in chapters(profile)
 
 
-def decisive(profile: Profile) -> list[Needs]:
-    """What decides most, whatever its chapter: should time run out, this much is there.
-
-    The base optimizer, SAM and SAM-ON on the headline's network, then on the other BatchNorm
-    networks; random masks as sparse as SAM-ON's under both radius rules, and no-norm; transformers.
-    """
-    controls = [
-        *(Method("l2", "random", radius) for radius in ("mask", "all")),
-        Method("l2", "no_norm"),
-    ]
-    headline = {family: [(family, m) for m in HEADLINE] for family in profile.bases}
-    batchnorm = {family: headline[family] for family in profile.families}
-    in_order = [
-        *({profile.headline: headline[profile.headline]} | batchnorm).values(),
-        *([(profile.headline, method)] for method in controls),
-        *(headline[f] for f in profile.transformers if f != profile.headline),
-    ]
-    cells = all_cells(needs(profile) for needs in _in(profile))
-    needed = {(cell.base, cell.method): cell for cell in cells}
-    found = ([needed.get((profile.bases[f], m)) for f, m in group] for group in in_order)
-    return [Needs(cells) for group in found if (cells := [cell for cell in group if cell])]
+def groups(profile: Profile) -> list[Needs]:
+    """What is run first, whatever its chapter: should time run out, this much is there."""
+    return [Needs([profile.cell(f, method) for f, method in group]) for group in profile.order]
 
 
 def _in(profile: Profile) -> list[Callable[[Profile], Needs]]:
@@ -169,7 +174,7 @@ def _in(profile: Profile) -> list[Callable[[Profile], Needs]]:
 def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     """The needs of every chapter, or of one, in the order they should be met.
 
-    Of every chapter: after what is `decisive`.
+    Of every chapter: after the profile's `groups`.
 
     Raises:
         ConfigError: no such chapter, or not one of the profile's.
@@ -177,7 +182,7 @@ def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     if only is not None:
         of_profile = f"notebook of profile {profile.name}"
         return [NEEDS[choose(of_profile, only, chapters(profile))](profile)]
-    return [*decisive(profile), *(needs(profile) for needs in _in(profile))]
+    return [*groups(profile), *(needs(profile) for needs in _in(profile))]
 
 
 def all_cells(needs: Iterable[Needs]) -> list[Cell]:

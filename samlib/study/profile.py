@@ -1,13 +1,34 @@
-"""A profile: the scale at which the study is run, and where each method's grid comes from."""
+"""A profile: the scale at which the study is run, and where each method's search for rho begins."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from samlib.errors import ConfigError
 from samlib.models import is_vit
 from samlib.sam.geometry import VARIANTS
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, CURVES, DECISIVE, HEADLINE, ON, SPARSE_MASKS, SWEPT, Method
-from samlib.trainer.config import NO_PERTURBATION, RunConfig
+from samlib.study.methods import ALL, BASE, ON, SPARSE_MASKS, Method
+from samlib.trainer.config import RunConfig
+
+TUNING = (1000, 1001)  # seeds that choose a value and are never compared
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a profile's grids: a method that the profile runs.
+
+    Attributes:
+        method: with changes, if these are to have a search that begins elsewhere.
+        start: values its search begins with, a factor of 2 apart; none for the base optimizer.
+        family: the network it is meant for; None is every network.
+        seeds: how many are compared; None is as many as the profile has by default, which is also
+            what a method has that differs from the row's.
+    """
+
+    method: Method
+    start: tuple[float, ...] = ()
+    family: str | None = None
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -17,42 +38,37 @@ class Profile:
     Attributes:
         name: of the profile and of its results folder.
         about: one line for the book.
+        where: the problem in two or three words, as verdicts name it: "on noisy digits".
         bases: configuration of the base optimizer by family: wrn, resnet, resnext or vit, and
             after a dash what it differs in (wrn-autoaugment, vit-lion).
-        headline: the family of the headline, the rho curves and the sparsity table.
-        ladders: values of rho that every mask shares: of the headline family's curves over rho by
-            geometry, of SAM and SAM-ON on transformers by family.
-        grids: values of rho elsewhere, by `Method.key` or, for one family alone, by its name and
-            the key; as many on both sides of a comparison within a table. A variant with grids for
-            all and only_norm is a row of the variants table, a mask with a grid for l2 one of the
-            sparsity chapter's.
-        sweep_seeds: seeds that choose rho there.
-        seeds: seeds of every comparison.
-        headline_seeds: seeds of the base optimizer, SAM and SAM-ON in the headline family.
-        decisive_seeds: seeds of `DECISIVE` in the headline family, and of the base optimizer, SAM
-            and SAM-ON on transformers.
-        measured_seeds: seeds of those whose robustness is measured.
-        curve_seeds: seeds at every rho of the rho curves; None is all `seeds`.
-        transformer_seeds: seeds at every rho of a transformer's ladder; None is `sweep_seeds`.
-        sparse: masks and sparsities of the sparsity table; None is the norm layers' own.
+        headline: the family of the headline, the rho curves and the masks.
+        grids: which methods are run, and where their search begins. Of the rows for a method, one
+            of its family comes before one for all, and one with the method's changes before one
+            without. A variant with rows for all and only_norm is a row of the table of variants, a
+            mask with a row for l2 one of the table of masks.
+        seeds: seeds of a comparison, unless its row says otherwise.
+        first_seed: the first of them; the others follow.
+        tuning: the seeds that choose rho.
+        measured_seeds: seeds of the base optimizer, SAM and SAM-ON whose final weights are
+            measured.
+        refine: whether a search is extended and refined; see `ladder.search`.
+        order: what is run before the chapters, group by group: pairs of family and method.
         chapters: which chapters it runs; None is all of them.
         device: where the runs are meant to run, cpu or cuda.
     """
 
     name: str
     about: str
+    where: str
     bases: dict[str, RunConfig]
     headline: str
-    ladders: dict[str, tuple[float, ...]]
-    grids: dict[tuple[str, ...], tuple[float, ...]]
-    sweep_seeds: int
+    grids: tuple[Row, ...]
     seeds: int
-    headline_seeds: int
-    decisive_seeds: int
     measured_seeds: int
-    curve_seeds: int | None = None
-    transformer_seeds: int | None = None
-    sparse: tuple[tuple[str, float | None], ...] = tuple((mask, None) for mask in SPARSE_MASKS)
+    first_seed: int = 0
+    tuning: tuple[int, ...] = TUNING
+    refine: bool = True
+    order: tuple[tuple[tuple[str, Method], ...], ...] = ()
     chapters: tuple[str, ...] | None = None
     device: str = "cpu"
 
@@ -60,39 +76,58 @@ class Profile:
         """The one cell of a method in a family: every notebook gets the same.
 
         Raises:
-            ConfigError: no grid to choose the method's rho from.
+            ConfigError: no row to begin the method's search from.
         """
-        if not method.own_rho:
-            like = self.cell(family, method.plain)
-            return replace(like, method=method, seeds=self.seeds, like=like)
-        grid, sweep_seeds = self._sweep(family, method)
-        seeds = self._seeds(family, method)
-        return Cell(self.bases[family], method, grid, sweep_seeds, seeds)
+        row = self.row(family, method)
+        count = self._count(row) if row.method == method else self.seeds
+        seeds = self._seeds(self._most_seeds(family) if method == BASE else count)
+        cell = Cell(
+            self.bases[family], method, row.start or (0.0,), self.tuning, seeds, self.refine
+        )
+        if method.rho_from == "plain":
+            return replace(cell, like=self.cell(family, method.plain))
+        if method.rho_from == "law":
+            like = self.cell(family, Method(method.geometry, "all"))
+            counted = self.cell(family, ON) if method.mask == "random" else None
+            return replace(cell, like=like, counted=counted)
+        return cell
 
-    def _sweep(self, family: str, method: Method) -> tuple[tuple[float, ...], int]:
-        """The values of rho a method chooses from, and on how many seeds."""
-        if method.geometry == NO_PERTURBATION:
-            return (0.0,), self.sweep_seeds
-        curve = method == method.plain and method.geometry in SWEPT and method.mask in CURVES
-        if family == self.headline and curve:
-            return self.ladders[method.geometry], self.curve_seeds or self.seeds
-        if family in self.ladders and method in HEADLINE:
-            return self.ladders[family], self.transformer_seeds or self.sweep_seeds
-        grid = self.grids.get((family, *method.key)) or self.grids.get(method.key)
-        if grid is None:
+    def row(self, family: str, method: Method) -> Row:
+        """The row a method's search begins from.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = self._row(family, method)
+        if found is None:
             raise ConfigError(
-                f"profile {self.name} has no values of rho for {method.key}: add a line to its "
-                "grids in samlib/profiles.py"
+                f"profile {self.name} has no values of rho for {method} on {family}: add a row to "
+                "its grids in samlib/study/profiles"
             )
-        return grid, self.sweep_seeds
+        return found
 
-    def _seeds(self, family: str, method: Method) -> int:
-        leads = family == self.headline
-        if leads and method in HEADLINE:
-            return self.headline_seeds
-        if (leads and method in DECISIVE) or (family in self.transformers and method in HEADLINE):
-            return self.decisive_seeds
-        return self.seeds
+    def _row(self, family: str, method: Method) -> Row | None:
+        wanted = replace(method, rho_from="search"), method.plain
+        rows = {(row.family, row.method): row for row in self.grids}
+        found = (rows.get((f, m)) for m in wanted for f in (family, None))
+        return next((row for row in found if row is not None), None)
+
+    def has(self, family: str, method: Method) -> bool:
+        """Whether the profile runs a method on a network."""
+        return self._row(family, method) is not None
+
+    def _rows(self, family: str) -> Iterator[Row]:
+        return (row for row in self.grids if row.family in (None, family))
+
+    def _count(self, row: Row) -> int:
+        return self.seeds if row.seeds is None else row.seeds
+
+    def _most_seeds(self, family: str) -> int:
+        """The base optimizer is compared with everything, so that it has every seed."""
+        return max(self._count(row) for row in self._rows(family))
+
+    def _seeds(self, count: int) -> tuple[int, ...]:
+        return tuple(range(self.first_seed, self.first_seed + count))
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -104,15 +139,26 @@ class Profile:
         """The LayerNorm families this profile runs, in its order."""
         return tuple(f for f, base in self.bases.items() if is_vit(base.model))
 
-    @property
-    def geometries(self) -> tuple[str, ...]:
-        """The rows of the variants table: those with grids for all and for only_norm."""
-        both = ("all", "only_norm")
-        return tuple(g for g in VARIANTS if all((g, mask) in self.grids for mask in both))
+    def geometries(self, family: str) -> tuple[str, ...]:
+        """The rows of the variants table: those with rows for all and for only_norm."""
+        pairs = {g: [Method(g, mask) for mask in ("all", "only_norm")] for g in VARIANTS}
+        return tuple(g for g, pair in pairs.items() if all(self.has(family, m) for m in pair))
 
     @property
     def masks(self) -> tuple[Method, ...]:
-        """SAM on every mask with a grid beside all and only_norm, sparse masks left out."""
-        plain = (key for key in self.grids if len(key) == 2 and key[0] == ALL.geometry)
-        methods = (Method(*key) for key in plain)
-        return tuple(method for method in methods if method not in (ALL, ON))
+        """SAM on every mask with a row beside all and only_norm, sparse masks left out."""
+        methods = (row.method for row in self._rows(self.headline))
+        return tuple(
+            m
+            for m in dict.fromkeys(methods)
+            if m.geometry == ALL.geometry
+            and m == m.plain
+            and m.mask not in SPARSE_MASKS
+            and m not in (ALL, ON)
+        )
+
+    @property
+    def sparse(self) -> tuple[Method, ...]:
+        """SAM on sparse masks, by level and radius rule, in the order of the rows."""
+        methods = (row.method for row in self._rows(self.headline))
+        return tuple(m for m in methods if m.mask in SPARSE_MASKS and m == m.plain)

@@ -1,16 +1,18 @@
 """What is measured on a model: while it trains, and at the end of its run."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from samlib.sam.ascent import Ascent
+from samlib.sam.masks.base import Mask
 from samlib.sam.masks.norms import norm_layers, norm_parameters
 from samlib.sam.restore import evaluating
-from samlib.sam.step import Perturbation
 
 
 def finite(value: float) -> float | None:
@@ -18,18 +20,36 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def share_recorder(
-    perturbation: Perturbation, into: list[Tensor]
-) -> Callable[[list[Tensor]], None]:
-    """An `on_eps` for `sam_step` that appends ||eps||^2 on norm layers over ||eps||^2."""
-    norm = norm_parameters(perturbation.mask.model)
+class Shares(NamedTuple):
+    """Who carries an ascent step.
 
-    def record(eps: list[Tensor]) -> None:
-        squared = torch.stack(torch._foreach_norm(eps)).square()
-        here = [id(e.parameter) in norm for e in perturbation.mask.entries]
-        into.append(squared[torch.tensor(here, device=squared.device)].sum() / squared.sum())
+    Attributes:
+        of_eps: share of ||eps||^2 on the norm layers, a scalar.
+        of_gradient: share of ||T g||^2 on the norm layers, a scalar.
+        by_tensor: shares of ||T g||^2 of the mask's entries, one each.
+    """
 
-    return record
+    of_eps: Tensor
+    of_gradient: Tensor
+    by_tensor: Tensor
+
+
+def shares(mask: Mask, found: Ascent) -> Shares:
+    """The shares of an ascent step on a mask; NaN where the step is zero."""
+    norm = norm_parameters(mask.model)
+    here = torch.tensor([id(e.parameter) in norm for e in mask.entries])
+    scaled = found.gradient
+    if found.scale is not None:
+        scaled = torch._foreach_mul(found.gradient, found.scale)
+    eps, scaled = (_squared(tensors) for tensors in (found.eps, scaled))
+    here = here.to(eps.device)
+    of_eps, of_gradient = (x[here].sum() / x.sum() for x in (eps, scaled))
+    return Shares(of_eps, of_gradient, scaled / scaled.sum())
+
+
+def _squared(tensors: Sequence[Tensor]) -> Tensor:
+    """||.||^2 of each."""
+    return torch.stack(torch._foreach_norm(tensors)).square()
 
 
 # Of every layer's gamma and beta a record keeps the values at these shares of its channels.

@@ -14,6 +14,7 @@ from samlib.data.splits import Splits, normalize
 from samlib.errors import SamlibError
 from samlib.models import is_vit
 from samlib.provenance import source_digest
+from samlib.sam.ascent import Ascent
 from samlib.sam.step import sam_step
 from samlib.trainer.build import (
     build_optimizer,
@@ -23,7 +24,7 @@ from samlib.trainer.build import (
 )
 from samlib.trainer.config import RunConfig
 from samlib.trainer.cuda_graphs import replayed
-from samlib.trainer.diagnostics import finite, recalibrated, share_recorder
+from samlib.trainer.diagnostics import Shares, finite, recalibrated, shares
 
 _EVAL_BATCH = 2048
 _RECALIBRATED = 50_000  # training images
@@ -61,8 +62,10 @@ class Trainer:
                 "validation_accuracy",
                 "test_accuracy",
                 "norm_share",
+                "gradient_share",
             )
         }
+        self.tensor_shares: list[Tensor] = []  # of ||T g||^2, epoch by epoch
         self.seconds: list[float] = []
         self.diverged = False
 
@@ -100,9 +103,13 @@ class Trainer:
             self.perturbation.mask.begin_epoch(epoch, self._sample)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        share: list[Tensor] = []
+        watched: list[Shares] = []
+
+        def watch(found: Ascent) -> None:
+            watched.append(shares(self.perturbation.mask, found))
+
         # The diagnostic costs a few reductions, so it looks at the first step of an epoch.
-        watch = [share_recorder(self.perturbation, share)] if self.perturbation else []
+        first = [watch] if self.perturbation else []
 
         def step(images: Tensor, y: Tensor) -> None:
             x = self.inputs(images)
@@ -113,8 +120,10 @@ class Trainer:
                 seen.append(logits.detach())
                 return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
 
-            on_eps = watch.pop() if watch else None
-            loss = sam_step(closure, self.optimizer, self.perturbation, epoch=epoch, on_eps=on_eps)
+            on_ascent = first.pop() if first else None
+            loss = sam_step(
+                closure, self.optimizer, self.perturbation, epoch=epoch, on_ascent=on_ascent
+            )
             loss_sum.add_(loss * len(y))
             correct.add_((seen[0].argmax(1) == y).sum())
 
@@ -130,7 +139,15 @@ class Trainer:
         # JSON has no NaN; a diverged epoch shows as null.
         self.curves["train_loss"].append(finite(mean_loss))
         self.curves["train_accuracy"].append(100 * correct.item() / count)
-        self.curves["norm_share"].append(finite(share[0].item()) if share else None)
+        self._keep(watched)
+
+    def _keep(self, watched: list[Shares]) -> None:
+        """The shares of an epoch's first step; None where it was not perturbed."""
+        found = watched[0] if watched else None
+        self.curves["norm_share"].append(found and finite(found.of_eps.item()))
+        self.curves["gradient_share"].append(found and finite(found.of_gradient.item()))
+        if found:
+            self.tensor_shares.append(found.by_tensor.cpu())
 
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
         """The first n examples of a fresh shuffle of the training set, augmented."""
@@ -193,6 +210,7 @@ class Trainer:
             "scored": self.scored.get_state(),
             "global": torch.get_rng_state(),
             "curves": self.curves,
+            "tensor_shares": self.tensor_shares,
             "seconds": self.seconds,
             **self.among,
         }
@@ -221,3 +239,4 @@ class Trainer:
         self.scored.set_state(state["scored"])
         torch.set_rng_state(state["global"])
         self.curves, self.seconds = state["curves"], state["seconds"]
+        self.tensor_shares = state["tensor_shares"]

@@ -16,7 +16,7 @@ from samlib.provenance import provenance, source_digest
 from samlib.trainer import checkpoint
 from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
-from samlib.trainer.diagnostics import affine_measures
+from samlib.trainer.diagnostics import affine_measures, finite
 from samlib.trainer.loop import Trainer
 
 
@@ -157,6 +157,18 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def tensor_shares(run: Trainer) -> dict[str, float | None]:
+    """Mean over epochs of each tensor's share of ||T g||^2, where everything is perturbed.
+
+    From these the law of the study predicts rho for every mask of whole tensors (`study.law`).
+    """
+    mask = run.perturbation and run.perturbation.mask
+    if not run.tensor_shares or mask.count < mask.total:
+        return {}
+    mean = torch.stack(run.tensor_shares).double().mean(0).tolist()
+    return {e.name: finite(share) for e, share in zip(mask.entries, mean, strict=True)}
+
+
 def result_of(run: Trainer) -> dict:
     """What the record of a finished run holds, its times aside."""
     curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
@@ -171,6 +183,7 @@ def result_of(run: Trainer) -> dict:
         "curves": curves,
         "mask": mask and {"count": mask.count, "total": mask.total},
         "measures": affine_measures(run.model)
+        | {"tensor_shares": tensor_shares(run)}
         | {"recalibrated_test_accuracy": run.recalibrated_accuracy()},
         "provenance": provenance(str(run.device)),
     }

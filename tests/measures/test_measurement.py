@@ -81,22 +81,24 @@ def test_a_measurement_of_another_run_of_that_name_is_not_believed(place):
 
 
 def test_runs_are_measured_as_they_become_known():
-    cell = Cell(CONFIG, ON, (0.5, 1.0), sweep_seeds=1, seeds=2)
+    cell = Cell(CONFIG, ON, (0.5, 1.0), (1000,), (0, 1), refine=False)
     chosen = ToMeasure(cell, "sharpness", 1)
-    every = ToMeasure(cell, "sharpness", 1, every_rho=True)
+    every = ToMeasure(cell, "sharpness", 1, every_value=True)
     assert chosen.runs({}) == []
-    assert len(every.runs({})) == every.size == 2
+    assert len(every.runs({})) == every.count({}) == 2
     nothing = {name: {} for name in measurement.MEASURES}
     assert missing_measurements([every], {}, nothing) == []
     scores = {0.5: 90.0, 1.0: 91.0}
-    runs = {r.run_id: {"validation_accuracy": scores[r.rho]} for r in cell.sweep}
+    runs = {r.run_id: {"validation_accuracy": scores[r.rho]} for r in cell.runs({})}
     assert len(missing_measurements([every], runs, nothing)) == 2
+    assert missing_measurements([chosen], runs, nothing) == []
+    runs |= {run.run_id: {} for run in cell.at(1.0)}
     only = missing_measurements([chosen], runs, nothing)
     assert [(job.config.rho, job.config.seed) for job in only] == [(1.0, 0)]
 
 
 def test_a_campaign_trains_then_measures(tmp_path, monkeypatch, capsys):
-    base = Cell(CONFIG, BASE, (0.0,), sweep_seeds=1, seeds=2)
+    base = Cell(CONFIG, BASE, (0.0,), (1000,), (0, 1))
     monkeypatch.setattr("samlib.measures.sharpness.SETTINGS", ())
     needs = [plan.Needs([base], [ToMeasure(base, "sharpness", 2)])]
     campaign = ResultsFolder(tmp_path / "some")

@@ -1,4 +1,6 @@
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from conftest import one_line
@@ -7,9 +9,11 @@ from samlib.chapters import CHAPTERS
 from samlib.cli import status
 from samlib.errors import ConfigError
 from samlib.sam.geometry import GEOMETRIES, L2, VARIANTS
-from samlib.study import methods, plan, profiles
-from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, HEADLINE, ON, SPARSE_MASKS, Method
+from samlib.study import plan, profiles
+from samlib.study.cells import Cell, count_runs
+from samlib.study.ladder import ladder
+from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
+from samlib.study.profile import Row
 from samlib.trainer.config import RunConfig
 
 
@@ -19,82 +23,95 @@ def record(validation, test=50.0):
 
 @pytest.fixture
 def cell():
-    return Cell(RunConfig(), ON, (0.5, 1.0, 2.0), sweep_seeds=2, seeds=4)
+    return Cell(RunConfig(), ON, (0.5, 1.0, 2.0), (1000, 1001), (0, 1, 2, 3))
 
 
-def test_rho_is_not_chosen_before_the_sweep_is_complete(cell):
-    records = {run.run_id: record(90.0) for run in cell.sweep[:-1]}
+def tuned(cell, best):
+    """Records of a cell's whole search, with the best validation accuracy at one value."""
+    records = {}
+    while cell.chosen(records) is None:
+        for run in cell.runs(records):
+            score = 90.0 - abs(math.log2(run.rho / best))
+            records[run.run_id] = record(score, test=100 - score)
+    return records
+
+
+def test_rho_is_not_chosen_before_the_search_is_complete(cell):
+    records = {run.run_id: record(90.0) for run in cell.runs({})[:-1]}
     assert cell.chosen(records) is None
-    assert cell.runs(records) == cell.sweep
+    assert cell.runs(records) == cell.runs({})
 
 
 def test_rho_maximises_validation_accuracy_and_never_looks_at_the_test_set(cell):
-    by_rho = {0.5: 90.0, 1.0: 92.0, 2.0: 91.0}
-    records = {r.run_id: record(by_rho[r.rho], test=100 - by_rho[r.rho]) for r in cell.sweep}
+    records = tuned(cell, 1.0)
     assert cell.chosen(records) == 1.0
-    extra = [run for run in cell.runs(records) if run not in cell.sweep]
-    assert {(run.rho, run.seed) for run in extra} == {(1.0, 0), (1.0, 1), (1.0, 2), (1.0, 3)} - {
-        (run.rho, run.seed) for run in cell.sweep
-    }
-
-
-def test_seeds_beyond_the_sweep_do_not_change_the_choice(cell):
-    records = {r.run_id: record({0.5: 90.0, 1.0: 92.0, 2.0: 91.0}[r.rho]) for r in cell.sweep}
-    for run in cell.at(1.0, 4)[2:]:
-        records[run.run_id] = record(0.0)
-    assert cell.chosen(records) == 1.0
-
-
-def test_of_two_equal_rhos_the_smaller_is_chosen(cell):
-    assert cell.chosen({run.run_id: record(90.0) for run in cell.sweep}) == 0.5
-
-
-def test_the_size_counts_what_will_run(cell):
-    records = {run.run_id: record(90.0) for run in cell.sweep}
-    assert cell.size == len({run.run_id for run in cell.runs(records)}) == 3 * 2 + 2
-
-
-def test_the_base_optimizer_has_nothing_to_choose():
-    cell = Cell(RunConfig(), BASE, (0.0,), sweep_seeds=2, seeds=3)
-    assert cell.sweep == []
-    assert [run.seed for run in cell.runs({})] == [0, 1, 2]
-    assert cell.size == 3
+    extra = [run for run in cell.runs(records) if run not in cell.tuning_runs(records)]
+    assert [(run.rho, run.seed) for run in extra] == [(1.0, seed) for seed in range(4)]
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
-def test_rho_is_tuned_alike_on_both_sides(name):
+def test_no_seed_that_chooses_a_value_is_compared(name):
     profile = profiles.get(name)
-    cells = set(plan.all_cells(plan.chapter_needs(profile)))
-    tuned = {cell for cell in cells if len(cell.grid) > 1 and cell.like is None}
-    swept = set(profile.ladders) - set(profile.bases)
-    curves = {
-        cell
-        for cell in cells
-        if cell.base == profile.bases[profile.headline]
-        and cell.method == cell.method.plain
-        and cell.method.geometry in swept
-        and cell.method.mask in methods.CURVES
-    }
-    by_geometry = {(cell.method.geometry, cell.grid) for cell in curves}
-    assert len(by_geometry) == len(swept), "masks that are compared share one ladder"
-    laddered = set()
-    for family in set(profile.ladders) & set(profile.bases):
-        pair = [profile.cell(family, method) for method in (ALL, ON)]
-        assert len({(cell.grid, cell.sweep_seeds) for cell in pair}) == 1
-        laddered |= set(pair)
-    others = {len(cell.grid) for cell in tuned - curves - laddered}
-    assert len(others) == 1, "elsewhere every method gets as many values of rho"
-    for cell in tuned:
-        ratios = {round(b / a, 6) for a, b in zip(cell.grid, cell.grid[1:], strict=False)}
-        assert len(ratios) == 1, "each twice, or alike, the one before"
-    bases = {cell for cell in cells if cell.method.geometry == "none"}
-    assert all(cell.grid == (0.0,) for cell in bases)
+    for cell in plan.all_cells(plan.chapter_needs(profile)):
+        assert not {*cell.tuning} & {*cell.seeds}
+        assert cell.tuning == profile.tuning
+
+
+def test_seeds_that_are_compared_do_not_change_the_choice(cell):
+    records = tuned(cell, 1.0)
+    records |= {run.run_id: record(0.0) for run in cell.at(1.0)}
+    assert cell.chosen(records) == 1.0
+
+
+def test_what_is_counted_is_what_will_run(cell):
+    records = tuned(cell, 1.0)
+    assert count_runs([cell], {}) == count_runs([cell], records) == (3 + 2) * 2 + 4
+    assert len(cell.runs(records)) == (3 + 2) * 2 + 4
+
+
+def test_the_count_follows_a_search_that_is_extended(cell):
+    records = tuned(cell, 8.0)
+    assert count_runs([cell], records) == len(cell.runs(records)) == (3 + 3 + 2) * 2 + 4
+
+
+def test_the_base_optimizer_has_nothing_to_choose():
+    cell = Cell(RunConfig(), BASE, (0.0,), (1000, 1001), (0, 1, 2))
+    assert cell.tuning_runs({}) == []
+    assert [run.seed for run in cell.runs({})] == [0, 1, 2]
+    assert count_runs([cell], {}) == 3
+
+
+def test_a_weight_decay_is_tuned_as_a_rho_is():
+    cell = Cell(RunConfig(), DECAY, (1e-3, 2e-3), (1000,), (0,), refine=False)
+    runs = cell.runs({})
+    assert [(run.weight_decay, run.geometry) for run in runs] == [(1e-3, "none"), (2e-3, "none")]
+    records = {r.run_id: record(r.weight_decay) for r in runs}
+    assert [(r.weight_decay, r.seed) for r in cell.runs(records)][-1] == (2e-3, 0)
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_every_method_is_given_as_many_values_a_factor_of_two_apart(name):
+    cells = plan.all_cells(plan.chapter_needs(profiles.get(name)))
+    starts = {cell.start for cell in cells if len(cell.start) > 1}
+    assert len({len(start) for start in starts}) == 1
+    for start in starts:
+        assert all(b == 2 * a for a, b in pairwise(start))
+    assert all(cell.start == (0.0,) for cell in cells if cell.method.plain == BASE)
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_the_base_optimizer_has_every_seed_it_is_compared_on(name):
+    profile = profiles.get(name)
+    cells = plan.all_cells(plan.chapter_needs(profile))
+    for family, base in profile.bases.items():
+        seeds = {seed for cell in cells if cell.base == base for seed in cell.seeds}
+        assert seeds <= {*profile.cell(family, BASE).seeds}
 
 
 def test_a_mask_joins_the_study_by_its_line_in_a_grid():
     quick = profiles.get("quick")
-    more = replace(quick, grids=quick.grids | {("l2", "convolutions"): (0.1, 0.2)})
     method = Method("l2", "convolutions")
+    more = replace(quick, grids=(*quick.grids, Row(method, ladder(0.1))))
     assert method in more.masks
     assert method not in quick.masks
     assert more.cell("wrn", method) in plan.sparsity(more).cells
@@ -104,17 +121,19 @@ def test_a_variant_joins_the_study_by_its_two_lines_in_a_grid(monkeypatch):
     monkeypatch.setitem(VARIANTS, "mine", L2())
     monkeypatch.setitem(GEOMETRIES, "mine", L2())
     quick = profiles.get("quick")
-    assert "mine" not in quick.geometries
-    lines = {("mine", mask): (0.1, 0.2) for mask in ("all", "only_norm")}
-    more = replace(quick, grids=quick.grids | lines)
-    assert more.geometries[-1] == "mine"
+    assert "mine" not in quick.geometries("wrn")
+    lines = [Row(Method("mine", mask), ladder(0.1)) for mask in ("all", "only_norm")]
+    more = replace(quick, grids=(*quick.grids, *lines))
+    assert more.geometries("wrn")[-1] == "mine"
     cells = plan.variants(more).cells
     for family in quick.families:
         assert more.cell(family, Method("mine", "only_norm")) in cells
 
 
 def test_a_method_without_a_grid_is_named_with_what_to_do():
-    with pytest.raises(ConfigError, match=r"quick has no values of rho .*samlib/profiles.py") as c:
+    with pytest.raises(
+        ConfigError, match=r"quick has no values of rho .*samlib/study/profiles"
+    ) as c:
         profiles.get("quick").cell("wrn", Method("l2", "convolutions"))
     one_line(c)
 
@@ -136,26 +155,18 @@ def test_what_decides_most_comes_first_and_adds_nothing(name):
     chapters = {c for n in plan.chapters(profile) for c in plan.NEEDS[n](profile).cells}
     needs = plan.chapter_needs(profile)
     assert set(plan.all_cells(needs)) == chapters
-    assert needs[0].cells == [profile.cell(profile.headline, m) for m in HEADLINE]
+    assert needs[0].cells == plan.introduction(profile).cells
 
 
-def test_a_short_campaign_begins_with_what_its_profile_promises():
-    short = profiles.get("cifar100-short")
-    order = [
-        [(cell.base.model, cell.method.mask, cell.method.radius_over) for cell in needs.cells]
-        for needs in plan.decisive(short)
-    ]
-    headline = [("all", "mask"), ("all", "mask"), ("only_norm", "mask")]
-    assert order == [
-        [("wrn16_4", *method) for method in headline],
-        [("resnet56", *method) for method in headline],
-        [("wrn16_4", "random", "mask")],
-        [("wrn16_4", "random", "all")],
-        [("wrn16_4", "no_norm", "mask")],
-        [("vit_t", *method) for method in headline],
-    ]
-    sam = short.cell("wrn", ALL)
-    assert (sam.sweep_seeds, sam.seeds) == (1, 3)
+def test_the_evidence_is_run_in_the_order_of_its_plan():
+    evidence = profiles.get("cifar100-10k")
+    first, second, *_ = plan.groups(evidence)
+    assert [cell.method for cell in first.cells] == [BASE, ALL, ON, DECAY]
+    assert all(cell.seeds == tuple(range(10, 26)) for cell in first.cells)
+    assert {cell.method.mask for cell in second.cells} == {*SPARSE_MASKS, "no_norm", "only_norm"}
+    assert all(len(cell.seeds) == 8 for cell in second.cells)
+    factors = plan.groups(evidence)[4]
+    assert {len(cell.seeds) for cell in factors.cells} == {6}
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
@@ -170,8 +181,8 @@ def test_a_method_has_one_cell_whatever_the_notebook(name):
 def test_quick_has_the_seeds_the_design_asks_for():
     quick = profiles.get("quick")
     for cell in plan.introduction(quick).cells:
-        assert cell.seeds >= 10
-    assert all(cell.seeds >= 5 for cell in plan.all_cells(plan.chapter_needs(quick)))
+        assert len(cell.seeds) >= 20
+    assert all(len(cell.seeds) >= 5 for cell in plan.all_cells(plan.chapter_needs(quick)))
 
 
 def test_runs_of_different_methods_are_paired():
@@ -182,10 +193,9 @@ def test_runs_of_different_methods_are_paired():
         assert changed <= {"geometry", "mask", "rho", "seed", "radius_over", "sparsity"}
 
 
-def test_the_sparsity_table_has_every_mask_under_both_rules():
+def test_the_sparsity_chapter_has_every_sparse_mask():
     methods = {cell.method for cell in plan.sparsity(profiles.get("quick")).cells}
-    for mask in SPARSE_MASKS:
-        assert {m.radius_over for m in methods if m.mask == mask} == {"mask", "all"}
+    assert {m.mask for m in methods} > {*SPARSE_MASKS}
 
 
 def test_unknown_names_list_the_valid_ones():
@@ -212,29 +222,27 @@ def test_status_has_a_row_for_every_chapter_of_a_profile(name, tmp_path):
 
 def test_a_switched_method_takes_the_rho_of_the_one_it_switches():
     profile = profiles.get("quick")
-    late = profile.cell("wrn", ON.but(own_rho=False, start=6))
+    late = profile.cell("wrn", ON.but(rho_from="plain", start=6))
     always = profile.cell("wrn", ON)
-    records = {r.run_id: record(90.0 + (r.rho == 2.0)) for r in always.sweep}
+    records = tuned(always, 2.0)
     assert late.chosen({}) is None
     assert late.chosen(records) == always.chosen(records) == 2.0
-    extra = [run for run in late.runs(records) if run not in always.sweep]
-    assert {(run.rho, run.start, run.seed) for run in extra} == {(2.0, 6, s) for s in range(5)}
-    assert late.size == len(extra)
+    extra = [run for run in late.runs(records) if run not in always.tuning_runs(records)]
+    assert {(run.rho, run.start, run.seed) for run in extra} == {(2.0, 6, s) for s in late.seeds}
 
 
-def test_a_changed_method_tunes_its_own_rho_on_the_grid_of_the_others():
+def test_a_changed_method_searches_where_the_plain_one_does():
     profile = profiles.get("quick")
     fixed = profile.cell("wrn", ON.but(**plan.FIXED))
-    assert fixed.grid == profile.grids["l2", "only_norm"]
-    assert all(run.updated == "no_norm" for run in fixed.sweep)
-    assert {run.updated for run in profile.cell("wrn", BASE.but(**plan.FIXED)).runs({})} == {
-        "no_norm"
-    }
+    assert fixed.start == profile.cell("wrn", ON).start
+    assert all(run.updated == "no_norm" for run in fixed.runs({}))
+    base = profile.cell("wrn", BASE.but(rho_from="plain", **plan.FIXED))
+    assert {run.updated for run in base.runs({})} == {"no_norm"}
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_every_run_of_every_chapter_is_a_valid_configuration(name):
     for needs in plan.chapter_needs(profiles.get(name)):
         for cell in needs.cells:
-            assert cell.at(cell.grid[-1], 1)[0].run_id
+            assert cell.at(cell.start[-1])[0].run_id
         assert {m.cell for m in needs.measured} <= set(needs.cells)

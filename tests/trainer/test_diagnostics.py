@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import closure_of, small_batch, small_net
 from torch import nn
 
 from samlib import masks
-from samlib.sam.geometry import L2
+from samlib.sam.geometry import L2, ElementwiseL2, Fisher
 from samlib.sam.masks import norms
 from samlib.sam.step import Perturbation, perturbed
-from samlib.trainer.diagnostics import recalibrated, share_recorder
+from samlib.trainer.diagnostics import recalibrated, shares
 
 
 def test_recalibration_leaves_every_layer_in_its_own_mode():
@@ -33,13 +34,47 @@ class Scaled(nn.Module):
         return self.inner(x / x.std())
 
 
+def shares_of(net, geometry, mask):
+    """The shares of one step, and the dense gradient they are held against."""
+    found, (x, y) = [], small_batch()
+    perturbation = Perturbation(geometry, 0.1, mask)
+    with perturbed(closure_of(net, x, y), perturbation, found.append):
+        pass
+    return shares(mask, found[0])
+
+
 def test_the_share_counts_what_is_inside_a_registered_layer(monkeypatch):
     monkeypatch.setattr(norms, "_NORM_TYPES", list(norms._NORM_TYPES))
     masks.register_norm(Scaled)
-    net, shares = small_net(norm=Scaled), []
-    for make in (masks.only_norm, masks.no_norm):
-        perturbation = Perturbation(L2(), 0.1, make(net))
-        record = share_recorder(perturbation, shares)
-        with perturbed(closure_of(net, *small_batch()), perturbation, record):
-            pass
-    assert [s.item() for s in shares] == [1, 0]
+    net = small_net(norm=Scaled)
+    found = [shares_of(net, L2(), make(net)).of_eps for make in (masks.only_norm, masks.no_norm)]
+    assert [s.item() for s in found] == [1, 0]
+
+
+@pytest.mark.parametrize("geometry", [L2(), ElementwiseL2(eta=0.01), Fisher(eta=1.0)])
+def test_shares_are_those_of_the_scaled_gradient(geometry):
+    net = small_net().double()
+    x, y = small_batch()
+    mask = masks.all_parameters(net)
+    weights = [e.parameter for e in mask.entries]
+    loss = F.cross_entropy(net.train()(x.double()), y)
+    g = torch.autograd.grad(loss, weights)
+    scale = {
+        L2: lambda w, g: 1.0,
+        ElementwiseL2: lambda w, g: w.detach().abs() + 0.01,
+        Fisher: lambda w, g: (1 + g**2) ** -0.5,
+    }[type(geometry)]
+    scaled = [(scale(w, d) * d).square().sum() for w, d in zip(weights, g, strict=True)]
+    moved = [(scale(w, d) ** 2 * d).square().sum() for w, d in zip(weights, g, strict=True)]
+    found = []
+    with perturbed(
+        lambda: F.cross_entropy(net(x.double()), y), Perturbation(geometry, 0.1, mask), found.append
+    ):
+        pass
+    got = shares(mask, found[0])
+    expected = torch.stack(scaled) / torch.stack(scaled).sum()
+    assert torch.allclose(got.by_tensor, expected, rtol=1e-10)
+    norm = torch.tensor([id(w) in norms.norm_parameters(net) for w in weights])
+    assert torch.allclose(got.of_gradient, expected[norm].sum(), rtol=1e-10)
+    moved = torch.stack(moved)
+    assert torch.allclose(got.of_eps, moved[norm].sum() / moved.sum(), rtol=1e-10)

@@ -249,6 +249,9 @@ def test_norm_share(model):
     for mask in ("all", "only_norm", "no_norm"):
         result = train(tiny(**SAM, model=model, mask=mask, epochs=1))
         (share[mask],) = result["curves"]["norm_share"]
+        assert result["curves"]["gradient_share"] == pytest.approx([share[mask]])  # T is 1
+        tensors = result["measures"]["tensor_shares"]
+        assert sum(tensors.values()) == pytest.approx(1 if mask == "all" else 0)
     assert share["only_norm"] == 1
     assert share["no_norm"] == 0
     assert 1e-5 < share["all"] < 0.5
