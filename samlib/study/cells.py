@@ -102,7 +102,7 @@ class ToMeasure:
 
     Attributes:
         cell: the cell they belong to.
-        measure: name in `measuring.MEASURES`.
+        measure: name in `measurement.MEASURES`.
         seeds: how many, the first ones.
         every_rho: at each rho of the grid instead of at the chosen one.
     """
