@@ -5,7 +5,7 @@ import numpy as np
 from samlib.bench import timing
 from samlib.measures import measurement, sharpness
 from samlib.records import store
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
 from samlib.study.cells import missing_measurements, missing_runs
 from samlib.trainer.diagnostics import QUANTILES
@@ -40,7 +40,7 @@ def affine(layer, rng):
 
 def measured(job, run):
     """The record of a measurement of a made-up run."""
-    rng = numbers_of(job.run_id)
+    rng = numbers_of(job.name)
     if job.measure == "sharpness":
         settings = [
             setting.to_dict() | {"value": rng.uniform(0.01, 0.1)}
@@ -141,7 +141,7 @@ def steps_timed(results, ratios=RATIOS, **changes):
 def made_up_results(results):
     """Records and measurements of the whole smoke profile in a folder; returns the folder."""
     steps_timed(results)
-    campaign = place(results, PROFILE.name)
+    campaign = committed(results, PROFILE.name)
     for needs in plan.chapter_needs(PROFILE):
         while todo := missing_runs(needs.cells, store.read(campaign.runs)):
             for run in todo:

@@ -22,7 +22,7 @@ def one(job, among, data_dir):
 
     kept = {"checkpoints": Path(job["checkpoints"])} if "checkpoints" in job else {}
     try:
-        return distributed.train(
+        return distributed.train_distributed(
             config,
             among,
             perturbation=job.get("perturbation", "worker"),

@@ -247,7 +247,7 @@ def truncated_checkpoints(bench: Bench) -> str:
     """Kill all at once and cut the newest checkpoints short."""
     results = bench.fresh()
     process = bench.start(results)
-    folder = process.campaign.folder / "checkpoints"
+    folder = process.campaign.path / "checkpoints"
     assert process.until(lambda: len(list(folder.glob("*.previous"))) > 1), process.said
     process.end()
     cut = list(folder.glob("*.pt"))

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from samlib.campaign import ray_cluster
-from samlib.campaign.runner import bring_up_to_date
+from samlib.campaign.runner import run_missing
 from samlib.provenance import provenance
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
@@ -64,7 +64,7 @@ def measure(setting: Setting) -> dict:
             "setting": vars(setting),
             "campaigns": campaigns,
             "bytes_per_run": {
-                part: _size(first.folder / part) / campaigns[0]["runs"]
+                part: _size(first.path / part) / campaigns[0]["runs"]
                 for part in ("runs", "weights", "logs")
             },
             "reading": [_reading(place / "copies", example, size) for size in setting.sizes],
@@ -78,7 +78,7 @@ def _campaign(campaign: ResultsFolder, cells: int, executor: str, workers: int) 
     needs = [plan.Needs(plan.rho_sweep(profile).cells[:cells])]
     with ray_cluster.simulated(workers) if executor == "ray" else nullcontext():
         begun = time.time()
-        outcome = bring_up_to_date(needs, campaign, workers=workers, quiet=True, executor=executor)
+        outcome = run_missing(needs, campaign, workers=workers, quiet=True, executor=executor)
     if outcome.failed:
         raise RuntimeError(f"a run failed: {next(iter(outcome.failed.items()))}")
     ends = sorted((path.stat().st_mtime, path) for path in campaign.runs.glob("*.json"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from samlib.bench.growth import seconds_of
 from samlib.bench.timing import network, quartiles
+from samlib.campaign.jobs import RunJob
 from samlib.campaign.local import LocalExecutor
 from samlib.errors import ConfigError, SamlibError, choose
 from samlib.provenance import provenance
@@ -109,11 +110,12 @@ class _Gang:
         Raises:
             SamlibError: one failed.
         """
-        jobs = [self._setting.config.replace(seed=seed) for seed in islice(self._seeds, runs)]
+        seeds = islice(self._seeds, runs)
+        jobs = [RunJob(self._setting.config.replace(seed=seed)) for seed in seeds]
         failed = self._executor.run(jobs).failed
         if failed:
             raise SamlibError(f"a run failed: {next(iter(failed.values()))}")
-        return [job.run_id for job in jobs]
+        return [job.name for job in jobs]
 
     def warm_up(self) -> None:
         """Have every worker do a run: one that is up early may take another's."""

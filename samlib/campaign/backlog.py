@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samlib.campaign.jobs import Job
-from samlib.measures.measurement import MeasureJob, MeasureRecords
-from samlib.records import store as records_
+from samlib.campaign.jobs import Job, RunJob
+from samlib.measures.measurement import MeasureRecords
+from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
 from samlib.study.cells import count_runs, missing_measurements, missing_runs
@@ -39,10 +39,7 @@ class Estimate:
 
     def seconds(self, job: Job) -> float | None:
         """Expected wall time of a job; None if nothing like it on its model has run."""
-        measure = job.measure if isinstance(job, MeasureJob) else None
-        config = job.config if isinstance(job, MeasureJob) else job
-        epochs = config.epochs if measure is None else 1
-        kind = self._kind(config.to_dict(), measure)
+        kind, epochs = self._kind(job.config.to_dict(), job.measure), job.epochs
         known = self._seconds.get(kind)
         if known is None:  # the slowest kind on the same model stands in
             same = [statistics.median(v) for k, v in self._seconds.items() if k[:3] == kind[:3]]
@@ -80,7 +77,7 @@ class Backlog:
         cells = all_cells(needs)
         measured = [m for need in needs for m in need.measured]
         return [
-            *missing_runs(cells, self.runs),
+            *map(RunJob, missing_runs(cells, self.runs)),
             *missing_measurements(measured, self.runs, self.measures),
         ]
 
@@ -102,12 +99,8 @@ class Backlog:
         }
         return len(runs) + len(found)
 
-    def learn(self, job: Job, campaign: ResultsFolder) -> dict:
+    def learn(self, job: Job, folder: ResultsFolder) -> dict:
         """Take in the record a job has written; returns it."""
-        if isinstance(job, MeasureJob):
-            folder, kept = campaign.measures(job.measure), self.measures[job.measure]
-            run_id = job.config.run_id
-        else:
-            folder, kept, run_id = campaign.runs, self.runs, job.run_id
-        kept[run_id] = records_.read_one(folder / f"{run_id}.json")
-        return kept[run_id]
+        kept = self.runs if job.measure is None else self.measures[job.measure]
+        kept[job.config.run_id] = found = store.read_one(job.record(folder))
+        return found

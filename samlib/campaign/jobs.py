@@ -5,19 +5,64 @@ anybody else.
 """
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from samlib.errors import SamlibError
 from samlib.files import DiskError
-from samlib.measures.measurement import MeasureJob, measure
-from samlib.records import journal, store
+from samlib.measures.measurement import MeasureJob
+from samlib.records import store
+from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train
 
-Job = RunConfig | MeasureJob
+
+@dataclass(frozen=True)
+class RunJob:
+    """A run to train; `MeasureJob` has the same attributes and methods."""
+
+    config: RunConfig
+
+    measure = None
+
+    @property
+    def name(self) -> str:
+        """Name for logs and summaries."""
+        return self.config.run_id
+
+    @property
+    def epochs(self) -> int:
+        """Epochs the job is expected to train."""
+        return self.config.epochs
+
+    def record(self, folder: ResultsFolder) -> Path:
+        """File of the record the job writes."""
+        return folder.runs / f"{self.config.run_id}.json"
+
+    def reads(self, folder: ResultsFolder) -> Sequence[Path]:
+        """Files of the folder the job reads, where they exist."""
+        return ()
+
+    def run(self, folder: ResultsFolder, log: Journal, device: str, data_dir: Path | None) -> None:
+        """Train the run; write its weights, then its record."""
+        run_id = self.config.run_id
+        result = train(
+            self.config,
+            device=device,
+            data_dir=data_dir,
+            weights=folder.weights(run_id),
+            checkpoints=folder.checkpoint(run_id),
+            on_epoch=log.epoch,
+        )
+        store.write(folder.runs, result)
+        checkpoint.discard(folder.checkpoint(run_id))
+        log.end(result)
+
+
+Job = RunJob | MeasureJob
 
 ATTEMPTS = 3  # of a run whose worker died
 
@@ -39,42 +84,23 @@ GPU_SHARE = {
 
 def gpu_share(job: Job) -> float:
     """How much of a GPU a job takes, by the network it trains or measures."""
-    model = (job.config if isinstance(job, MeasureJob) else job).model
-    return GPU_SHARE.get(model, 1.0)
+    return GPU_SHARE.get(job.config.model, 1.0)
 
 
 @dataclass
 class Outcome:
-    """What became of the runs handed to `execute`: ids done, reasons by id, ids not started."""
+    """What became of some jobs, by name: done, failed with their reasons, not started."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
 
-def one_job(
-    job: Job, campaign: ResultsFolder, device: str, data_dir: Path | None, keep_weights: bool
-) -> str | None:
+def run_job(job: Job, folder: ResultsFolder, device: str, data_dir: Path | None) -> str | None:
     """Train or measure one run and write its record; returns why it failed, or None."""
-    run_id = job.run_id
-    config = job.config if isinstance(job, MeasureJob) else job
-    with journal.Journal(campaign, run_id, config, device) as log:
+    with Journal(folder, job.name, job.config, device) as log:
         try:
-            if isinstance(job, MeasureJob):
-                measure(job, campaign, device=device, data_dir=data_dir, on_epoch=log.epoch)
-                log.stamp("measured")
-                return None
-            result = train(
-                job,
-                device=device,
-                data_dir=data_dir,
-                weights=campaign.weights(run_id) if keep_weights else None,
-                checkpoints=campaign.checkpoint(run_id),
-                on_epoch=log.epoch,
-            )
-            store.write(campaign.runs, result)
-            checkpoint.discard(campaign.checkpoint(run_id))
-            log.end(result)
+            job.run(folder, log, device, data_dir)
         except DiskError as error:
             log.stamp(f"stopped: {error}")
             raise  # no other run could be kept, either

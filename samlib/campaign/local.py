@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -15,10 +14,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, one_job
+from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, run_job
 from samlib.files import DiskError
 from samlib.records import journal
-from samlib.records.results_folder import CampaignError, ResultsFolder, origin
+from samlib.records.results_folder import OtherCode, ResultsFolder, origin
 
 
 def default_workers(device: str, jobs: Iterable[Job]) -> int:
@@ -38,71 +37,101 @@ def default_workers(device: str, jobs: Iterable[Job]) -> int:
     return min(cores, int(1 / max(map(gpu_share, jobs), default=1.0)))
 
 
-def _one_job(begun_by: dict, job: Job, *place) -> str | None:
-    """`one_job`, in a worker that may have been started long after the campaign was."""
+def _run_job(begun_by: dict, job: Job, *place) -> str | None:
+    """`run_job`, in a worker that may have been started long after the campaign was."""
     if origin() != begun_by:
-        raise CampaignError(
+        raise OtherCode(
             "the code or a package was changed while the campaign ran, and a worker started since "
             "would mix its numbers with those of the old one: start the command again"
         )
-    return one_job(job, *place)
+    return run_job(job, *place)
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # A checkpoint found damaged is told in the campaign's own summary, not by a worker.
     warnings.simplefilter("default")
 
     def leave_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
+class _Worker:
+    """One process, started when it gets a job and again after it died."""
+
+    def __init__(self):
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_worker)
+
+    def submit(self, *call) -> Future:
+        """Hand it a call; one that died while it had nothing to do is started again."""
+        if any(process.exitcode is not None for process in self._processes()):
+            self.restart()
+        try:
+            return self._pool.submit(*call)
+        except BrokenProcessPool:
+            self.restart()
+            return self._pool.submit(*call)
+
+    def restart(self) -> str:
+        """Start it again; returns what is known of how it died."""
+        processes = self._processes()
+        self._pool.shutdown()
+        self._pool = self._start()
+        code = next((process.exitcode for process in processes), None)
+        if code == -signal.SIGKILL:
+            return " (killed: out of memory?)"
+        return f" (exit code {code})" if code else ""
+
+    def end(self, at_once: bool) -> None:
+        """End it after what it is at, or at once."""
+        for process in self._processes() if at_once else ():
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _processes(self) -> list[multiprocessing.Process]:
+        return list((self._pool._processes or {}).values())
+
+
 class LocalExecutor:
     """Worker processes on this machine, kept from one call of `run` to the next.
 
+    Each is a pool of its own, so that a death is blamed on the one job its worker was at.
+
     Args:
-        campaign: where records go.
+        folder: where records and weights go.
         workers: processes, one thread each.
-        device, data_dir: as in `train.train`.
-        keep_weights: also write final weights.
+        device, data_dir: as in `one_run.train`.
     """
 
     def __init__(
         self,
-        campaign: ResultsFolder,
+        folder: ResultsFolder,
         *,
         workers: int = 1,
         device: str = "cpu",
         data_dir: Path | None = None,
-        keep_weights: bool = True,
     ):
         self.workers = workers
-        self._campaign = campaign
-        self._place = (campaign, device, data_dir, keep_weights)
+        self._folder = folder
+        self._place = (folder, device, data_dir)
         self._origin = origin()
-        self._pool = self._start()
-
-    def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self.workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(os.getpid(),),
-        )
+        self._idle = deque(_Worker() for _ in range(workers))
+        self._busy: dict[Future, tuple[Job, _Worker]] = {}
 
     def __enter__(self) -> "LocalExecutor":
         return self
 
     def __exit__(self, kind, *exception) -> None:
         """End the workers; in mid-run at once, as what they had finished is on disk already."""
-        if kind is not None:
-            for process in self._processes():
-                process.terminate()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in (*self._idle, *(worker for _, worker in self._busy.values())):
+            worker.end(at_once=kind is not None)
 
     def run(
         self,
@@ -120,91 +149,44 @@ class LocalExecutor:
 
         Raises:
             DiskError: a record cannot be written; what was written before is kept.
-            CampaignError: the code was changed meanwhile, and a new worker has the new one.
+            OtherCode: the code was changed meanwhile, and a new worker has the new one.
         """
         outcome, deaths = Outcome(), Counter()
         waiting: deque[Job] = deque(jobs)
-        suspects: deque[Job] = deque()  # in flight when a worker died: each runs alone
-        suspected = False  # what is in flight is one of them
-        flying: dict[Future, Job] = {}
-
-        def finish(job: Job, failure: str | None) -> None:
-            if failure is None:
-                outcome.done.append(job.run_id)
-            else:
-                outcome.failed[job.run_id] = failure
-            on_done(job, failure)
-
-        def start(job: Job) -> None:
-            if not may_start(job):
-                outcome.skipped.append(job.run_id)
-                return
-            try:
-                future = self._submit(job)
-            except BrokenProcessPool:
-                if flying:  # told below, with how they ended
-                    suspects.append(job)
-                    return
-                self._restart()  # a worker died while it had nothing to do
-                future = self._submit(job)
-            flying[future] = job
-
-        while waiting or suspects or flying:
-            if not flying:
-                suspected = bool(suspects)
-                if suspected:
-                    start(suspects.popleft())
-            while waiting and not suspects and not suspected and len(flying) < self.workers:
-                start(waiting.popleft())
-            if not flying:
-                continue
-            ended, _ = wait(flying, return_when=FIRST_COMPLETED)
-            if not any(_died(future) for future in ended):
-                for future in ended:
-                    finish(flying.pop(future), _failure(future))
-                continue
-            # The pool is broken and cannot say by whom, unless a run's worker was alone in it: an
-            # idle one may die, too.
-            alone = len(flying) == 1 and len(self._processes()) <= 1
-            cause = self._restart()
-            for future, job in flying.items():
-                if future.done() and not future.cancelled() and not _died(future):
-                    finish(job, _failure(future))
-                    continue
-                deaths[job.run_id] += alone
-                whose = "its worker died" if alone else "its worker, or one beside it, died"
-                journal.add(self._campaign, job.run_id, whose + cause)
-                if deaths[job.run_id] < ATTEMPTS:
-                    suspects.append(job)
+        while waiting or self._busy:
+            while waiting and self._idle:
+                job = waiting.popleft()
+                if may_start(job):
+                    self._start(job)
                 else:
-                    finish(job, f"its worker died {ATTEMPTS} times{cause}")
-            flying.clear()
+                    outcome.skipped.append(job.name)
+            for future in wait(self._busy, return_when=FIRST_COMPLETED)[0]:
+                job, worker = self._busy.pop(future)
+                self._idle.append(worker)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    deaths[job.name] += 1
+                    cause = worker.restart()
+                    journal.add(self._folder, job.name, f"its worker died{cause}")
+                    if deaths[job.name] < ATTEMPTS:
+                        waiting.appendleft(job)
+                        continue
+                    failure = f"its worker died {ATTEMPTS} times{cause}"
+                else:
+                    failure = _failure(future)
+                if failure is None:
+                    outcome.done.append(job.name)
+                else:
+                    outcome.failed[job.name] = failure
+                on_done(job, failure)
         return outcome
 
-    def _submit(self, job: Job) -> Future:
-        return self._pool.submit(_one_job, self._origin, job, *self._place)
-
-    def _processes(self) -> list[multiprocessing.Process]:
-        return list((self._pool._processes or {}).values())
-
-    def _restart(self) -> str:
-        """Start new workers; returns what is known of how one of the old ones died."""
-        processes = self._processes()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = self._start()
-        codes = {process.exitcode for process in processes}
-        if -signal.SIGKILL in codes:
-            return " (killed: out of memory?)"
-        codes -= {None, 0, -signal.SIGTERM}  # the pool ends the others so
-        return f" (exit code {codes.pop()})" if codes else ""
-
-
-def _died(future: Future) -> bool:
-    return not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
+    def _start(self, job: Job) -> None:
+        worker = self._idle.popleft()
+        self._busy[worker.submit(_run_job, self._origin, job, *self._place)] = job, worker
 
 
 def _failure(future: Future) -> str | None:
     error = future.exception()
-    if isinstance(error, DiskError | CampaignError):
+    if isinstance(error, DiskError | OtherCode):
         raise error
     return future.result() if error is None else f"{type(error).__name__}: {error}"

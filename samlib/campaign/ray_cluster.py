@@ -26,10 +26,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, one_job
+from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, run_job
 from samlib.errors import ConfigError, SamlibError
 from samlib.files import DiskError, write_atomically
-from samlib.measures.measurement import MeasureJob
 from samlib.records import journal
 from samlib.records.results_folder import ResultsFolder, origin
 
@@ -54,26 +53,25 @@ class Site:
     """What a task has to know of the campaign.
 
     Attributes:
-        campaign: where its folder is on the machine that holds it.
+        folder: where it is on the machine that holds it.
         token: what that folder's `logs/shared` says; None: not to be looked for.
         name: tells this campaign from others in a node's folder for temporary files.
         origin: code and versions a node must have.
-        device, data_dir, keep_weights: as in `execute.LocalExecutor`.
+        device, data_dir: as in `local.LocalExecutor`.
     """
 
-    campaign: ResultsFolder
+    folder: ResultsFolder
     token: str | None
     name: str
     origin: dict
     device: str
     data_dir: Path | None
-    keep_weights: bool
 
     @property
     def shared(self) -> bool:
         """Whether the campaign's folder is the same one here."""
         try:
-            return self.token is not None and _token(self.campaign).read_text() == self.token
+            return self.token is not None and _token(self.folder).read_text() == self.token
         except (OSError, ValueError):
             return False
 
@@ -102,57 +100,48 @@ def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
             "campaign was started on: install the same there"
         )
     with contextlib.ExitStack() as stack:
-        campaign = site.campaign if site.shared else stack.enter_context(_apart(site, job))
+        folder = site.folder if site.shared else stack.enter_context(_apart(site, job))
         try:
-            if campaign is not site.campaign:
+            if folder is not site.folder:
                 for name, content in inputs.items():
-                    write_atomically(campaign.folder / name, content)
-            failure = one_job(job, campaign, site.device, site.data_dir, site.keep_weights)
+                    write_atomically(folder.path / name, content)
+            failure = run_job(job, folder, site.device, site.data_dir)
         except DiskError as error:
             return Answer(f"{socket.gethostname()}: {error}", disk=True)
         answer = Answer(failure)
         if failure is None:
-            made = [_record(campaign, job)]  # last: where it is, the weights are, too
-            if campaign is not site.campaign:
-                made.insert(0, campaign.weights(_config(job).run_id))
-            names = {str(path.relative_to(campaign.folder)): path for path in made}
+            made = [job.record(folder)]  # last: where it is, the weights are, too
+            if folder is not site.folder:
+                made.insert(0, folder.weights(job.config.run_id))
+            names = {str(path.relative_to(folder.path)): path for path in made}
             answer.files = {
                 name: path.read_bytes()
                 for name, path in names.items()
                 if name not in inputs and path.exists()
             }
-        if campaign is not site.campaign:
+        if folder is not site.folder:
             with contextlib.suppress(OSError):
-                answer.log = campaign.log(job.run_id).read_bytes()
+                answer.log = folder.log(job.name).read_bytes()
         return answer
 
 
 @contextmanager
 def _apart(site: Site, job: Job) -> Iterator[ResultsFolder]:
     """A folder on this node for one job; a checkpoint that a killed worker left is still in it."""
-    place = Path(tempfile.gettempdir()) / f"samlib-{os.getuid()}" / site.name / job.run_id
+    place = Path(tempfile.gettempdir()) / f"samlib-{os.getuid()}" / site.name / job.name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    campaign = ResultsFolder(place)
+    folder = ResultsFolder(place)
     for left in place.iterdir():
-        if left != campaign.checkpoint("any").parent:
+        if left != folder.checkpoint("any").parent:
             shutil.rmtree(left, ignore_errors=True)
-    yield campaign
+    yield folder
     shutil.rmtree(place, ignore_errors=True)
     with contextlib.suppress(OSError):  # another job is there
         place.parent.rmdir()
 
 
-def _config(job: Job):
-    return job.config if isinstance(job, MeasureJob) else job
-
-
-def _record(campaign: ResultsFolder, job: Job) -> Path:
-    folder = campaign.measures(job.measure) if isinstance(job, MeasureJob) else campaign.runs
-    return folder / f"{_config(job).run_id}.json"
-
-
-def _token(campaign: ResultsFolder) -> Path:
-    return campaign.logs / "shared"
+def _token(folder: ResultsFolder) -> Path:
+    return folder.logs / "shared"
 
 
 def import_ray():
@@ -232,15 +221,14 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 class RayExecutor:
-    """Tasks of a Ray cluster, with the interface of `execute.LocalExecutor`.
+    """Tasks of a Ray cluster, with the interface of `local.LocalExecutor`.
 
     Args:
-        campaign: where records go.
+        folder: where records and weights go.
         workers: at most so many jobs at once, and CPUs of a cluster that is started here; None:
             as many as there is room for.
         device: cpu or cuda; which GPU is Ray's to choose.
-        data_dir: as in `train.train`, on every node.
-        keep_weights: also write final weights.
+        data_dir: as in `one_run.train`, on every node.
         shared: let nodes look whether they see the campaign's folder.
 
     Raises:
@@ -250,12 +238,11 @@ class RayExecutor:
 
     def __init__(
         self,
-        campaign: ResultsFolder,
+        folder: ResultsFolder,
         *,
         workers: int | None = None,
         device: str = "cpu",
         data_dir: Path | None = None,
-        keep_weights: bool = True,
         shared: bool = True,
     ):
         if device not in ("cpu", "cuda"):
@@ -267,18 +254,17 @@ class RayExecutor:
         self._most, self._kind = workers, "CPU" if device == "cpu" else "GPU"
         # A process that has used a GPU keeps some of its memory: the next run gets a new one.
         self._task = self._ray.remote(max_retries=0, max_calls=int(device != "cpu"))(work)
-        folder = campaign.folder.absolute()
-        name = hashlib.sha256(f"{socket.gethostname()}:{folder}".encode()).hexdigest()[:16]
+        path = folder.path.absolute()
+        name = hashlib.sha256(f"{socket.gethostname()}:{path}".encode()).hexdigest()[:16]
         self._site = Site(
-            ResultsFolder(folder),
+            ResultsFolder(path),
             uuid.uuid4().hex if shared else None,
             name,
             origin(),
             device,
             data_dir and data_dir.absolute(),
-            keep_weights,
         )
-        self._campaign = campaign
+        self._folder = folder
         self._flying: dict = {}  # jobs by the reference to what their task will return
         self._without_node: float | None = None
         room = self._room()[self._kind]
@@ -288,8 +274,8 @@ class RayExecutor:
             raise ClusterError(f"the Ray cluster has no {self._kind}: no run could start")
         if shared:
             with contextlib.suppress(OSError):  # then results come back through Ray
-                _token(campaign).parent.mkdir(parents=True, exist_ok=True)
-                _token(campaign).write_text(self._site.token)
+                _token(folder).parent.mkdir(parents=True, exist_ok=True)
+                _token(folder).write_text(self._site.token)
 
     def __enter__(self) -> "RayExecutor":
         return self
@@ -297,7 +283,7 @@ class RayExecutor:
     def __exit__(self, *exception) -> None:
         """End the tasks at once; what they had finished and handed over is on disk already."""
         with contextlib.suppress(OSError):
-            _token(self._campaign).unlink(missing_ok=True)
+            _token(self._folder).unlink(missing_ok=True)
         with contextlib.suppress(self._ray.exceptions.RayError):
             for flying in self._flying:
                 self._ray.cancel(flying, force=True)
@@ -314,7 +300,7 @@ class RayExecutor:
         may_start: Callable[[Job], bool] = lambda job: True,
         on_done: Callable[[Job, str | None], None] = lambda job, failure: None,
     ) -> Outcome:
-        """Run jobs; their records do not depend on where. See `execute.LocalExecutor.run`.
+        """Run jobs; their records do not depend on where. See `local.LocalExecutor.run`.
 
         Raises:
             DiskError: a record cannot be written, here or on a node.
@@ -330,7 +316,7 @@ class RayExecutor:
                 if may_start(job):
                     self._start(job)
                 else:
-                    outcome.skipped.append(job.run_id)
+                    outcome.skipped.append(job.name)
             if not self._flying:
                 continue
             self.workers = max(self.workers, len(self._flying))
@@ -338,17 +324,17 @@ class RayExecutor:
                 job = self._flying.pop(flown)
                 answer = self._answer(flown)
                 if isinstance(answer, str):
-                    deaths[job.run_id] += 1
-                    journal.add(self._campaign, job.run_id, f"its worker or node died: {answer}")
-                    if deaths[job.run_id] < ATTEMPTS:
+                    deaths[job.name] += 1
+                    journal.add(self._folder, job.name, f"its worker or node died: {answer}")
+                    if deaths[job.name] < ATTEMPTS:
                         waiting.appendleft(job)
                         continue
                     answer = Answer(f"its worker or node died {ATTEMPTS} times: {answer}")
                 self._take(job, answer)
                 if answer.failure is None:
-                    outcome.done.append(job.run_id)
+                    outcome.done.append(job.name)
                 else:
-                    outcome.failed[job.run_id] = answer.failure
+                    outcome.failed[job.name] = answer.failure
                 on_done(job, answer.failure)
         return outcome
 
@@ -377,20 +363,19 @@ class RayExecutor:
         return enough and (self._most is None or len(self._flying) < self._most)
 
     def _start(self, job: Job) -> None:
-        inputs = {}
-        if isinstance(job, MeasureJob):
-            run_id = job.config.run_id
-            for path in (self._campaign.runs / f"{run_id}.json", self._campaign.weights(run_id)):
-                if path.exists():
-                    inputs[str(path.relative_to(self._campaign.folder))] = path.read_bytes()
-        task = self._task.options(name=job.run_id, **resources(job, self._site.device))
+        inputs = {
+            str(path.relative_to(self._folder.path)): path.read_bytes()
+            for path in job.reads(self._folder)
+            if path.exists()
+        }
+        task = self._task.options(name=job.name, **resources(job, self._site.device))
         self._flying[task.remote(job, self._site, inputs)] = job
 
     def _answer(self, flown) -> Answer | str:
         """What a task returned; how its worker or its node died, if it did."""
         try:
             return self._ray.get(flown)
-        except self._ray.exceptions.RayTaskError as error:  # not in the run: `one_job` returns
+        except self._ray.exceptions.RayTaskError as error:  # not in the run: `run_job` returns
             cause = error.cause if isinstance(error.cause, Exception) else error
             return Answer(f"{type(cause).__name__}: {_first_line(cause)}")
         except self._ray.exceptions.RayError as error:
@@ -399,14 +384,14 @@ class RayExecutor:
     def _take(self, job: Job, answer: Answer) -> None:
         if answer.log:
             with contextlib.suppress(OSError):
-                path = self._campaign.log(job.run_id)
+                path = self._folder.log(job.name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "ab") as log:
                     log.write(answer.log)
         if answer.disk:
             raise DiskError(answer.failure)
         for name, content in answer.files.items():
-            write_atomically(self._campaign.folder / name, content)
+            write_atomically(self._folder.path / name, content)
 
 
 def _first_line(error: BaseException) -> str:

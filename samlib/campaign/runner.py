@@ -1,4 +1,4 @@
-"""Bringing a profile's records up to date: everything missing is trained and measured, in order."""
+"""Train and measure everything a profile misses, in order."""
 
 import sys
 import time
@@ -11,8 +11,7 @@ from samlib.campaign.local import LocalExecutor, default_workers
 from samlib.campaign.progress import Progress
 from samlib.errors import choose
 from samlib.measures import measurement
-from samlib.records import journal
-from samlib.records import store as records_
+from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study.plan import Needs
 
@@ -21,7 +20,7 @@ EXECUTORS = ("local", "ray")
 
 def start_executor(
     name: str,
-    campaign: ResultsFolder,
+    folder: ResultsFolder,
     workers: int | None,
     device: str,
     data_dir: Path | None,
@@ -31,8 +30,8 @@ def start_executor(
 
     Args:
         name: one of `EXECUTORS`.
-        campaign, device, data_dir: as in `execute.LocalExecutor`.
-        workers: None is `execute.default_workers`, or as many as the cluster has room for.
+        folder, device, data_dir: as in `local.LocalExecutor`.
+        workers: None is `local.default_workers`, or as many as the cluster has room for.
         jobs: what is to be done, as far as it is known: how well it shares a GPU.
 
     Raises:
@@ -42,14 +41,14 @@ def start_executor(
     if choose("executor", name, EXECUTORS) == "ray":
         from samlib.campaign.ray_cluster import RayExecutor
 
-        return RayExecutor(campaign, workers=workers, device=device, data_dir=data_dir)
+        return RayExecutor(folder, workers=workers, device=device, data_dir=data_dir)
     workers = workers or default_workers(device, jobs)
-    return LocalExecutor(campaign, workers=workers, device=device, data_dir=data_dir)
+    return LocalExecutor(folder, workers=workers, device=device, data_dir=data_dir)
 
 
-def bring_up_to_date(
+def run_missing(
     needs: Sequence[Needs],
-    campaign: ResultsFolder,
+    folder: ResultsFolder,
     *,
     workers: int | None = None,
     device: str = "cpu",
@@ -63,7 +62,7 @@ def bring_up_to_date(
     Args:
         needs: chapter by chapter; each is complete before the next begins, so that what is
             most decisive comes first.
-        campaign: where the records are; the caller holds its lock.
+        folder: where the records are; the caller holds its lock.
         workers, device, data_dir: as in `start_executor`.
         time_budget: seconds; nothing is started that is expected to end after them.
         quiet: show no progress.
@@ -75,15 +74,15 @@ def bring_up_to_date(
         RecordError: the folder was made by another record format.
     """
     begun = time.monotonic()
-    journal.begin(campaign)
-    runs = records_.read(campaign.runs, set_aside=True)
-    backlog = Backlog(needs, runs, measurement.read(campaign, runs, set_aside=True))
+    journal.begin(folder)
+    runs = store.read(folder.runs, set_aside=True)
+    backlog = Backlog(needs, runs, measurement.read(folder, runs, set_aside=True))
     estimate = Estimate(backlog.runs, backlog.measures)
     outcome = Outcome()
     progress = Progress(backlog.total, 0)
 
     def report(final: bool = False) -> None:
-        todo = [job for job in backlog.jobs() if job.run_id not in outcome.failed]
+        todo = [job for job in backlog.jobs() if job.name not in outcome.failed]
         progress.done, progress.total = backlog.done, backlog.total
         progress.failed = len(outcome.failed)
         left = estimate.total(todo, max(0, backlog.total - progress.done - len(todo)))
@@ -98,24 +97,24 @@ def bring_up_to_date(
 
     def on_done(job: Job, failure: str | None) -> None:
         if failure is None:
-            estimate.add(backlog.learn(job, campaign))
+            estimate.add(backlog.learn(job, folder))
         else:
-            outcome.failed[job.run_id] = failure
-            journal.note_failure(campaign, job.run_id, failure)
+            outcome.failed[job.name] = failure
+            journal.note_failure(folder, job.name, failure)
             if not quiet:
-                log = campaign.log(job.run_id)
-                print(f"\n{job.run_id} failed: {failure} (log: {log})", file=sys.stderr)
+                log = folder.log(job.name)
+                print(f"\n{job.name} failed: {failure} (log: {log})", file=sys.stderr)
         report()
 
     todo = backlog.jobs()
     if not todo:
         return outcome
-    with start_executor(executor, campaign, workers, device, data_dir, todo) as at_work:
+    with start_executor(executor, folder, workers, device, data_dir, todo) as at_work:
         report()
         for chapter in needs:
             while True:  # once for the sweeps, then for the rho they chose and the measures
                 tried = {*outcome.failed, *outcome.skipped}
-                todo = [job for job in backlog.jobs([chapter]) if job.run_id not in tried]
+                todo = [job for job in backlog.jobs([chapter]) if job.name not in tried]
                 if not todo:
                     break
                 part = at_work.run(todo, may_start=may_start, on_done=on_done)

@@ -14,13 +14,13 @@ from samlib.study.cells import missing_runs
 from samlib.study.plan import Needs
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
-from samlib.trainer.distributed import train
+from samlib.trainer.distributed import train_distributed
 from samlib.trainer.process_group import Workers
 
 
-def campaign(
+def run_missing_on_all_workers(
     needs: Sequence[Needs],
-    place: ResultsFolder,
+    folder: ResultsFolder,
     workers: Workers,
     *,
     perturbation: str = "worker",
@@ -30,12 +30,12 @@ def campaign(
     """Train the missing runs of some chapters one after the other, each on all workers.
 
     The folder is the first worker's alone; others need not see it. Measurements of final weights
-    are left to `runner.bring_up_to_date`, in one process.
+    are left to `runner.run_missing`, in one process.
 
     Args:
-        needs: as there.
-        place: where the records are; the first worker holds its lock.
-        workers, perturbation, data_dir: as in `parallel.train`.
+        needs: as in `runner.run_missing`.
+        folder: where the records are; the first worker holds its lock.
+        workers, perturbation, data_dir: as in `distributed.train_distributed`.
         time_budget: seconds after which no run is started.
 
     Returns:
@@ -43,54 +43,54 @@ def campaign(
     """
     begun, done = time.monotonic(), 0
     if workers.rank == 0:
-        journal.begin(place)
-        store.read(place.runs, set_aside=True)
+        journal.begin(folder)
+        store.read(folder.runs, set_aside=True)
     for chapter in needs:
-        while config := _next(chapter, place, workers):
+        while config := _next(chapter, folder, workers):
             spent = time_budget is not None and time.monotonic() - begun > time_budget
             if workers.total(float(spent))[0]:
                 return done
-            with _told(config, place, workers) as log:
-                record = train(
+            with _told(config, folder, workers) as log:
+                record = train_distributed(
                     config,
                     workers,
                     perturbation=perturbation,
                     data_dir=data_dir,
-                    weights=place.weights(config.run_id),
-                    checkpoints=place.checkpoint(config.run_id),
+                    weights=folder.weights(config.run_id),
+                    checkpoints=folder.checkpoint(config.run_id),
                     on_epoch=log and log.epoch,
                 )
                 if log is not None:
-                    store.write(place.runs, record)
-                    checkpoint.discard(place.checkpoint(config.run_id))
+                    store.write(folder.runs, record)
+                    checkpoint.discard(folder.checkpoint(config.run_id))
                     log.end(record)
             done += 1
     return done
 
 
-def _next(chapter: Needs, place: ResultsFolder, workers: Workers) -> RunConfig | None:
+def _next(chapter: Needs, folder: ResultsFolder, workers: Workers) -> RunConfig | None:
     """The first run missing, as the first worker sees it: network disks show others later."""
     found = None
     if workers.rank == 0:
-        missing = missing_runs(chapter.cells, store.read(place.runs))
+        missing = missing_runs(chapter.cells, store.read(folder.runs))
         found = missing[0].to_dict() if missing else None
     told = workers.first_ones(found)
     return told and RunConfig.from_dict(told)
 
 
 @contextmanager
-def _told(config: RunConfig, place: ResultsFolder, workers: Workers) -> Iterator[Journal | None]:
+def _told(config: RunConfig, folder: ResultsFolder, workers: Workers) -> Iterator[Journal | None]:
     """The journal of a run, for the first worker; it says why the run stopped, if it did."""
     if workers.rank:
         yield None
         return
     device = f"{workers.device.partition(':')[0]} x {workers.count}"
-    with Journal(place, config.run_id, config, device) as log:
+    with Journal(folder, config.run_id, config, device) as log:
         try:
             yield log
         except Exception as error:
             meant = isinstance(error, SamlibError)
             reason = str(error) if meant else f"{type(error).__name__}: {error}"
             log.stamp(f"failed: {reason}" if meant else f"failed\n{traceback.format_exc()}")
-            journal.note_failure(place, config.run_id, reason.split("\n", 1)[0])
+            journal.note_failure(folder, config.run_id, reason.split("\n", 1)[0])
             raise

@@ -1,25 +1,21 @@
 """`python -m samlib status`: what is done, missing and diverged, and the time left."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.report.results import Results, read
 from samlib.study import plan
 from samlib.study.cells import known_runs
 from samlib.study.profile import Profile
 
-if TYPE_CHECKING:
-    pass
-
 
 def status(profile: Profile, folder: Path) -> str:
     """Runs and measurements done, missing and diverged, and time left, per notebook."""
-    found = read(profile, place(folder, profile.name))
+    found = read(profile, committed(folder, profile.name))
     return f"profile {profile.name} in {found.folder}\n{progress(found)}"
 
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from samlib.files import DiskError, as_disk_error
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
-from samlib.trainer import checkpoint, distributed, process_group
-from samlib.trainer import one_run as single
+from samlib.trainer import checkpoint, distributed, one_run, process_group
 from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
 
 
-def train(
+def main(
     config: RunConfig,
-    campaign: ResultsFolder | None,
+    folder: ResultsFolder | None,
     *,
     device: str,
     data_dir: Path | None = None,
@@ -27,15 +26,15 @@ def train(
 
     Args:
         config: the run.
-        campaign: where its record and weights are kept, too; its lock is held meanwhile. The run
+        folder: where its record and weights are kept, too; its lock is held meanwhile. The run
             is continued from its checkpoint there.
-        device, data_dir: as in `train.train`.
-        perturbation: under torchrun, as in `parallel.train`.
+        device, data_dir: as in `one_run.train`.
+        perturbation: under torchrun, as in `distributed.train_distributed`.
 
     Raises:
-        CampaignError: another process holds the folder.
+        FolderInUse: another process holds the folder.
         DiskError: the folder cannot be written; a run that has ended is printed all the same.
-        ConfigError, DataMissing: as `train.train`.
+        ConfigError, DataMissing: as `one_run.train`.
     """
     ended: list[Trainer] = []  # the run after its last epoch
 
@@ -44,7 +43,7 @@ def train(
         _report(run)
 
     options = {"data_dir": data_dir, "on_epoch": on_epoch}
-    options["checkpoints"] = campaign and campaign.checkpoint(config.run_id)
+    options["checkpoints"] = folder and folder.checkpoint(config.run_id)
     try:
         with ExitStack() as stack:
             among = (
@@ -53,29 +52,30 @@ def train(
                 else None
             )
             first = among is None or among.rank == 0
-            if campaign and first:
-                stack.enter_context(campaign.locked())
-                _check(campaign)
+            if folder and first:
+                stack.enter_context(folder.locked())
+                _check(folder)
             if among is None:
-                record = single.train(config, device=device, **options)
+                record = one_run.train(config, device=device, **options)
             else:
-                record = distributed.train(config, among, perturbation=perturbation, **options)
+                options["perturbation"] = perturbation
+                record = distributed.train_distributed(config, among, **options)
             if first:
                 try:
-                    _keep(campaign, record, ended)
+                    _keep(folder, record, ended)
                 finally:  # a disk that is full costs no record
                     print(json.dumps(record))
     except KeyboardInterrupt:
-        found = campaign and list(campaign.folder.glob(f"checkpoints/{config.run_id}.p*"))
+        found = folder and list(folder.path.glob(f"checkpoints/{config.run_id}.p*"))
         then = "continues from its last checkpoint" if found else "begins anew"
         print(f"\nsamlib: interrupted; the same command {then}", file=sys.stderr)
         return 130
     return 0
 
 
-def _check(campaign: ResultsFolder) -> None:
+def _check(folder: ResultsFolder) -> None:
     """Have a folder that cannot be written told before the run, not after it."""
-    for path in (campaign.runs, campaign.weights("").parent, campaign.checkpoint("").parent):
+    for path in (folder.runs, folder.weights("").parent, folder.checkpoint("").parent):
         with as_disk_error(path):
             path.mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=path).close()
@@ -88,18 +88,18 @@ def _report(run: Trainer) -> None:
     print(f"epoch {run.epoch}/{run.config.epochs}: {shown}{tested}", file=sys.stderr)
 
 
-def _keep(campaign: ResultsFolder | None, record: dict, ended: list[Trainer]) -> None:
-    if campaign is None:
+def _keep(folder: ResultsFolder | None, record: dict, ended: list[Trainer]) -> None:
+    if folder is None:
         return
     run_id = record["run_id"]
     try:
         for run in ended:
-            checkpoint.save(campaign.weights(run_id), run.model.state_dict())
-        store.write(campaign.runs, record)
-        checkpoint.discard(campaign.checkpoint(run_id))
+            checkpoint.save(folder.weights(run_id), run.model.state_dict())
+        store.write(folder.runs, record)
+        checkpoint.discard(folder.checkpoint(run_id))
     except DiskError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
         raise DiskError(
             f"the run has ended and its record is on stdout, but cannot be kept in "
-            f"{campaign.folder}: {reason}"
+            f"{folder.path}: {reason}"
         ) from error

@@ -21,17 +21,17 @@ def _reproduce(args: argparse.Namespace) -> int:
     profile, results = _profile(args)
     _check_data(args, profile)
     new, old = (
-        results_folder.fresh(results, profile.name),
-        results_folder.place(results, profile.name),
+        results_folder.in_progress(results, profile.name),
+        results_folder.committed(results, profile.name),
     )
     with new.locked():
         results_folder.check_origin(new)
-        outcome = _bring(args, profile, new)
+        outcome = _run_missing(args, profile, new)
         if outcome.failed or outcome.skipped:
             return _summary(outcome, new)
         print(changes.changes(old.runs, new.runs))
         with old.locked():
-            results_folder.put_in_place(new, results, profile.name)
+            results_folder.replace_committed(new, results, profile.name)
     try:
         tables.write(profile.name, results)
         readme.write_figure(profile.name, results)
@@ -65,12 +65,12 @@ def _run(args: argparse.Namespace) -> int:
     profile, results = _profile(args)
     _check_only(args.only)
     _check_alone(args)
-    target = results_folder.place(results, profile.name)
+    target = results_folder.committed(results, profile.name)
     if launched():
         return _run_parallel(args, profile, target)
     _check_data(args, profile)
     with target.locked():
-        return _summary(_bring(args, profile, target), target)
+        return _summary(_run_missing(args, profile, target), target)
 
 
 def _check_only(name: str | None) -> None:
@@ -104,7 +104,7 @@ def _run_parallel(args: argparse.Namespace, profile, target) -> int:
     with process_group.join(args.device or profile.device) as among:
         first = among.rank == 0
         with target.locked() if first else nullcontext():
-            done = torchrun.campaign(
+            done = torchrun.run_missing_on_all_workers(
                 chapter_needs(profile, args.only),
                 target,
                 among,
@@ -117,12 +117,12 @@ def _run_parallel(args: argparse.Namespace, profile, target) -> int:
     return 0
 
 
-def _bring(args: argparse.Namespace, profile, target):
-    from samlib.campaign.runner import bring_up_to_date
+def _run_missing(args: argparse.Namespace, profile, target):
+    from samlib.campaign.runner import run_missing
     from samlib.study.plan import chapter_needs
 
     only = getattr(args, "only", None)
-    return bring_up_to_date(
+    return run_missing(
         chapter_needs(profile, only),
         target,
         workers=args.workers,
@@ -172,9 +172,9 @@ def _train(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"geometry {config.geometry} needs a radius: add --rho, such as --rho 0.1"
         )
-    return train.train(
+    return train.main(
         config,
-        results and results_folder.place(results, profile.name),
+        results and results_folder.committed(results, profile.name),
         device=args.device or profile.device,
         data_dir=args.data,
         perturbation=args.perturbation,

@@ -16,7 +16,7 @@ from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import bar, clock
 from samlib.cli import status
 from samlib.records import journal, store
-from samlib.records.results_folder import ResultsFolder, folders
+from samlib.records.results_folder import ResultsFolder, both
 from samlib.records.store import Records
 from samlib.report.results import read
 from samlib.study import plan
@@ -64,18 +64,18 @@ class Look:
 
     def __call__(self) -> tuple[list[str], bool]:
         """What there is to show, most urgent first, and whether nothing more will come."""
-        campaign, new = self._in_use()
-        holder = campaign.holder
-        found = read(self._profile, campaign, reader=self._cache.read)
+        folder, new = self._in_use()
+        holder = folder.holder
+        found = read(self._profile, folder, reader=self._cache.read)
         backlog = Backlog(plan.chapter_needs(self._profile), found.records, found.measures)
         missing = backlog.jobs()
-        names = {job.run_id for job in missing}
-        running = journal.running(campaign)
-        failed = {i: why for i, why in journal.failures(campaign).items() if i in names}
+        names = {job.name for job in missing}
+        running = journal.running(folder)
+        failed = {i: why for i, why in journal.failures(folder).items() if i in names}
         self._workers = max(self._workers, len(running)) if holder else 1
         ended = holder is None and backlog.done == backlog.total and not self._at_new
 
-        todo = [job for job in missing if job.run_id not in failed]
+        todo = [job for job in missing if job.name not in failed]
         unknown = max(0, backlog.total - backlog.done - len(missing))
         left = Estimate(found.records, found.measures).total(todo, unknown)
         wanted = {run.run_id for run in known_runs(backlog.cells, found.records)}
@@ -83,7 +83,7 @@ class Look:
             found.records[i]["status"] == "diverged" for i in wanted & found.records.keys()
         )
         lines = [
-            f"{time.strftime('%H:%M:%S')} profile {self._profile.name} in {campaign.folder}",
+            f"{time.strftime('%H:%M:%S')} profile {self._profile.name} in {folder.path}",
             self._state(holder, ended),
             f"{bar(backlog.done, backlog.total)} {backlog.done}/{backlog.total} done, "
             f"{diverged} diverged, {len(running)} running, {len(failed)} failed, "
@@ -91,19 +91,19 @@ class Look:
         ]
         if new:
             command = self._command("reproduce")
-            lines.append(f"an unfinished new campaign is in {new.folder}; {command} continues")
+            lines.append(f"an unfinished new campaign is in {new.path}; {command} continues")
         lines += _running_lines(running)
-        lines += _failed_lines(failed, campaign)
+        lines += _failed_lines(failed, folder)
         return [*lines, "", *status.progress(found).splitlines()], ended
 
     def _in_use(self) -> tuple[ResultsFolder, ResultsFolder | None]:
         """The campaign to show, and an unfinished one beside it that nobody works on."""
-        placed, new = folders(self._results, self._profile.name)
+        committed, new = both(self._results, self._profile.name)
         # One that stopped stays in view with what failed in it, until it is put in place.
-        self._at_new = new.folder.exists() and (self._at_new or new.holder is not None)
+        self._at_new = new.path.exists() and (self._at_new or new.holder is not None)
         if self._at_new:
             return new, None
-        return placed, new if new.folder.exists() else None
+        return committed, new if new.path.exists() else None
 
     def _state(self, holder: str | None, ended: bool) -> str:
         if holder:
@@ -129,17 +129,17 @@ def _running_lines(running: Sequence[dict]) -> list[str]:
     ]
 
 
-def _failed_lines(failed: dict[str, str], campaign: ResultsFolder) -> list[str]:
+def _failed_lines(failed: dict[str, str], folder: ResultsFolder) -> list[str]:
     if not failed:
         return []
     lines = [f"  {i}: {why.splitlines()[0]}" for i, why in list(failed.items())[:_FAILURES]]
     if len(failed) > _FAILURES:
         lines.append(f"  ... and {len(failed) - _FAILURES} more")
-    return ["", f"failed (logs in {campaign.logs}):", *lines]
+    return ["", f"failed (logs in {folder.logs}):", *lines]
 
 
 class Cache:
-    """Reads a folder of records like `records.read`, but each file only when it is new.
+    """Reads a folder of records like `store.read`, but each file only when it is new.
 
     A damaged one is left out without a word: it counts as missing, and who trains is told.
     """
@@ -151,7 +151,7 @@ class Cache:
         """Every good record of a folder by run id; nothing is ever set aside.
 
         Raises:
-            FormatError, UnreadableError: as `records.read`.
+            FormatError, UnreadableError: as `store.read`.
         """
         found = {path: self._one(path) for path in store.files(folder)}
         return {path.stem: record for path, record in found.items() if record is not None}

@@ -1,6 +1,6 @@
 """Data sets too large for memory: images in one folder per class, decoded as they are needed.
 
-The same face as `data.Splits`: batches of uint8 images and labels on a device. How an image is
+The same face as `splits.Splits`: batches of uint8 images and labels on a device. How an image is
 cropped and flipped follows from the run's seed, the epoch and the image alone, so that neither the
 number of loading processes nor an interruption changes a run.
 """
@@ -148,7 +148,7 @@ def in_parts(order: Sequence[int], size: int) -> list[Sequence[int]]:
 
 @dataclass(frozen=True, eq=False)
 class FolderSplits:
-    """One seed's split of a folder data set; see `data.Splits` for what its methods do.
+    """One seed's split of a folder data set; see `splits.Splits` for what its methods do.
 
     Attributes:
         train, validation, test: files and labels.

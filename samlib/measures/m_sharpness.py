@@ -116,14 +116,14 @@ def normalized(logits: Tensor) -> Tensor:
     return centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-10)
 
 
-def checkpoints(steps: int) -> list[int]:
+def halving_steps(steps: int) -> list[int]:
     """Steps, from 1, after which APGD may halve its step: ceil(p_j steps), each once.
 
     p_0 = 0, p_1 = 0.22, p_j+1 = p_j + max(p_j - p_j-1 - 0.03, 0.06) (Croce and Hein, 2020). In
     floating point 0.70 * 20 is a little more than 14; 15 is where the public implementation has
     its checkpoint, too.
 
-    >>> checkpoints(20)
+    >>> halving_steps(20)
     [5, 9, 12, 15, 16, 18, 19, 20]
     """
     shares = [0.0, 0.22]
@@ -180,7 +180,7 @@ def _apgd(
     first = best = last
     best_grad = grad
     size = 2 * rho
-    length = {end: end - begin for begin, end in pairwise([0, *checkpoints(steps)])}
+    length = {end: end - begin for begin, end in pairwise([0, *halving_steps(steps)])}
     improving, halved, best_before = 0, False, first
     for i in range(1, steps + 1):
         z = _project(torch._foreach_add(u, _direction(grad, p), alpha=size), rho, p)

@@ -7,7 +7,7 @@ they are gone the run is repeated, and must end as its record says.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from samlib.measures.sharpness import sharpness
 from samlib.measures.shifted_sets import shifted_sets
 from samlib.provenance import provenance
 from samlib.records import store
+from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
 from samlib.trainer import checkpoint
@@ -36,15 +37,34 @@ MEASURES: dict[str, Callable[[Trainer], dict]] = {
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """One measure of one run: what `execute` is handed beside runs."""
+    """One measure of one run, as a job of a campaign beside runs to train."""
 
     config: RunConfig
     measure: str
 
     @property
-    def run_id(self) -> str:
+    def name(self) -> str:
         """Name for logs and summaries."""
         return f"{self.measure}-of-{self.config.run_id}"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs the job is expected to train: none, which counts as one."""
+        return 1
+
+    def record(self, folder: ResultsFolder) -> Path:
+        """File of the record the job writes."""
+        return folder.measures(self.measure) / f"{self.config.run_id}.json"
+
+    def reads(self, folder: ResultsFolder) -> Sequence[Path]:
+        """Files of the folder the job reads, where they exist."""
+        run_id = self.config.run_id
+        return folder.runs / f"{run_id}.json", folder.weights(run_id)
+
+    def run(self, folder: ResultsFolder, log: Journal, device: str, data_dir: Path | None) -> None:
+        """Measure the run; write what was found."""
+        measure(self, folder, device=device, data_dir=data_dir, on_epoch=log.epoch)
+        log.stamp("measured")
 
 
 class NotTheSame(SamlibError):
@@ -53,7 +73,7 @@ class NotTheSame(SamlibError):
 
 def measure(
     job: MeasureJob,
-    campaign: ResultsFolder,
+    folder: ResultsFolder,
     *,
     device: str = "cpu",
     data_dir: Path | None = None,
@@ -61,17 +81,17 @@ def measure(
 ) -> dict:
     """Measure a run that has a record, write what was found, and return it.
 
-    `on_epoch` is told of the epochs of a run that has to be repeated; see `train.train`.
+    `on_epoch` is told of the epochs of a run that has to be repeated; see `one_run.train`.
 
     Raises:
         NotTheSame: its weights were gone, and repeating it gave other numbers.
         DiskError: the record cannot be written.
     """
     run_id = job.config.run_id
-    record = store.read_one(campaign.runs / f"{run_id}.json")
-    weights = checkpoint.load(campaign.weights(run_id))
+    record = store.read_one(folder.runs / f"{run_id}.json")
+    weights = checkpoint.load(folder.weights(run_id))
     if weights is None:
-        weights = _repeated(job.config, record, campaign, device, data_dir, on_epoch)
+        weights = _repeated(job.config, record, folder, device, data_dir, on_epoch)
     begun, found = time.perf_counter(), None
     if record["status"] == "completed":
         with (
@@ -88,19 +108,19 @@ def measure(
         "times": {"wall": time.perf_counter() - begun},
         "provenance": provenance(device, measuring=True),
     }
-    store.write(campaign.measures(job.measure), result)
+    store.write(folder.measures(job.measure), result)
     return result
 
 
 def _repeated(
     config: RunConfig,
     record: dict,
-    campaign: ResultsFolder,
+    folder: ResultsFolder,
     device: str,
     data_dir: Path | None,
     on_epoch: Callable[[Trainer], None] | None,
 ) -> dict[str, torch.Tensor]:
-    path = campaign.weights(config.run_id)
+    path = folder.weights(config.run_id)
     again = train(config, device=device, data_dir=data_dir, weights=path, on_epoch=on_epoch)
     if again["curves"] != record["curves"]:
         path.unlink()
@@ -116,16 +136,16 @@ MeasureRecords = dict[str, Records]  # by measure, then by run id
 
 
 def read(
-    campaign: ResultsFolder,
+    folder: ResultsFolder,
     runs: Records,
     *,
     set_aside: bool = False,
     reader: Callable[..., Records] = store.read,
 ) -> MeasureRecords:
-    """Every good measurement that belongs to one of these runs; see `records.read`."""
+    """Every good measurement that belongs to one of these runs; see `store.read`."""
     found = {}
     for name in MEASURES:
-        kept = reader(campaign.measures(name), set_aside=set_aside)
+        kept = reader(folder.measures(name), set_aside=set_aside)
         found[name] = {
             run_id: record
             for run_id, record in kept.items()

@@ -28,7 +28,7 @@ IMAGES = 1024
 
 
 class Setting(NamedTuple):
-    """One form of m-sharpness; see `sharpness.m_sharpness`.
+    """One form of m-sharpness; see `m_sharpness.m_sharpness`.
 
     The loss is that to the labels trained on, or, with `true_labels`, to those before the noise.
     """

@@ -1,13 +1,8 @@
 """How new records of a profile compare with the old ones, run by run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from samlib.records import store
-
-if TYPE_CHECKING:
-    pass
-
 
 _SHOWN = 20  # changed runs told one by one
 

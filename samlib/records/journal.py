@@ -1,6 +1,6 @@
 """What runs say while they run: a log each, who is at work now, and which runs failed.
 
-All of it lies in a campaign's `logs` folder, out of git, and is there to be read by people: no
+All of it lies in the `logs` of a results folder, out of git, and is there to be read by people: no
 record depends on it. A run of a second must not notice it, so nothing is flushed to disk, and
 what cannot be written is left out.
 """
@@ -34,15 +34,15 @@ class Journal:
     by a crash is known for what it is.
 
     Args:
-        campaign: whose `logs` folder it writes to.
+        folder: whose `logs` it writes to.
         run_id: the job's name.
         config: the run, or the run that is measured.
         device: where it runs.
     """
 
-    def __init__(self, campaign: ResultsFolder, run_id: str, config: RunConfig, device: str):
-        self._campaign, self._run_id, self._epochs = campaign, run_id, config.epochs
-        self._path = _running(campaign) / f"{run_id}.json"
+    def __init__(self, folder: ResultsFolder, run_id: str, config: RunConfig, device: str):
+        self._folder, self._run_id, self._epochs = folder, run_id, config.epochs
+        self._path = _running(folder) / f"{run_id}.json"
         self._note: int | None = None
         self._state = {
             "run_id": run_id,
@@ -58,7 +58,7 @@ class Journal:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line is there for `tail -f`, and after a kill.
-            self._log = open(campaign.log(run_id), "ab", buffering=0)  # noqa: SIM115
+            self._log = open(folder.log(run_id), "ab", buffering=0)  # noqa: SIM115
         self.stamp(
             f"{run_id}: {config.epochs} epochs on {device}, "
             f"process {os.getpid()} of {self._state['host']}"
@@ -123,17 +123,17 @@ class Journal:
                 os.pwrite(self._note, json.dumps(self._state).encode() + b"\n", 0)
 
 
-def begin(campaign: ResultsFolder) -> None:
+def begin(folder: ResultsFolder) -> None:
     """Forget what an earlier command left behind: notes of its workers, and what failed in it."""
-    shutil.rmtree(_running(campaign), ignore_errors=True)
+    shutil.rmtree(_running(folder), ignore_errors=True)
     with contextlib.suppress(OSError):
-        _failures(campaign).unlink(missing_ok=True)
+        _failures(folder).unlink(missing_ok=True)
 
 
-def running(campaign: ResultsFolder) -> list[dict]:
+def running(folder: ResultsFolder) -> list[dict]:
     """The jobs that some process is at work on now, as `Journal` notes them."""
     found = []
-    for path in sorted(_running(campaign).glob("*.json")):
+    for path in sorted(_running(folder).glob("*.json")):
         content = held(path)
         with contextlib.suppress(ValueError):  # caught while it was written
             if content is not None:
@@ -141,38 +141,38 @@ def running(campaign: ResultsFolder) -> list[dict]:
     return found
 
 
-def note_failure(campaign: ResultsFolder, run_id: str, reason: str) -> None:
+def note_failure(folder: ResultsFolder, run_id: str, reason: str) -> None:
     """Have other processes know that a job failed in this command."""
-    _append(_failures(campaign), json.dumps({"run_id": run_id, "reason": reason}))
+    _append(_failures(folder), json.dumps({"run_id": run_id, "reason": reason}))
 
 
-def failures(campaign: ResultsFolder) -> dict[str, str]:
+def failures(folder: ResultsFolder) -> dict[str, str]:
     """Reasons by job of what failed in the command that runs, or ran last."""
     found = {}
     with contextlib.suppress(OSError):
-        for line in _failures(campaign).read_text().splitlines():
+        for line in _failures(folder).read_text().splitlines():
             with contextlib.suppress(ValueError):  # the last line, cut short by a crash
                 failure = json.loads(line)
                 found[failure["run_id"]] = failure["reason"]
     return found
 
 
-def add(campaign: ResultsFolder, run_id: str, text: str) -> None:
+def add(folder: ResultsFolder, run_id: str, text: str) -> None:
     """Add a line to the log of a job that cannot do it itself: its worker died."""
-    _append(campaign.log(run_id), _stamped(text))
+    _append(folder.log(run_id), _stamped(text))
 
 
-def worker(campaign: ResultsFolder, run_id: str) -> str | None:
+def worker(folder: ResultsFolder, run_id: str) -> str | None:
     """The process that began a job, the last time, as its log says; None without a log."""
     with contextlib.suppress(OSError):
-        found = re.findall(r"epochs on .*, process (\d+ of .+)", campaign.log(run_id).read_text())
+        found = re.findall(r"epochs on .*, process (\d+ of .+)", folder.log(run_id).read_text())
         return found[-1] if found else None
     return None
 
 
-def failure_text(campaign: ResultsFolder, run_id: str, reason: str) -> str:
+def failure_text(folder: ResultsFolder, run_id: str, reason: str) -> str:
     """A failure with the last lines of the job's log and where the log is."""
-    path = campaign.log(run_id)
+    path = folder.log(run_id)
     try:
         last = path.read_text(errors="replace").splitlines()[-_LINES:]
     except OSError:
@@ -185,12 +185,12 @@ def failure_text(campaign: ResultsFolder, run_id: str, reason: str) -> str:
     return "\n".join(lines)
 
 
-def _running(campaign: ResultsFolder) -> Path:
-    return campaign.logs / "running"
+def _running(folder: ResultsFolder) -> Path:
+    return folder.logs / "running"
 
 
-def _failures(campaign: ResultsFolder) -> Path:
-    return campaign.logs / "failed.jsonl"
+def _failures(folder: ResultsFolder) -> Path:
+    return folder.logs / "failed.jsonl"
 
 
 def _append(path: Path, line: str) -> None:

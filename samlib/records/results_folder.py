@@ -18,37 +18,41 @@ from samlib.files import TEMPORARY, DiskError, as_disk_error, write_atomically
 from samlib.provenance import MEASURING, packages, source_digest
 
 
-class CampaignError(SamlibError):
-    """The folder is in use, or was begun by other code; the message says what to do."""
+class FolderInUse(SamlibError):
+    """Another process writes to the folder; the message names it."""
+
+
+class OtherCode(SamlibError):
+    """Results begun by other code would be mixed with ours; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
     """One profile's results: records, and what is kept out of git beside them."""
 
-    folder: Path
+    path: Path
 
     @property
     def runs(self) -> Path:
         """Run records, one JSON file each."""
-        return self.folder / "runs"
+        return self.path / "runs"
 
     def measures(self, measure: str) -> Path:
         """Records of one measure, one JSON file per run."""
-        return self.folder / "measures" / measure
+        return self.path / "measures" / measure
 
     def weights(self, run_id: str) -> Path:
         """Final weights of a run."""
-        return self.folder / "weights" / f"{run_id}.pt"
+        return self.path / "weights" / f"{run_id}.pt"
 
     def checkpoint(self, run_id: str) -> Path:
         """Newest checkpoint of an unfinished run."""
-        return self.folder / "checkpoints" / f"{run_id}.pt"
+        return self.path / "checkpoints" / f"{run_id}.pt"
 
     @property
     def logs(self) -> Path:
-        """What the campaign says while it runs; see `journal`."""
-        return self.folder / "logs"
+        """What jobs say while they run; see `journal`."""
+        return self.path / "logs"
 
     def log(self, run_id: str) -> Path:
         """What a run had to say."""
@@ -57,7 +61,7 @@ class ResultsFolder:
     @property
     def holder(self) -> str | None:
         """Who holds the folder now, or None."""
-        content = held(self.folder / ".lock")
+        content = held(self.path / ".lock")
         return None if content is None else _holder(content)
 
     @contextmanager
@@ -65,21 +69,21 @@ class ResultsFolder:
         """Hold the folder for this process; a crash frees it.
 
         Raises:
-            CampaignError: another process holds it.
+            FolderInUse: another process holds it.
             DiskError: the folder cannot be made, or its file system has no locks.
         """
-        path = self.folder / ".lock"
+        path = self.path / ".lock"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what a full disk refuses is not tried again when the file is closed.
             handle = open(path, "ab+", buffering=0)  # noqa: SIM115 (held until given back)
         except OSError as error:
-            raise DiskError(f"cannot write to {self.folder}: {error.strerror}") from error
+            raise DiskError(f"cannot write to {self.path}: {error.strerror}") from error
         with handle:
             if not _lock(handle, path):
                 handle.seek(0)
-                raise CampaignError(
-                    f"{self.folder} is being written by {_holder(handle.read())}: "
+                raise FolderInUse(
+                    f"{self.path} is being written by {_holder(handle.read())}: "
                     "wait for it or stop it"
                 )
             handle.truncate(0)
@@ -91,7 +95,7 @@ class ResultsFolder:
     def _sweep(self) -> None:
         """Remove what was half written when a process was killed."""
         for place in ("runs", "weights", "checkpoints", "measures/*"):
-            for left in self.folder.glob(f"{place}/{TEMPORARY}"):
+            for left in self.path.glob(f"{place}/{TEMPORARY}"):
                 with contextlib.suppress(OSError):
                     left.unlink()
 
@@ -119,7 +123,7 @@ def _holder(content: bytes) -> str:
 
 
 def held(path: Path) -> bytes | None:
-    """What a file says that some process holds locked; None if none does, or it is not there."""
+    """Content of a lock file that a process holds; None if it is unlocked or missing."""
     try:
         with open(path, "rb") as handle:
             try:
@@ -131,20 +135,20 @@ def held(path: Path) -> bytes | None:
     return None
 
 
-def place(results: Path, profile: str) -> ResultsFolder:
-    """Where a profile's results are: `<results>/<profile>`."""
+def committed(results: Path, profile: str) -> ResultsFolder:
+    """The folder of a profile's results: `<results>/<profile>`."""
     _recover(results, profile)
     return ResultsFolder(results / profile)
 
 
-def fresh(results: Path, profile: str) -> ResultsFolder:
-    """Where a new campaign of a profile is kept until it is complete; see `check_origin`."""
+def in_progress(results: Path, profile: str) -> ResultsFolder:
+    """The folder of a profile's new results until they are complete; see `check_origin`."""
     _recover(results, profile)
-    return folders(results, profile)[1]
+    return both(results, profile)[1]
 
 
-def folders(results: Path, profile: str) -> tuple[ResultsFolder, ResultsFolder]:
-    """The folders of `place` and `fresh` as they are, for who only looks and mends nothing."""
+def both(results: Path, profile: str) -> tuple[ResultsFolder, ResultsFolder]:
+    """Both folders, `committed` and `in_progress`, without recovery: for read-only callers."""
     return ResultsFolder(results / profile), ResultsFolder(results / f".campaign-{profile}")
 
 
@@ -158,16 +162,16 @@ def origin() -> dict:
     }
 
 
-def check_origin(campaign: ResultsFolder) -> None:
-    """Note the code that begins a campaign, or check that it is the same that continues it.
+def check_origin(folder: ResultsFolder) -> None:
+    """Note the code that begins a folder of results, or check that the same code resumes it.
 
-    Called with the campaign's lock held.
+    Called with the folder's lock held.
 
     Raises:
-        CampaignError: it was begun by other code, whose numbers must not be mixed with ours.
+        OtherCode: it was begun by other code, whose numbers must not be mixed with ours.
         DiskError: the note cannot be written.
     """
-    note = campaign.folder / "campaign.json"
+    note = folder.path / "campaign.json"
     now = origin()
     if not note.exists():
         write_atomically(note, json.dumps(now).encode())
@@ -177,17 +181,17 @@ def check_origin(campaign: ResultsFolder) -> None:
     except ValueError:
         begun = None
     if begun != now:
-        raise CampaignError(
-            f"{campaign.folder} was begun by other code or package versions: remove that folder "
+        raise OtherCode(
+            f"{folder.path} was begun by other code or package versions: remove that folder "
             "to start anew, or go back to the code that began it to continue"
         )
 
 
-def put_in_place(campaign: ResultsFolder, results: Path, profile: str) -> ResultsFolder:
-    """Let a complete campaign take the place of the profile's old results; returns it there.
+def replace_committed(new: ResultsFolder, results: Path, profile: str) -> ResultsFolder:
+    """Replace a profile's committed results by new, complete ones; returns their folder there.
 
     Raises:
-        DiskError: the folders cannot be renamed; the campaign stays complete where it is.
+        DiskError: the folders cannot be renamed; the new results stay complete where they are.
     """
     _recover(results, profile)
     target, old = results / profile, _old(results, profile)
@@ -195,7 +199,7 @@ def put_in_place(campaign: ResultsFolder, results: Path, profile: str) -> Result
     with as_disk_error(target):
         if target.exists():
             target.rename(old)
-        campaign.folder.rename(target)
+        new.path.rename(target)
     for leftover in ("checkpoints", "logs", "set_aside"):
         shutil.rmtree(target / leftover, ignore_errors=True)
     with contextlib.suppress(OSError):
@@ -209,7 +213,7 @@ def _old(results: Path, profile: str) -> Path:
 
 
 def _recover(results: Path, profile: str) -> None:
-    """Bring the old results back if a crash came between the two renames of `put_in_place`."""
+    """Bring the old results back if a crash came between the two renames of `replace_committed`."""
     old, target = _old(results, profile), results / profile
     # Of a folder that is closed to us, whoever reads it says so.
     if os.path.exists(old) and not os.path.exists(target):

@@ -1,6 +1,6 @@
 """Run records on disk: one JSON file per run, written once, whole, and never edited.
 
-`results/<profile>/runs/<run_id>.json` holds what `train.train` returns, the format's number and
+`results/<profile>/runs/<run_id>.json` holds what `one_run.train` returns, the format's number and
 a checksum of everything else. A file that is truncated or was edited is told from a good one,
 set aside, and its run is done again.
 """

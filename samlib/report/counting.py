@@ -14,7 +14,7 @@ _AXES = {"output_scales": 0, "input_scales": 1}
 
 
 def wrong_labels(base: RunConfig) -> float:
-    """Share of the training labels that noise is expected to make wrong; see `data.make_splits`."""
+    """Share of the training labels that noise is expected to make wrong; see `make_splits`."""
     return base.label_noise * (1 - 1 / INFO[base.dataset].classes)
 
 

@@ -10,7 +10,7 @@ from samlib.errors import ConfigError, RecordsMissing, choose
 from samlib.measures import measurement
 from samlib.measures.measurement import MeasureRecords
 from samlib.records import store
-from samlib.records.results_folder import ResultsFolder, place
+from samlib.records.results_folder import ResultsFolder, committed
 from samlib.records.store import Records
 from samlib.report.stats import Comparison, compare
 from samlib.study import plan, profiles
@@ -131,7 +131,7 @@ class Results:
         if jobs:
             raise RecordsMissing(
                 f"{len(jobs)} measurements are not in {self.folder / 'measures'}, the first is "
-                f"{jobs[0].run_id}: run `{self._command}`"
+                f"{jobs[0].name}: run `{self._command}`"
             )
 
     def lacks(self, needs: Needs) -> bool:
@@ -164,7 +164,7 @@ def load(profile: str, results: str | Path, *, needs: str | None = None) -> Resu
         RecordsMissing: a run the notebook needs is not there.
     """
     known = profiles.get(profile)
-    found = read(known, place(Path(results), profile))
+    found = read(known, committed(Path(results), profile))
     if needs is not None:
         for of_chapter in plan.chapter_needs(found.profile, needs):
             found.require(of_chapter)
@@ -174,10 +174,10 @@ def load(profile: str, results: str | Path, *, needs: str | None = None) -> Resu
 def read(
     profile: Profile, campaign: ResultsFolder, *, reader: Callable[..., Records] = store.read
 ) -> Results:
-    """What a campaign's folder holds of a profile; `reader` may stand in for `records.read`."""
+    """What a campaign's folder holds of a profile; `reader` may stand in for `store.read`."""
     runs = reader(campaign.runs)
     measures = measurement.read(campaign, runs, reader=reader)
-    return Results(profile, runs, measures, campaign.folder)
+    return Results(profile, runs, measures, campaign.path)
 
 
 def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -> Results:
@@ -196,7 +196,7 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
         ConfigError: a bad parameter.
         RecordsMissing: a run is missing and is not to be trained, or failed.
     """
-    from samlib.campaign.runner import bring_up_to_date
+    from samlib.campaign.runner import run_missing
     from samlib.files import project_root, resolve
 
     choose("value of missing", missing, ("train", "error"))
@@ -212,7 +212,7 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
                 f"{project_root()}: run `python -m samlib run --profile {profile} "
                 f"--results {folder}` first"
             )
-        campaign = place(folder, profile)
-        with campaign.locked():
-            bring_up_to_date(groups, campaign, device=found.profile.device)
+        at = committed(folder, profile)
+        with at.locked():
+            run_missing(groups, at, device=found.profile.device)
     return load(profile, folder, needs=notebook)

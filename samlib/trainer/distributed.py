@@ -182,7 +182,7 @@ class ParallelRun(Trainer):
         return {"workers": self.workers.count, "perturbation": self.kind}
 
 
-def train(
+def train_distributed(
     config: RunConfig,
     workers: Workers,
     *,
@@ -197,13 +197,13 @@ def train(
 
     Args:
         config: the run; its batch size is that of all workers together.
-        workers: from `workers.join`.
+        workers: from `process_group.join`.
         perturbation: "worker", each for its own share, or "synchronised"; the record has it.
-        data_dir, weights, checkpoints, checkpoint_seconds, on_epoch: as in `train.train`; files are
-            written by the first worker, which alone calls `on_epoch`.
+        data_dir, weights, checkpoints, checkpoint_seconds, on_epoch: as in `one_run.train`; files
+            are written by the first worker, which alone calls `on_epoch`.
 
     Raises:
-        ConfigError: as `train.train`, or a batch that cannot be shared.
+        ConfigError: as `one_run.train`, or a batch that cannot be shared.
         OtherWorkers: as `Run.load_state_dict`.
     """
     choose("perturbation", perturbation, PERTURBATIONS)

@@ -54,7 +54,7 @@ def train(
     Args:
         config: the run.
         device: a torch device; on "cpu" one thread is used and results repeat bit for bit.
-        data_dir: where data caches are; None is `data.default_data_dir()`.
+        data_dir: where data caches are; None is `datasets.default_data_dir()`.
         weights: file to write the final weights to.
         checkpoints: file to resume from if it is there and to write to at epoch ends.
         checkpoint_seconds: least time between two checkpoints.

@@ -98,10 +98,10 @@ class Workers:
         self.campaign.logs.mkdir(parents=True, exist_ok=True)
         for number, job in enumerate(jobs):
             pid = 1 + (number if self.calls > 2 else 0)
-            text = f"2026-01-01 00:00:00 {job.run_id}: 1 epochs on cpu, process {pid} of host"
-            self.campaign.log(job.run_id).write_text(f"{text}\n{{}}\n")
-            if job.seed == self.failing:
-                outcome.failed[job.run_id] = "it broke"
+            text = f"2026-01-01 00:00:00 {job.name}: 1 epochs on cpu, process {pid} of host"
+            self.campaign.log(job.name).write_text(f"{text}\n{{}}\n")
+            if job.config.seed == self.failing:
+                outcome.failed[job.name] = "it broke"
         return outcome
 
 

@@ -10,6 +10,7 @@ import pytest
 from conftest import one_line, repeatable
 
 from samlib.campaign import ray_cluster, runner
+from samlib.campaign.jobs import RunJob
 from samlib.campaign.ray_cluster import ClusterError, RayExecutor, resources
 from samlib.errors import ConfigError
 from samlib.measures.measurement import MeasureJob, measure
@@ -70,7 +71,7 @@ def test_a_node_killed_in_mid_campaign_costs_an_attempt_only(two_nodes, tmp_path
     killer.start()
     with RayExecutor(place) as executor:
         assert executor.workers == 2
-        outcome = executor.run([LONG, *CONFIGS])
+        outcome = executor.run([RunJob(config) for config in (LONG, *CONFIGS)])
     killer.join()
     assert len(killed) == 1
     assert not outcome.failed
@@ -93,9 +94,9 @@ def test_results_come_back_through_ray_where_no_folder_is_shared(two_nodes, tmp_
     told = []
     with RayExecutor(far, data_dir=tmp_path, shared=False) as executor:
         outcome = executor.run(
-            [first, missing, second, refused],
-            may_start=lambda job: job is not refused,
-            on_done=lambda job, failure: told.append((job.run_id, failure)),
+            [RunJob(config) for config in (first, missing, second, refused)],
+            may_start=lambda job: job.config is not refused,
+            on_done=lambda job, failure: told.append((job.name, failure)),
         )
         assert sorted(outcome.done) == sorted([first.run_id, second.run_id])
         assert outcome.skipped == [refused.run_id]
@@ -124,7 +125,10 @@ def test_results_come_back_through_ray_where_no_folder_is_shared(two_nodes, tmp_
 class Deadly:
     """A job that ends the process it is sent to."""
 
-    run_id = "deadly"
+    name, config = "deadly", RunConfig()
+
+    def reads(self, folder):
+        return ()
 
     def __reduce__(self):
         return os._exit, (1,)
@@ -134,7 +138,7 @@ class Deadly:
 def test_a_run_whose_workers_die_is_given_up(two_nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_cluster, "ATTEMPTS", 2)
     with RayExecutor(ResultsFolder(tmp_path)) as executor:
-        outcome = executor.run([Deadly(), CONFIGS[0]])
+        outcome = executor.run([Deadly(), RunJob(CONFIGS[0])])
     assert outcome.done == [CONFIGS[0].run_id]
     assert list(outcome.failed) == ["deadly"]
     assert "died 2 times: " in outcome.failed["deadly"]
@@ -156,9 +160,9 @@ def test_an_address_nobody_answers_at_is_told_at_once(tmp_path, monkeypatch):
 
 
 def test_a_gpu_is_shared_by_small_networks():
-    assert resources(RunConfig(), "cpu") == {"num_cpus": 1}
+    assert resources(RunJob(RunConfig()), "cpu") == {"num_cpus": 1}
     asked = [
-        resources(RunConfig(model=model), "cuda")["num_gpus"]
+        resources(RunJob(RunConfig(model=model)), "cuda")["num_gpus"]
         for model in ("wrn28_10", "wrn16_4", "resnet56")
     ]
     assert asked == [1.0, 0.5, 0.25]
@@ -180,8 +184,8 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_a_node_with_other_code_is_refused(tmp_path):
-    site = ray_cluster.Site(ResultsFolder(tmp_path), None, "name", {}, "cpu", None, False)
-    answer = ray_cluster.work(CONFIGS[0], site, {})
+    site = ray_cluster.Site(ResultsFolder(tmp_path), None, "name", {}, "cpu", None)
+    answer = ray_cluster.work(RunJob(CONFIGS[0]), site, {})
     assert "other code or package versions" in answer.failure
     assert not any(tmp_path.iterdir())
 

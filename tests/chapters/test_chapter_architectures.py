@@ -7,7 +7,7 @@ from made_up import PROFILE, made_up, made_up_results
 
 from samlib.chapters import architectures
 from samlib.records import store
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.report.results import load
 from samlib.report.stats import holm
 from samlib.report.wording import p_value
@@ -20,7 +20,7 @@ def rewritten(tmp_path):
     folder = made_up_results(tmp_path)
 
     def rewrite(rule):
-        runs = place(folder, PROFILE.name).runs
+        runs = committed(folder, PROFILE.name).runs
         for record in store.read(runs).values():
             record["test_accuracy"] = rule(record["config"]) + 0.01 * record["config"]["seed"]
             kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}

@@ -5,7 +5,7 @@ from made_up import PROFILE, made_up_results
 
 from samlib.chapters import carriers
 from samlib.records import store
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.report.results import load
 
 SHARES = {"l2": 0.02, "elementwise_l2": 0.9, "elementwise_linf": 0.3, "layerwise_l2": 0.01}
@@ -17,7 +17,7 @@ def rewritten(tmp_path):
     folder = made_up_results(tmp_path)
 
     def rewrite(costs, shares=SHARES):
-        runs = place(folder, PROFILE.name).runs
+        runs = committed(folder, PROFILE.name).runs
         for record in store.read(runs).values():
             config = record["config"]
             lost = costs.get(config["geometry"], 0.0) * (config["mask"] == "no_norm")

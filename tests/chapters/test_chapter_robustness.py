@@ -6,7 +6,7 @@ from made_up import PROFILE, made_up_results
 from samlib.chapters import robustness
 from samlib.errors import RecordsMissing
 from samlib.records import store
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.report.results import load
 from samlib.study.methods import ALL, BASE
 
@@ -17,7 +17,7 @@ def rewritten(tmp_path):
     folder = made_up_results(tmp_path)
 
     def rewrite(levels):
-        campaign = place(folder, PROFILE.name)
+        campaign = committed(folder, PROFILE.name)
         for record in store.read(campaign.measures("robustness")).values():
             config = record["config"]
             method = "base" if config["geometry"] == "none" else config["mask"]
@@ -98,7 +98,7 @@ def test_the_figure_has_a_row_per_condition_and_the_clean_one(rewritten):
 
 def test_without_measurements_it_is_not_run(tmp_path):
     folder = made_up_results(tmp_path)
-    for path in place(folder, PROFILE.name).measures("robustness").glob("*.json"):
+    for path in committed(folder, PROFILE.name).measures("robustness").glob("*.json"):
         path.unlink()
     found = load(PROFILE.name, folder)
     with pytest.raises(RecordsMissing, match="no robustness of"):

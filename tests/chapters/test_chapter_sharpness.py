@@ -9,7 +9,7 @@ from samlib.chapters import sharpness
 from samlib.errors import RecordsMissing
 from samlib.measures.sharpness import SETTINGS
 from samlib.records import store
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.report.results import load
 from samlib.study import plan
 from samlib.study.cells import missing_measurements
@@ -18,7 +18,7 @@ from samlib.study.methods import ALL, BASE, ON
 
 def rewritten(folder, change):
     """Every sharpness measurement of a campaign changed; the results as they are read then."""
-    campaign = place(folder, PROFILE.name)
+    campaign = committed(folder, PROFILE.name)
     for record in store.read(campaign.measures("sharpness")).values():
         change(record["config"], record["values"])
         kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
@@ -116,7 +116,7 @@ def test_the_posters_numbers_stand_beside_its_own_settings_only(folder):
 
 
 def test_without_measurements_it_is_not_run(folder):
-    for path in place(folder, PROFILE.name).measures("sharpness").glob("*.json"):
+    for path in committed(folder, PROFILE.name).measures("sharpness").glob("*.json"):
         path.unlink()
     found = load(PROFILE.name, folder)
     with pytest.raises(RecordsMissing, match=r"no sharpness .* has been measured"):

@@ -14,14 +14,7 @@ from helpers import run
 from samlib import __main__
 from samlib.publish import readme
 from samlib.records import store
-from samlib.records.results_folder import (
-    CampaignError,
-    ResultsFolder,
-    check_origin,
-    fresh,
-    place,
-    put_in_place,
-)
+from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
 from samlib.study.cells import missing_runs
 
@@ -105,7 +98,7 @@ def test_readme_says_what_it_wrote(capsys, monkeypatch):
 
 @pytest.mark.parametrize("verb", ["status", "run"])
 def test_records_that_cannot_be_read_are_one_line(capsys, tmp_path, monkeypatch, verb):
-    path = store.write(place(tmp_path, "smoke").runs, {"run_id": "a"})
+    path = store.write(committed(tmp_path, "smoke").runs, {"run_id": "a"})
     for owner, name, closed in (
         (Path, "read_bytes", path),
         (os, "listdir", path.parent),
@@ -229,38 +222,7 @@ def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypat
 
 
 def test_a_second_campaign_says_who_holds_the_folder(tmp_path, capsys):
-    with place(tmp_path, "smoke").locked():
+    with committed(tmp_path, "smoke").locked():
         code, _, err = run(capsys, "run", "--profile", "smoke", "--results", str(tmp_path))
     assert code == 2
     assert f"process {os.getpid()}" in err
-
-
-def test_a_campaign_is_continued_by_the_same_code_only(tmp_path):
-    first = fresh(tmp_path, "smoke")
-    check_origin(first)
-    check_origin(fresh(tmp_path, "smoke"))
-    (first.folder / "campaign.json").write_text('{"source": "other"}')
-    with pytest.raises(CampaignError, match="remove that folder"):
-        check_origin(first)
-
-
-def test_new_results_take_the_place_of_the_old_ones_whole(tmp_path):
-    old = place(tmp_path, "smoke")
-    old.runs.mkdir(parents=True)
-    (old.runs / "old.json").write_text("{}")
-    campaign = fresh(tmp_path, "smoke")
-    check_origin(campaign)
-    campaign.runs.mkdir()
-    (campaign.runs / "new.json").write_text("{}")
-    put_in_place(campaign, tmp_path, "smoke")
-    assert [p.name for p in ResultsFolder(tmp_path / "smoke").runs.iterdir()] == ["new.json"]
-    assert not campaign.folder.exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["smoke"]
-    assert not (old.folder / "campaign.json").exists()
-
-
-def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
-    runs = tmp_path / ".old-smoke" / "runs"
-    runs.mkdir(parents=True)
-    (runs / "old.json").write_text("{}")
-    assert [p.name for p in place(tmp_path, "smoke").runs.iterdir()] == ["old.json"]

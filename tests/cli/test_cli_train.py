@@ -8,7 +8,7 @@ from helpers import run
 
 from samlib.cli import train as cli_train
 from samlib.records import store
-from samlib.records.results_folder import place
+from samlib.records.results_folder import committed
 from samlib.study import profiles
 from samlib.trainer.one_run import train
 
@@ -38,7 +38,7 @@ def test_the_record_is_printed(capsys):
 
 
 def test_a_profiles_run_is_kept_as_a_campaign_keeps_it(capsys, tmp_path):
-    campaign, weights = place(tmp_path, "smoke"), tmp_path / "weights.pt"
+    campaign, weights = committed(tmp_path, "smoke"), tmp_path / "weights.pt"
     code, out, _ = run(capsys, *SMOKE, "--results", str(tmp_path))
     assert code == 0
     train(CONFIG, weights=weights)
@@ -48,7 +48,7 @@ def test_a_profiles_run_is_kept_as_a_campaign_keeps_it(capsys, tmp_path):
 
 
 def test_a_run_that_was_cut_short_is_continued(capsys, tmp_path):
-    campaign = place(tmp_path, "smoke")
+    campaign = committed(tmp_path, "smoke")
     begun(campaign)
     code, _, err = run(capsys, *SMOKE, "--results", str(tmp_path))
     assert code == 0
@@ -66,7 +66,7 @@ def test_an_interrupt_says_whether_there_is_something_to_continue(
 
     monkeypatch.setattr(cli_train, "_report", interrupted)
     if started:
-        begun(place(tmp_path, "smoke"))
+        begun(committed(tmp_path, "smoke"))
     code, out, err = run(capsys, *SMOKE, "--results", str(tmp_path))
     assert (code, out) == (130, "")
     assert ("continues from its last checkpoint" in err) == started
@@ -94,7 +94,7 @@ def test_nothing_is_trained_for_a_folder_that_cannot_be_written(capsys, tmp_path
 
 
 def test_a_folder_that_is_in_use_is_left_alone(capsys, tmp_path):
-    with place(tmp_path, "smoke").locked():
+    with committed(tmp_path, "smoke").locked():
         code, out, err = run(capsys, *SMOKE, "--results", str(tmp_path))
     assert (code, out) == (2, "")
     assert f"process {os.getpid()}" in err

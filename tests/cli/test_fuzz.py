@@ -282,7 +282,7 @@ def elsewhere(tmp_path_factory):
     with ExitStack() as patches:
         for name, stand_in in {
             "samlib.files.project_root": lambda: folder,
-            "samlib.campaign.runner.bring_up_to_date": lambda needs, campaign, **options: Outcome(),
+            "samlib.campaign.runner.run_missing": lambda needs, campaign, **options: Outcome(),
             "samlib.trainer.one_run.train": no_training,
             "samlib.data.datasets._download": offline,
             "samlib.publish.book.build": lambda profile, results, output: output,
@@ -355,7 +355,7 @@ PLACES = ["made", "made/../..", "..", "/", "/dev/null", "../made", "n" * 300, "a
 def test_no_parameter_has_a_notebook_write_outside_the_project(elsewhere, profile, folder, missing):
     written = []
     with mock.patch(
-        "samlib.campaign.runner.bring_up_to_date",
+        "samlib.campaign.runner.run_missing",
         lambda needs, place, **options: written.append(place),
     ):
         assert refused(lambda: results.open_for_notebook("variants", profile, folder, missing)), (
@@ -363,5 +363,5 @@ def test_no_parameter_has_a_notebook_write_outside_the_project(elsewhere, profil
         )
     for place in written:
         assert missing == "train"
-        assert place.folder.resolve().is_relative_to(elsewhere)
-        assert place.folder == elsewhere / folder / "smoke"
+        assert place.path.resolve().is_relative_to(elsewhere)
+        assert place.path == elsewhere / folder / "smoke"

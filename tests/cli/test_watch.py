@@ -15,11 +15,11 @@ from conftest import repeatable
 from made_up import PROFILE, made_up, made_up_results
 
 from samlib.__main__ import main
-from samlib.campaign.jobs import one_job
+from samlib.campaign.jobs import RunJob, run_job
 from samlib.cli import watch
 from samlib.measures.measurement import MEASURES, MeasureJob
 from samlib.records import journal, store
-from samlib.records.results_folder import ResultsFolder, fresh, place, put_in_place
+from samlib.records.results_folder import ResultsFolder, committed, in_progress, replace_committed
 from samlib.study import plan
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train
@@ -52,7 +52,7 @@ def first_runs():
 
 def test_a_log_tells_what_where_every_epoch_and_the_end(tmp_path):
     place = ResultsFolder(tmp_path)
-    assert one_job(TINY, place, "cpu", None, False) is None
+    assert run_job(RunJob(TINY), place, "cpu", None) is None
     (record,) = store.read(place.runs).values()
     head, config, *epochs, end = place.log(TINY.run_id).read_text().splitlines()
     assert f"{TINY.run_id}: 3 epochs on cpu, process " in head
@@ -71,7 +71,7 @@ def test_a_log_tells_what_where_every_epoch_and_the_end(tmp_path):
 
 def test_a_diverged_run_says_so(tmp_path):
     config = TINY.replace(lr=1e30)
-    assert one_job(config, ResultsFolder(tmp_path), "cpu", None, False) is None
+    assert run_job(RunJob(config), ResultsFolder(tmp_path), "cpu", None) is None
     text = ResultsFolder(tmp_path).log(config.run_id).read_text()
     assert "loss not finite" in text or "diverged in epoch" in text
     assert "diverged in epoch" in text.splitlines()[-1]
@@ -80,14 +80,14 @@ def test_a_diverged_run_says_so(tmp_path):
 def test_a_log_that_cannot_be_written_costs_nothing(tmp_path):
     place = ResultsFolder(tmp_path)
     place.logs.write_text("a file where the folder should be")
-    assert one_job(TINY, place, "cpu", None, False) is None
+    assert run_job(RunJob(TINY), place, "cpu", None) is None
     assert len(store.read(place.runs)) == 1
 
 
 def test_a_failed_run_is_told_with_the_last_lines_of_its_log(tmp_path):
     place = ResultsFolder(tmp_path)
     config = RunConfig(dataset="cifar10")
-    reason = one_job(config, place, "cpu", tmp_path, False)
+    reason = run_job(RunJob(config), place, "cpu", tmp_path)
     text = journal.failure_text(place, config.run_id, reason)
     first, *lines, last = text.splitlines()
     assert first == f"failed: {config.run_id}: {reason}"
@@ -115,7 +115,7 @@ def test_a_run_is_seen_while_it_runs_and_gone_after(tmp_path, monkeypatch):
         return train(config, on_epoch=each, **options)
 
     monkeypatch.setattr("samlib.campaign.jobs.train", watched)
-    assert one_job(TINY, place, "cpu", None, False) is None
+    assert run_job(RunJob(TINY), place, "cpu", None) is None
     (record,) = store.read(place.runs).values()
     assert [note["epoch"] for note in seen] == [None, 1, 2, 3]
     assert {note["run_id"] for note in seen} == {TINY.run_id}
@@ -192,7 +192,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path, monkeypatch):
 
 
 def test_running_and_failed_are_shown_with_epoch_and_reason(tmp_path):
-    target = place(tmp_path, "smoke")
+    target = committed(tmp_path, "smoke")
     done, other = first_runs()[:2]
     store.write(target.runs, made_up(done))
     journal.note_failure(target, other.run_id, "out of luck\nand more")
@@ -214,23 +214,23 @@ def test_running_and_failed_are_shown_with_epoch_and_reason(tmp_path):
 
 def test_a_new_campaign_is_shown_while_it_is_worked_on(complete, tmp_path):
     results = shutil.copytree(complete, tmp_path / "results")
-    new = fresh(results, "smoke")
+    new = in_progress(results, "smoke")
     look = watch.Look(PROFILE, results)
     with new.locked():
         for view in (look, watch.Look(PROFILE, results)):
             lines, ended = view()
-            assert lines[0].endswith(f"in {new.folder}")
+            assert lines[0].endswith(f"in {new.path}")
             assert lines[1].startswith("process ")
             assert not ended
     lines, ended = look()  # stopped: what failed in it stays in view
-    assert lines[0].endswith(f"in {new.folder}")
+    assert lines[0].endswith(f"in {new.path}")
     assert lines[1].startswith("nobody works on it; `python -m samlib reproduce")
     assert not ended
     text, ended = looked(results)
     assert f"in {results / 'smoke'}\ncomplete\n" in text
-    assert f"an unfinished new campaign is in {new.folder}" in text
+    assert f"an unfinished new campaign is in {new.path}" in text
     assert ended
-    put_in_place(new, results, "smoke")
+    replace_committed(new, results, "smoke")
     lines, _ = look()
     assert lines[0].endswith(f"in {results / 'smoke'}")
 
@@ -297,7 +297,7 @@ def test_a_terminal_is_drawn_over_and_not_overfilled(monkeypatch):
 def test_a_failing_run_shows_why_where_it_stopped(tmp_path, capsys, monkeypatch):
     cells = plan.introduction(PROFILE).cells[:1]
     monkeypatch.setattr(plan, "NEEDS", {"introduction": lambda profile: plan.Needs(cells)})
-    target = place(tmp_path, "smoke")
+    target = committed(tmp_path, "smoke")
     run = first_runs()[0]
     target.checkpoint(run.run_id).mkdir(parents=True)  # cannot be read as a checkpoint
     arguments = ["--profile", "smoke", "--results", str(tmp_path)]
@@ -322,9 +322,9 @@ def test_a_failing_run_shows_why_where_it_stopped(tmp_path, capsys, monkeypatch)
 def test_a_measurement_has_a_log_too(tmp_path, monkeypatch):
     monkeypatch.setitem(MEASURES, "sharpness", lambda run: {})
     place = ResultsFolder(tmp_path)
-    assert one_job(TINY, place, "cpu", None, False) is None
+    assert run_job(RunJob(TINY), place, "cpu", None) is None
     job = MeasureJob(TINY, "sharpness")
-    assert one_job(job, place, "cpu", None, False) is None
+    assert run_job(job, place, "cpu", None) is None
     text = place.log(job.run_id).read_text()
     assert "epoch 3/3" in text, "its weights were not kept: the run was repeated"
     assert text.rstrip().endswith("measured")

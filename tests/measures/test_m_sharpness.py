@@ -14,7 +14,7 @@ from torch import nn
 from samlib import masks
 from samlib.errors import ConfigError
 from samlib.measures import m_sharpness as measuring
-from samlib.measures.m_sharpness import checkpoints, m_sharpness, normalized
+from samlib.measures.m_sharpness import halving_steps, m_sharpness, normalized
 
 INF = math.inf
 
@@ -290,9 +290,9 @@ def test_the_step_is_halved_when_the_best_loss_stands_still():
 
 
 def test_checkpoints():
-    assert checkpoints(20) == [5, 9, 12, 15, 16, 18, 19, 20]
-    assert checkpoints(1) == [1]
-    assert checkpoints(100) == [22, 41, 58, 70, 80, 87, 93, 99]
+    assert halving_steps(20) == [5, 9, 12, 15, 16, 18, 19, 20]
+    assert halving_steps(1) == [1]
+    assert halving_steps(100) == [22, 41, 58, 70, 80, 87, 93, 99]
 
 
 def test_monotone_in_rho_and_in_steps_and_never_negative():

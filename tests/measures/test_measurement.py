@@ -5,8 +5,8 @@ from conftest import one_line
 from made_up import made_up_results
 
 from samlib.campaign.backlog import Backlog, Estimate
-from samlib.campaign.jobs import one_job
-from samlib.campaign.runner import bring_up_to_date
+from samlib.campaign.jobs import RunJob, run_job
+from samlib.campaign.runner import run_missing
 from samlib.measures import measurement
 from samlib.measures.measurement import MeasureJob, NotTheSame, measure
 from samlib.records import store
@@ -28,7 +28,7 @@ def place(tmp_path, monkeypatch):
     weight = lambda run: {"sum": run.model.fc.weight.sum().item()}  # noqa: E731
     monkeypatch.setitem(measurement.MEASURES, "sharpness", weight)
     campaign = ResultsFolder(tmp_path / "some")
-    assert one_job(CONFIG, campaign, "cpu", None, True) is None
+    assert run_job(RunJob(CONFIG), campaign, "cpu", None) is None
     return campaign
 
 
@@ -63,12 +63,12 @@ def test_weights_that_cannot_be_made_again_are_not_replaced_by_others(place):
         measure(JOB, place)
     one_line(caught)
     assert not place.weights(CONFIG.run_id).exists()
-    assert "measure it where it was trained" in one_job(JOB, place, "cpu", None, True)
+    assert "measure it where it was trained" in run_job(JOB, place, "cpu", None)
 
 
 def test_a_diverged_run_has_no_values(place):
     wild = CONFIG.replace(lr=1e30)
-    assert one_job(wild, place, "cpu", None, True) is None
+    assert run_job(RunJob(wild), place, "cpu", None) is None
     assert measure(MeasureJob(wild, "sharpness"), place)["values"] is None
 
 
@@ -102,14 +102,14 @@ def test_a_campaign_trains_then_measures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("samlib.measures.sharpness.SETTINGS", ())
     needs = [plan.Needs([base], [ToMeasure(base, "sharpness", 2)])]
     campaign = ResultsFolder(tmp_path / "some")
-    outcome = bring_up_to_date(needs, campaign, workers=1)
+    outcome = run_missing(needs, campaign, workers=1)
     assert not outcome.failed
     assert len(outcome.done) == 4
     runs = store.read(campaign.runs)
     found = measurement.read(campaign, runs)
     assert found["sharpness"].keys() == runs.keys()
     assert "4/4 runs" in capsys.readouterr().err
-    assert not bring_up_to_date(needs, campaign, workers=1).done
+    assert not run_missing(needs, campaign, workers=1).done
     estimate = Estimate(runs, found)
     measured = MeasureJob(CONFIG.replace(seed=9), "sharpness")
     seconds = [r["times"]["wall"] for r in found["sharpness"].values()]

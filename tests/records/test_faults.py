@@ -12,10 +12,10 @@ import torture
 from conftest import one_line, repeatable
 from helpers import result
 
-from samlib.campaign.jobs import one_job
+from samlib.campaign.jobs import RunJob, run_job
 from samlib.files import DiskError
 from samlib.records import results_folder, store
-from samlib.records.results_folder import CampaignError, ResultsFolder
+from samlib.records.results_folder import FolderInUse, ResultsFolder
 from samlib.records.store import FormatError, RecordError
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
@@ -83,14 +83,17 @@ def test_a_read_only_disk_is_one_clear_error_whatever_is_tried(disk):
     good, bad = (store.write(place.runs, result(seed)) for seed in (0, 1))
     bad.write_text("cut sh")
     checkpoint.save(place.checkpoint("run"), {"epoch": 1})
-    results_folder.fresh(folder, "quick").folder.mkdir()
+    begun = results_folder.in_progress(folder, "quick")
+    begun.path.mkdir()
     remount("ro")
     tries = (
         lambda: store.write(place.runs, result(2)),
         lambda: store.read(place.runs, set_aside=True),
         lambda: checkpoint.save(place.checkpoint("run"), {"epoch": 2}),
         lambda: place.locked().__enter__(),
-        lambda: results_folder.put_in_place(results_folder.fresh(folder, "quick"), folder, "quick"),
+        lambda: results_folder.replace_committed(
+            results_folder.in_progress(folder, "quick"), folder, "quick"
+        ),
     )
     for attempt in tries:
         with pytest.raises(DiskError, match=r"(?i)read-only file system|system is read-only") as no:
@@ -111,7 +114,7 @@ def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch, n
     place = ResultsFolder(tmp_path / "quick")
     with pytest.raises(DiskError, match="choose a folder on a file system with locks") as caught:
         place.locked().__enter__()
-    assert str(place.folder) in one_line(caught)
+    assert str(place.path) in one_line(caught)
     assert place.holder is None
 
 
@@ -171,7 +174,7 @@ def test_nothing_depends_on_the_clock(tmp_path, monkeypatch):
     place, looks = ResultsFolder(tmp_path), []
     monkeypatch.setattr(time, "time", lambda: looks.append(0) or 1e9 - 86_400 * len(looks))
     with place.locked():
-        assert one_job(config, place, "cpu", None, True) is None
+        assert run_job(RunJob(config), place, "cpu", None) is None
     (path,) = place.runs.iterdir()
     for file in tmp_path.rglob("*"):
         os.utime(file, (2**32, 2**32))  # the year 2106
@@ -196,7 +199,7 @@ def test_of_many_at_once_one_holds_the_folder_and_the_others_say_who(tmp_path):
             with ResultsFolder(tmp_path / "quick").locked():
                 told.append(None)
                 done.wait()
-        except CampaignError as error:
+        except FolderInUse as error:
             told.append(str(error))
             done.wait()
 
@@ -211,17 +214,17 @@ def test_of_many_at_once_one_holds_the_folder_and_the_others_say_who(tmp_path):
 
 def test_a_lock_that_moved_with_its_folder_is_not_taken_for_the_new_ones(tmp_path, monkeypatch):
     """Between opening the lock and holding it, the holder put its campaign in place."""
-    begun = results_folder.fresh(tmp_path, "quick")
-    begun.folder.mkdir()
+    begun = results_folder.in_progress(tmp_path, "quick")
+    begun.path.mkdir()
     flock = results_folder.fcntl.flock
 
     def moved_before(handle, how):
-        if begun.folder.exists():
-            results_folder.put_in_place(begun, tmp_path, "quick")
+        if begun.path.exists():
+            results_folder.replace_committed(begun, tmp_path, "quick")
         flock(handle, how)
 
     monkeypatch.setattr(results_folder.fcntl, "flock", moved_before)
-    with pytest.raises(CampaignError, match="is being written"), begun.locked():
+    with pytest.raises(FolderInUse, match="is being written"), begun.locked():
         pass
 
 
@@ -231,7 +234,7 @@ def test_a_lock_file_of_any_bytes_is_told_in_one_line(tmp_path):
     with open(tmp_path / ".lock", "rb") as other:
         results_folder.fcntl.flock(other, results_folder.fcntl.LOCK_EX)
         assert place.holder
-        with pytest.raises(CampaignError, match="wait for it or stop it") as caught, place.locked():
+        with pytest.raises(FolderInUse, match="wait for it or stop it") as caught, place.locked():
             pass
         one_line(caught)
 
@@ -246,9 +249,9 @@ def test_whenever_a_campaign_dies_while_put_in_place_one_whole_set_is_there(
     class Killed(BaseException):
         pass
 
-    for place, name in ((results_folder.place, "old"), (results_folder.fresh, "new")):
-        store.write(place(tmp_path, "quick").runs, {"run_id": name})
-    begun, steps = results_folder.fresh(tmp_path, "quick"), []
+    for folder, name in ((results_folder.committed, "old"), (results_folder.in_progress, "new")):
+        store.write(folder(tmp_path, "quick").runs, {"run_id": name})
+    begun, steps = results_folder.in_progress(tmp_path, "quick"), []
 
     def counted(call):
         def counting(*arguments, **options):
@@ -265,13 +268,13 @@ def test_whenever_a_campaign_dies_while_put_in_place_one_whole_set_is_there(
         patch.setattr(results_folder.shutil, "rmtree", counted(results_folder.shutil.rmtree))
         died = True
         try:
-            results_folder.put_in_place(begun, tmp_path, "quick")
+            results_folder.replace_committed(begun, tmp_path, "quick")
             died = False
         except Killed:
             pass
     assert died == (len(steps) == step)
-    there = list(store.read(results_folder.place(tmp_path, "quick").runs))
-    again = results_folder.fresh(tmp_path, "quick")
+    there = list(store.read(results_folder.committed(tmp_path, "quick").runs))
+    again = results_folder.in_progress(tmp_path, "quick")
     if there == ["old"]:
-        results_folder.put_in_place(again, tmp_path, "quick")
-    assert list(store.read(results_folder.place(tmp_path, "quick").runs)) == ["new"]
+        results_folder.replace_committed(again, tmp_path, "quick")
+    assert list(store.read(results_folder.committed(tmp_path, "quick").runs)) == ["new"]

@@ -185,7 +185,7 @@ def test_a_batch_of_fewer_images_than_workers_is_refused():
     """Even where every batch is full: a worker without images would have a loss of NaN."""
     config = RunConfig(**VIT | {"train_size": 64, "batch_size": 4})
     with pytest.raises(ConfigError, match="batch_size is 4, fewer images than 8 workers") as caught:
-        distributed.train(config, process_group.Workers(7, 8, "cpu"))
+        distributed.train_distributed(config, process_group.Workers(7, 8, "cpu"))
     one_line(caught)
 
 
@@ -194,7 +194,9 @@ def test_the_ascent_pass_sends_nothing_but_where_it_is_synchronised(monkeypatch,
     sent = []
     monkeypatch.setattr(process_group.dist, "all_reduce", lambda tensor: sent.append(tensor))
     config = RunConfig(**VIT, **SAM)
-    record = distributed.train(config, process_group.Workers(0, 1, "cpu"), perturbation=kind)
+    record = distributed.train_distributed(
+        config, process_group.Workers(0, 1, "cpu"), perturbation=kind
+    )
     everything, masked = record["mask"]["total"], record["mask"]["count"]
     step = [everything] if kind == "worker" else [masked, everything]
     gradients = [t.numel() for t in sent if t.dtype == torch.float32]
