@@ -65,6 +65,7 @@ _10K_GRIDS = (
     Row(Method("l2", "only_beta"), ladder(0.25), "wrn", seeds=8),
     *_pair("l2", 0.025, 0.25, seeds=6),
     *_pair("l2", 0.0125, 0.05, family="vit", seeds=6),
+    *_pair("l2", 0.0125, 0.05, family="vit-lion", seeds=6),
 )
 _HEADLINE = tuple(("wrn", m) for m in (BASE, ALL, ON, DECAY))
 
@@ -72,7 +73,9 @@ CIFAR100_10K = Profile(
     name="cifar100-10k",
     about="CIFAR-100, 10,000 training images, WRN-10-4 behind 4 x 4 patches, 60 epochs; two cores",
     where="on CIFAR-100, 10,000 images",
-    bases={"wrn": _PATCHES} | FACTORS | {"vit": _PATCHES_VIT},
+    bases={"wrn": _PATCHES}
+    | FACTORS
+    | {"vit": _PATCHES_VIT, "vit-lion": _PATCHES_VIT.replace(optimizer="lion", lr=1e-4)},
     headline="wrn",
     grids=_10K_GRIDS,
     seeds=8,
