@@ -28,7 +28,7 @@ reproduce: $(READY) ## regenerate every result of PROFILE (quick), then the book
 	$(SAMLIB) reproduce --profile $(PROFILE) --results $(RESULTS) --executor $(EXECUTOR)
 
 book: $(READY) ## build the book from the records that are there; trains nothing
-	$(SAMLIB) book --profile $(PROFILE) --results $(RESULTS)
+	$(SAMLIB) book --results $(RESULTS)
 
 smoke: $(READY) ## the smoke profile through every notebook and the book, in build/smoke
 	rm -rf build/smoke

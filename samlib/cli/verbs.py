@@ -35,9 +35,9 @@ def _reproduce(args: argparse.Namespace) -> int:
     try:
         tables.write(profile.name, results)
         readme.write_figure(profile.name, results)
-        index = book.build(profile.name, results, args.book)
+        index = book.build(results, args.book)
     except SamlibError as error:
-        again = f"python -m samlib book --profile {profile.name} --results {results}"
+        again = f"python -m samlib book --results {results}"
         raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
     print(tables.headline_text(profile.name, results))
     print(f"\nThe book: {index}")
@@ -211,8 +211,11 @@ def _notebook(args: argparse.Namespace) -> int:
 def _book(args: argparse.Namespace) -> int:
     from samlib.publish import book
 
-    profile, results = _profile(args)
-    print(f"The book: {book.build(profile.name, results, args.book)}")
+    names = None
+    if args.profile:
+        profile, _ = _profile(args)
+        names = [profile.name]
+    print(f"The book: {book.build(args.results, args.book, names)}")
     return 0
 
 

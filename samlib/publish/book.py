@@ -6,32 +6,34 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from samlib.errors import ConfigError, SamlibError
 from samlib.files import project_root
-from samlib.publish import notebooks
-from samlib.study import plan, profiles
+from samlib.publish import notebooks, pages
+from samlib.publish.pages import Page
 
 
 class BookError(SamlibError):
     """The book did not build; the message holds the builder's own lines."""
 
 
-def build(profile: str, results: Path, output: Path) -> Path:
+def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Path:
     """Execute every notebook from the records that are there and build the book.
 
     Args:
-        profile: whose records.
         results: folder of all profiles' results.
         output: folder for the build; pages land in `<output>/_build/html`.
+        names: profiles to show, the leading one first; None is every one with records.
 
     Returns:
         Path of the first page.
 
     Raises:
-        NotebookError: a notebook failed, for example because a record is missing.
+        RecordsMissing: no profile has a record.
+        NotebookError: a notebook failed.
         BookError: the build gave a warning or an error.
         DiskError: `output` cannot be written.
         ConfigError: no checkout of the project, or what builds the book is not installed.
@@ -40,6 +42,7 @@ def build(profile: str, results: Path, output: Path) -> Path:
     root = project_root()
     if not (root / "book" / "_toc.yml").exists():
         raise ConfigError(f"no book in {root}: run this from a checkout of the project")
+    names = list(names or pages.shown(results))
     stage = output / "_build" / "source"
     ignored = shutil.ignore_patterns("_build", "__pycache__")
     with notebooks.writing(output, "--book"):
@@ -47,10 +50,10 @@ def build(profile: str, results: Path, output: Path) -> Path:
             shutil.rmtree(output / "_build")
         stage.parent.mkdir(parents=True)  # says what is wrong; a copy would say it once per file
         shutil.copytree(root / "book", stage, ignore=ignored)
-    asked = {"profile": profile, "results": str(results), "missing": "error"}
+        _write_contents(stage / "_toc.yml", names)
     # Processes, because papermill changes the working directory.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_execute, name, stage, asked) for name in notebooks.names()]
+        jobs = [pool.submit(_execute, page, stage, results) for page in pages.pages(names)]
         for job in jobs:
             job.result()
     # It cannot be run with -m, and its script need not be on the PATH.
@@ -68,22 +71,22 @@ def build(profile: str, results: Path, output: Path) -> Path:
     return index
 
 
-def _execute(name: str, stage: Path, asked: dict) -> None:
-    profile = profiles.get(asked["profile"])
-    if not plan.has(profile, name):
-        _leave_out(name, stage, profile.name)
+def _write_contents(path: Path, names: Sequence[str]) -> None:
+    import yaml  # comes with what builds the book
+
+    toc = pages.contents(yaml.safe_load(path.read_text()), names)
+    path.write_text(yaml.safe_dump(toc, sort_keys=False))
+
+
+def _execute(page: Page, stage: Path, results: Path) -> None:
+    target = stage / f"{page.path}.ipynb"
+    reason = pages.absent(page, results)
+    if reason is not None:
+        with notebooks.writing(target, "--book"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(pages.without_results(page.notebook, reason)))
         return
-    declared = notebooks.parameters(name)
+    asked = {"profile": page.profile, "results": str(results), "missing": "error"}
+    declared = notebooks.parameters(page.notebook)
     given = {key: value for key, value in asked.items() if key in declared}
-    notebooks.run(name, stage / "notebooks" / f"{name}.ipynb", given)
-
-
-def _leave_out(name: str, stage: Path, profile: str) -> None:
-    """A page for a chapter the profile does not run: its title and its introduction."""
-    notebook = json.loads(notebooks.source(name).read_text())
-    opening = notebook["cells"][0]
-    opening["source"] = ["".join(opening["source"]) + f"\n\nNot part of the profile {profile}.\n"]
-    page = stage / "notebooks" / f"{name}.ipynb"
-    with notebooks.writing(page, "--book"):
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(json.dumps(notebook | {"cells": [opening]}))
+    notebooks.run(page.notebook, target, given)

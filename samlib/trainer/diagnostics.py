@@ -20,6 +20,17 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@torch.no_grad()
+def weight_norm(model: nn.Module) -> tuple[float, float]:
+    """||w|| over the parameters outside the norm layers, and over those inside."""
+    norm = norm_parameters(model)
+    outside, inside = [], []
+    for p in model.parameters():
+        (inside if id(p) in norm else outside).append(p)
+    lengths = [torch.stack(torch._foreach_norm(p)).norm() if p else None for p in (outside, inside)]
+    return tuple(0.0 if length is None else length.item() for length in lengths)
+
+
 class Shares(NamedTuple):
     """Who carries an ascent step.
 

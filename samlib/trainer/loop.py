@@ -24,7 +24,7 @@ from samlib.trainer.build import (
 )
 from samlib.trainer.config import RunConfig
 from samlib.trainer.cuda_graphs import replayed
-from samlib.trainer.diagnostics import Shares, finite, recalibrated, shares
+from samlib.trainer.diagnostics import Shares, finite, recalibrated, shares, weight_norm
 
 _EVAL_BATCH = 2048
 _RECALIBRATED = 50_000  # training images
@@ -61,6 +61,7 @@ class Trainer:
                 "train_accuracy",
                 "validation_accuracy",
                 "test_accuracy",
+                "weight_norm",
                 "norm_share",
                 "gradient_share",
             )
@@ -134,11 +135,12 @@ class Trainer:
         self.scheduler.step()
         mean_loss = loss_sum.item() / count
         # The loss is taken before the step, so the last one shows in the weights only.
-        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()))).sum().item()
-        self.diverged = not (math.isfinite(mean_loss) and math.isfinite(weights))
+        weights = weight_norm(self.model)
+        self.diverged = not all(map(math.isfinite, (mean_loss, *weights)))
         # JSON has no NaN; a diverged epoch shows as null.
         self.curves["train_loss"].append(finite(mean_loss))
         self.curves["train_accuracy"].append(100 * correct.item() / count)
+        self.curves["weight_norm"].append(finite(weights[0]))
         self._keep(watched)
 
     def _keep(self, watched: list[Shares]) -> None:

@@ -285,7 +285,7 @@ def elsewhere(tmp_path_factory):
             "samlib.campaign.runner.run_missing": lambda needs, campaign, **options: Outcome(),
             "samlib.trainer.one_run.train": no_training,
             "samlib.data.datasets._download": offline,
-            "samlib.publish.book.build": lambda profile, results, output: output,
+            "samlib.publish.book.build": lambda results, output, names=None: output,
             "samlib.cli.watch.watch": lambda *arguments, **options: 0,
             "papermill.execute_notebook": copied,
         }.items():

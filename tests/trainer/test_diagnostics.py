@@ -10,7 +10,7 @@ from samlib import masks
 from samlib.sam.geometry import L2, ElementwiseL2, Fisher
 from samlib.sam.masks import norms
 from samlib.sam.step import Perturbation, perturbed
-from samlib.trainer.diagnostics import recalibrated, shares
+from samlib.trainer.diagnostics import recalibrated, shares, weight_norm
 
 
 def test_recalibration_leaves_every_layer_in_its_own_mode():
@@ -78,3 +78,13 @@ def test_shares_are_those_of_the_scaled_gradient(geometry):
     assert torch.allclose(got.of_gradient, expected[norm].sum(), rtol=1e-10)
     moved = torch.stack(moved)
     assert torch.allclose(got.of_eps, moved[norm].sum() / moved.sum(), rtol=1e-10)
+
+
+def test_the_norm_of_the_weights_is_that_outside_the_norm_layers_and_inside():
+    net = small_net()
+    inside = norms.norm_parameters(net)
+    parts = [
+        torch.cat([p.detach().flatten() for p in net.parameters() if (id(p) in inside) == where])
+        for where in (False, True)
+    ]
+    assert weight_norm(net) == pytest.approx([part.double().norm().item() for part in parts])

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from samlib.study.ladder import ladder
-from samlib.study.methods import ALL, BASE, ON, Method
+from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 from samlib.study.profile import Profile, Row
 from samlib.trainer.config import RunConfig
 
@@ -47,6 +47,7 @@ def _pair(geometry: str, everything: float, only_norm: float, **row) -> tuple[Ro
 # Where a ladder starts was read off earlier records of this profile; the search goes on from there.
 _GRIDS = (
     Row(BASE),
+    Row(DECAY, ladder(2.5e-4), "wrn", seeds=20),
     Row(ALL, ladder(0.125), "wrn", seeds=20),
     Row(ON, ladder(0.5), "wrn", seeds=20),
     *_pair("l2", 0.125, 0.5, seeds=6),

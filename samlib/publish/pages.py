@@ -1,0 +1,111 @@
+"""Which pages the book has: one per chapter and profile, and why some of them have no results."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from samlib.campaign.backlog import Backlog, Estimate
+from samlib.campaign.progress import clock
+from samlib.errors import RecordsMissing
+from samlib.publish import notebooks
+from samlib.records.results_folder import committed
+from samlib.report.results import read
+from samlib.study import plan, profiles
+
+# The profile nearest to the paper leads: its pages come first and prose links to them.
+LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smoke")
+_STUDY = (*plan.NEEDS, "verdicts")  # notebooks that have a page for every profile
+
+
+class Page(NamedTuple):
+    """A notebook's page for one profile; `path` is relative to the book, without suffix."""
+
+    notebook: str
+    profile: str
+    path: str
+
+
+def shown(results: Path) -> list[str]:
+    """The profiles with a run record in a folder of results, the leading one first.
+
+    Raises:
+        RecordsMissing: none has one.
+    """
+    found = [n for n in LEADING if any(committed(results, n).runs.glob("*.json"))]
+    if not found:
+        raise RecordsMissing(
+            f"no profile has a record in {results}: run `python -m samlib run --results {results}`"
+        )
+    return found
+
+
+def pages(names: Sequence[str]) -> list[Page]:
+    """Every page of some profiles: those of the first one at the paths that prose links to."""
+    lead, *others = names
+    found = [Page(name, lead, f"notebooks/{name}") for name in notebooks.names()]
+    for profile in others:
+        found += [
+            Page(name, profile, f"notebooks/{profile}/{name}")
+            for name in _STUDY
+            if plan.has(profiles.get(profile), name)
+        ]
+    return found
+
+
+def contents(toc: dict, names: Sequence[str]) -> dict:
+    """The book's table of contents with a part for every profile but the leading one.
+
+    Args:
+        toc: of the leading profile, as `book/_toc.yml` has it.
+        names: profiles, the leading one first.
+    """
+    parts = list(toc["parts"])
+    last = max(i for i, part in enumerate(parts) if {*_files(part)} & {*_paths(_STUDY)})
+    in_order = [toc["root"], *(path for part in parts for path in _files(part))]
+    for number, profile in enumerate(names[1:], start=1):
+        own = [path.replace("notebooks/", f"notebooks/{profile}/") for path in in_order]
+        known = {page.path for page in pages(names) if page.profile == profile}
+        part = {
+            "caption": f"The same {profiles.get(profile).where}",
+            "chapters": [{"file": path} for path in own if path in known],
+        }
+        parts.insert(last + number, part)
+    return toc | {"parts": parts}
+
+
+def _files(part: dict) -> list[str]:
+    return [chapter["file"] for chapter in part["chapters"]]
+
+
+def _paths(names: Sequence[str]) -> list[str]:
+    return [f"notebooks/{name}" for name in names]
+
+
+def absent(page: Page, results: Path) -> str | None:
+    """Why a page has no results to show, with the command that makes them; None if it has."""
+    profile = profiles.get(page.profile)
+    if not plan.has(profile, page.notebook):
+        return f"Not part of the profile {profile.name}."
+    if page.notebook not in plan.NEEDS:
+        return None
+    found = read(profile, committed(results, page.profile))
+    backlog = Backlog(plan.chapter_needs(profile, page.notebook), found.records, found.measures)
+    missing = backlog.total - backlog.done
+    if not missing:
+        return None
+    jobs = backlog.jobs()
+    seconds = Estimate(found.records, found.measures).total(jobs, max(0, missing - len(jobs)))
+    return (
+        f"Not run yet: {missing} of {backlog.total} runs and measurements have no record. "
+        f"`python -m samlib run --profile {profile.name} --only {page.notebook}` makes them, in "
+        f"about {clock(seconds)} of one core."
+    )
+
+
+def without_results(notebook: str, reason: str) -> dict:
+    """A chapter's notebook cut down to its title and introduction, with a reason below."""
+    content = json.loads(notebooks.source(notebook).read_text())
+    opening = content["cells"][0]
+    opening["source"] = ["".join(opening["source"]) + f"\n\n{reason}\n"]
+    return content | {"cells": [opening]}

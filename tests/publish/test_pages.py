@@ -1,0 +1,71 @@
+"""Which pages the book has: the profile nearest to the paper leads, what is missing says so."""
+
+import pytest
+import yaml
+from made_up import made_up_results
+
+from samlib.errors import RecordsMissing
+from samlib.files import project_root
+from samlib.publish import notebooks, pages
+from samlib.publish.pages import Page
+from samlib.study import plan
+
+TOC = yaml.safe_load((project_root() / "book" / "_toc.yml").read_text())
+
+
+def a_record(results, profile):
+    (results / profile / "runs").mkdir(parents=True)
+    (results / profile / "runs" / "x.json").write_text("{}")
+
+
+def files(toc):
+    return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+
+
+def test_the_profile_nearest_to_the_paper_leads(tmp_path):
+    for profile in ("quick", "cifar100-10k"):
+        a_record(tmp_path, profile)
+    assert pages.shown(tmp_path) == ["cifar100-10k", "quick"]
+
+
+def test_without_a_record_there_is_no_book(tmp_path):
+    (tmp_path / "quick" / "runs").mkdir(parents=True)
+    with pytest.raises(RecordsMissing, match="python -m samlib run --results"):
+        pages.shown(tmp_path)
+
+
+def test_the_leading_pages_are_where_prose_links_to():
+    found = pages.pages(["cifar100-10k", "quick"])
+    leading = [page for page in found if page.profile == "cifar100-10k"]
+    assert {page.path for page in leading} == {f"notebooks/{n}" for n in notebooks.names()}
+    others = {page.path for page in found if page.profile == "quick"}
+    assert others == {f"notebooks/quick/{name}" for name in (*plan.NEEDS, "verdicts")}
+
+
+@pytest.mark.parametrize("names", [["quick"], ["cifar100-10k", "quick"], ["paper", "imagenet"]])
+def test_every_page_is_in_the_contents_once(names):
+    listed = files(pages.contents(TOC, names))
+    assert len(set(listed)) == len(listed)
+    assert {page.path for page in pages.pages(names)} <= {*listed}
+    assert {p for p in listed if p.startswith("notebooks/")} == {
+        page.path for page in pages.pages(names)
+    }
+
+
+def test_a_page_without_its_records_says_what_makes_them(tmp_path):
+    a_record(tmp_path, "none")
+    reason = pages.absent(Page("variants", "quick", ""), tmp_path)
+    assert reason.startswith("Not run yet: ")
+    assert "`python -m samlib run --profile quick --only variants`" in reason
+    assert pages.absent(Page("variants", "imagenet", ""), tmp_path) == (
+        "Not part of the profile imagenet."
+    )
+    cut = pages.without_results("variants", reason)
+    assert len(cut["cells"]) == 1
+    assert "".join(cut["cells"][0]["source"]).endswith(f"{reason}\n")
+
+
+def test_a_page_with_its_records_has_results(tmp_path):
+    results = made_up_results(tmp_path)
+    for name in plan.NEEDS:
+        assert pages.absent(Page(name, "smoke", ""), results) is None
