@@ -70,13 +70,26 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def _cpuinfo(key: str) -> str | None:
+    """The first value of a key in Linux's description of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return None
+    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+    return next(found, None)
+
+
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _bf16() -> str | None:
+    """How the processor multiplies bfloat16: natively, or emulated; None where it cannot be told."""
+    flags = _cpuinfo("flags")
+    if flags is None:
+        return None
+    return "native" if {"avx512_bf16", "amx_bf16"} & {*flags.split()} else "emulated"
 
 
 def _checkout(lists: tuple[tuple[str, ...], ...]) -> dict:
@@ -115,6 +128,7 @@ def provenance(device: str = "cpu", *, measuring: bool = False) -> dict:
         "packages": packages(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "bf16": _bf16(),
         "cores": os.cpu_count(),
         "gpu": gpu,
         **_checkout(tuple(lists.values())),

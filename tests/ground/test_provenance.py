@@ -110,6 +110,7 @@ def test_it_names_versions_hardware_and_commit():
     assert found["packages"]["torch"] == version("torch")
     assert found["packages"]["scipy"] == version("scipy")
     assert found["processor"]
+    assert found["bf16"] in ("native", "emulated", None)
     assert len(found["commit"]) == 40
 
 
