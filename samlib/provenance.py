@@ -85,7 +85,7 @@ def _processor() -> str:
 
 
 def _bf16() -> str | None:
-    """How the processor multiplies bfloat16: natively, or emulated; None where it cannot be told."""
+    """How the processor multiplies bfloat16: native or emulated; None where it cannot be told."""
     flags = _cpuinfo("flags")
     if flags is None:
         return None
