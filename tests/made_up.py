@@ -1,5 +1,12 @@
 """A campaign of the smoke profile made up: every record whole, no number from a run."""
 
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from unittest import mock
+
 import numpy as np
 
 from samlib.bench import timing
@@ -140,15 +147,29 @@ def steps_timed(results, ratios=RATIOS, **changes):
 
 def made_up_results(results):
     """Records and measurements of the whole smoke profile in a folder; returns the folder."""
-    steps_timed(results)
-    campaign = committed(results, PROFILE.name)
-    for needs in plan.chapter_needs(PROFILE):
-        while todo := missing_runs(needs.cells, store.read(campaign.runs)):
-            for run in todo:
-                store.write(campaign.runs, made_up(run))
-    runs = store.read(campaign.runs)
-    for needs in plan.chapter_needs(PROFILE):
-        for job in missing_measurements(needs.measured, runs, measurement.read(campaign, runs)):
-            found = measured(job, runs[job.config.run_id])
-            store.write(campaign.measures(job.measure), found)
+    shutil.copytree(_written_once(), results, dirs_exist_ok=True)
     return results
+
+
+@functools.cache
+def _written_once():
+    """What `made_up_results` copies: written by the first test of a process that asks for it."""
+    results = Path(tempfile.mkdtemp(prefix="samlib-made-up-"))
+    atexit.register(shutil.rmtree, results, ignore_errors=True)
+    with mock.patch("os.fsync"):
+        _write(results)
+    return results
+
+
+def _write(results):
+    steps_timed(results)
+    folder = committed(results, PROFILE.name)
+    for needs in plan.chapter_needs(PROFILE):
+        while todo := missing_runs(needs.cells, store.read(folder.runs)):
+            for run in todo:
+                store.write(folder.runs, made_up(run))
+    runs = store.read(folder.runs)
+    for needs in plan.chapter_needs(PROFILE):
+        for job in missing_measurements(needs.measured, runs, measurement.read(folder, runs)):
+            found = measured(job, runs[job.config.run_id])
+            store.write(folder.measures(job.measure), found)

@@ -325,6 +325,6 @@ def test_a_measurement_has_a_log_too(tmp_path, monkeypatch):
     assert run_job(RunJob(TINY), place, "cpu", None) is None
     job = MeasureJob(TINY, "sharpness")
     assert run_job(job, place, "cpu", None) is None
-    text = place.log(job.run_id).read_text()
+    text = place.log(job.name).read_text()
     assert "epoch 3/3" in text, "its weights were not kept: the run was repeated"
     assert text.rstrip().endswith("measured")
