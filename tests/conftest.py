@@ -56,6 +56,11 @@ def closure_of(net, x, y):
     return lambda: F.cross_entropy(net(x), y)
 
 
+def eps_into(eps):
+    """An `on_ascent` that appends eps to a list."""
+    return lambda found: eps.extend(found.eps)
+
+
 def some_coordinates(net):
     """A mask of single coordinates in convolution, norm and head, of others nothing."""
     draw = torch.Generator().manual_seed(3)

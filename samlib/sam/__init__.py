@@ -4,6 +4,18 @@ Needs torch alone; timm's norm types count where timm is installed.
 """
 
 from samlib.sam import geometry, masks
-from samlib.sam.step import Perturbation, perturbed, sam_step
+from samlib.sam.perturbation import Perturbation
+from samlib.sam.step import perturbed, sam_step
 
-__all__ = ["Perturbation", "geometry", "masks", "perturbed", "restore", "reuse", "sam_step", "step"]
+__all__ = [
+    "Perturbation",
+    "ascent",
+    "geometry",
+    "masks",
+    "perturbation",
+    "perturbed",
+    "restore",
+    "reuse",
+    "sam_step",
+    "step",
+]

@@ -12,7 +12,7 @@ from samlib.data import datasets
 from samlib.sam import geometry
 from samlib.sam.masks.by_name import MASKS
 from samlib.sam.masks.whole import no_norm, only_norm
-from samlib.sam.step import Perturbation
+from samlib.sam.perturbation import Perturbation
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from samlib.sam.ascent import Ascent
 from samlib.sam.masks.norms import norm_layers, norm_parameters
+from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import evaluating
-from samlib.sam.step import Perturbation
 
 
 def finite(value: float) -> float | None:
@@ -18,14 +19,12 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def share_recorder(
-    perturbation: Perturbation, into: list[Tensor]
-) -> Callable[[list[Tensor]], None]:
-    """An `on_eps` for `sam_step` that appends ||eps||^2 on norm layers over ||eps||^2."""
+def share_recorder(perturbation: Perturbation, into: list[Tensor]) -> Callable[[Ascent], None]:
+    """An `on_ascent` for `sam_step` that appends ||eps||^2 on norm layers over ||eps||^2."""
     norm = norm_parameters(perturbation.mask.model)
 
-    def record(eps: list[Tensor]) -> None:
-        squared = torch.stack(torch._foreach_norm(eps)).square()
+    def record(found: Ascent) -> None:
+        squared = torch.stack(torch._foreach_norm(found.eps)).square()
         here = [id(e.parameter) in norm for e in perturbation.mask.entries]
         into.append(squared[torch.tensor(here, device=squared.device)].sum() / squared.sum())
 

@@ -113,8 +113,10 @@ class Trainer:
                 seen.append(logits.detach())
                 return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
 
-            on_eps = watch.pop() if watch else None
-            loss = sam_step(closure, self.optimizer, self.perturbation, epoch=epoch, on_eps=on_eps)
+            on_ascent = watch.pop() if watch else None
+            loss = sam_step(
+                closure, self.optimizer, self.perturbation, epoch=epoch, on_ascent=on_ascent
+            )
             loss_sum.add_(loss * len(y))
             correct.add_((seen[0].argmax(1) == y).sum())
 

@@ -149,7 +149,7 @@ def test_a_perturbation_alone_moves_weights_by_rho_and_puts_them_back():
     seen = []
 
     def watched(closure, perturbation):
-        return bench_perturbed(closure, perturbation, on_eps=seen.append)
+        return bench_perturbed(closure, perturbation, on_ascent=lambda a: seen.append(a.eps))
 
     bench_perturbed = step.perturbed
     with pytest.MonkeyPatch.context() as patch:

@@ -65,8 +65,8 @@ def test_an_output_scale_in_front_of_batch_norm_is_not_felt():
     x, y = torch.randn(16, 1, 8, 8), torch.randint(10, (16,))
     moved = {}
 
-    def record(eps):
-        for entry, e in zip(mask.entries, eps, strict=True):
+    def record(found):
+        for entry, e in zip(mask.entries, found.eps, strict=True):
             moved[entry.name] = (e.norm() / entry.parameter.detach().norm()).item()
 
     mask = masks.convolutions(net)

@@ -5,7 +5,16 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import closure_of, flat, identical, one_line, small_batch, small_net, snapshot
+from conftest import (
+    closure_of,
+    eps_into,
+    flat,
+    identical,
+    one_line,
+    small_batch,
+    small_net,
+    snapshot,
+)
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -55,7 +64,7 @@ def towers_step(net, perturbation, head):
     """eps by name."""
     x, y = torch.linspace(-1, 1, 32).view(8, 4), torch.arange(8) % 3
     eps = []
-    with perturbed(lambda: F.cross_entropy(net(x, head), y), perturbation, eps.extend):
+    with perturbed(lambda: F.cross_entropy(net(x, head), y), perturbation, eps_into(eps)):
         F.cross_entropy(net(x, head), y).backward()
     return {e.name: step for e, step in zip(perturbation.mask.entries, eps, strict=True)}
 
@@ -87,7 +96,7 @@ def test_a_reentrant_checkpoint_hides_parameters_which_is_said():
 
         eps = []
         optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-        sam_step(closure, optimizer, Perturbation(L2(), 0.5, mask), on_eps=eps.extend)
+        sam_step(closure, optimizer, Perturbation(L2(), 0.5, mask), on_ascent=eps_into(eps))
         return [e.norm().item() for e in eps]
 
     assert all(step(masks.only_norm(net), reentrant=False))

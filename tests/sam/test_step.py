@@ -13,6 +13,7 @@ from conftest import (
     MASK_OF,
     Net,
     closure_of,
+    eps_into,
     flat,
     identical,
     one_line,
@@ -77,7 +78,7 @@ def test_perturbation_has_its_length_on_the_mask_and_is_zero_elsewhere(geometry,
     T, g, on = T_of(geometry, net, grads), flat(grads), selected(perturbation.mask)
     assert on.sum() == perturbation.mask.count
     before, seen = flat(net.parameters()).clone(), []
-    with perturbed(closure, perturbation, on_eps=seen.extend):
+    with perturbed(closure, perturbation, on_ascent=eps_into(seen)):
         moved = flat(net.parameters()) - before
     assert torch.equal(flat(net.parameters()), before)
     assert (moved[~on] == 0).all()
@@ -99,7 +100,7 @@ def test_radius_over_all_is_shorter_on_a_part():
     for radius_over in ("mask", "all"):
         _, closure, perturbation = setting("only_norm", radius_over=radius_over)
         eps = []
-        with perturbed(closure, perturbation, on_eps=eps.extend):
+        with perturbed(closure, perturbation, on_ascent=eps_into(eps)):
             lengths[radius_over] = flat(eps).norm().item()
     assert lengths["mask"] == pytest.approx(0.3)
     assert lengths["all"] < 0.9 * lengths["mask"]
@@ -172,7 +173,7 @@ def test_step_is_the_base_optimizers_with_the_perturbed_gradient(mask, optimizer
     ours, theirs = (OPTIMIZERS[optimizer](n.parameters()) for n in (net, plain))
     for _ in range(3):
         eps = []
-        loss = sam_step(closure, ours, perturbation, on_eps=eps.extend)
+        loss = sam_step(closure, ours, perturbation, on_ascent=eps_into(eps))
         away = copy.deepcopy(plain)
         assert torch.equal(loss, closure_of(copy.deepcopy(plain), x, y)())
         with torch.no_grad():
@@ -310,7 +311,7 @@ def test_buffers_after_a_step(batchnorm, norm, own_norm, moved):
         closure_of(net, x, y),
         torch.optim.SGD(net.parameters(), lr=0.1),
         perturbation,
-        on_eps=eps.extend,
+        on_ascent=eps_into(eps),
     )
     by_hand(x)
     if batchnorm == "both":
@@ -562,7 +563,7 @@ def test_ascent_of_a_norm_mask_computes_no_convolution_weight_gradient():
     _, closure, perturbation = setting("only_norm")
     with ConvolutionGradients() as watch:
         eps = []
-        with perturbed(closure, perturbation, on_eps=eps.extend):
+        with perturbed(closure, perturbation, on_ascent=eps_into(eps)):
             pass
     assert watch.computed == [(True, False)]  # conv2 passes on; conv1 is below every norm
     assert flat(eps).norm().item() == pytest.approx(0.3)
@@ -781,6 +782,77 @@ def test_an_optimizer_that_runs_the_closure_itself_is_refused(perturb):
         sam_step(closure, torch.optim.LBFGS(net.parameters()), perturbation if perturb else None)
     one_line(caught)
     assert identical(snapshot(net), before)
+
+
+@pytest.mark.parametrize("perturb", [True, False])
+def test_the_callers_own_backward_takes_the_descent_pass(perturb):
+    """As accelerate's, which divides the loss by the accumulation steps before its backward."""
+    (net, closure, perturbation), (other, other_closure, same) = setting(), setting()
+    losses = []
+
+    def backward(loss):
+        losses.append(loss.item())
+        (loss / 2).backward()
+
+    ours, theirs = (torch.optim.SGD(n.parameters(), lr=lr) for n, lr in ((net, 0.1), (other, 0.05)))
+    first = sam_step(closure, ours, perturbation if perturb else None, backward=backward)
+    sam_step(other_closure, theirs, same if perturb else None)
+    assert len(losses) == 1
+    assert (losses[0] > first.item()) == perturb  # at w + eps, where the loss is higher
+    torch.testing.assert_close(flat(net.parameters()), flat(other.parameters()), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("perturb", [True, False])
+def test_several_optimizers_share_the_parameters(perturb):
+    (net, closure, perturbation), (one, one_closure, same) = setting(), setting()
+
+    def halves(net):
+        head = list(net.fc.parameters())
+        return [p for p in net.parameters() if all(p is not q for q in head)], head
+
+    body, head = halves(net)
+    several = (torch.optim.SGD(body, lr=0.1, momentum=0.9), torch.optim.SGD(head, lr=0.01))
+    groups = [{"params": p, "lr": lr} for p, lr in zip(halves(one), (0.1, 0.01), strict=True)]
+    groups[0]["momentum"] = 0.9
+    single = torch.optim.SGD(groups, lr=0.1)
+    for _ in range(3):
+        loss = sam_step(closure, several, perturbation if perturb else None)
+        assert torch.equal(loss, sam_step(one_closure, single, same if perturb else None))
+    assert identical(net.state_dict(), one.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "optimizer must be an optimizer or several, not an empty list"),
+        ({"lr": 0.1}, r"optimizer must be a torch\.optim\.Optimizer, not {'lr': 0\.1}"),
+        ([None], r"optimizer must be a torch\.optim\.Optimizer, not None"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(wrong, message):
+    net, closure, perturbation = setting()
+    before = snapshot(net)
+    with pytest.raises(ConfigError, match=message) as caught:
+        sam_step(closure, wrong, perturbation)
+    one_line(caught)
+    assert identical(snapshot(net), before)
+
+
+@every_geometry
+@every_mask
+def test_who_watches_the_ascent_sees_eps_gradient_and_scale_on_the_mask(mask, geometry):
+    net, closure, perturbation = setting(mask, geometry)
+    grads, seen = grads_of(closure(), net), []
+    T, on = T_of(geometry, net, grads), selected(perturbation.mask)
+    with perturbed(closure, perturbation, on_ascent=seen.append):
+        pass
+    (found,) = seen
+    assert [g.numel() for g in found.gradient] == [e.count for e in perturbation.mask.entries]
+    torch.testing.assert_close(flat(found.gradient), flat(grads)[on], rtol=0, atol=0)
+    assert (found.scale is None) == (geometry == "l2")
+    if found.scale is not None:
+        pairs = zip(found.scale, found.gradient, strict=True)
+        assert torch.equal(flat([t.expand_as(g) for t, g in pairs]), T[on])
 
 
 def test_a_plain_step_under_an_outer_autocast_sees_the_weights_of_now():
