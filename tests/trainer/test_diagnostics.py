@@ -34,7 +34,7 @@ class Scaled(nn.Module):
 
 
 def test_the_share_counts_what_is_inside_a_registered_layer(monkeypatch):
-    monkeypatch.setattr(norms, "_NORM_TYPES", list(norms._NORM_TYPES))
+    monkeypatch.setattr(norms, "_REGISTERED", dict(norms._REGISTERED))
     masks.register_norm(Scaled)
     net, shares = small_net(norm=Scaled), []
     for make in (masks.only_norm, masks.no_norm):
