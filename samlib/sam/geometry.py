@@ -7,7 +7,8 @@ With a positive diagonal operator T_w the ascent step maximises the linearised l
     p = inf:  eps = rho * T_w sign(g)
 
 A geometry says what T_w and p are; the two lines above are the same for all of them. Tensors
-travel in lists, so that a network of many small ones costs a handful of fused kernels.
+travel in lists, so that a network of many small ones costs a handful of fused kernels. Complex
+weights have a real T_w; autograd's gradient of one points uphill, and sign(g) is g / |g|.
 """
 
 import math
@@ -65,7 +66,7 @@ class Geometry(ABC):
         if self.normalize_bias:
             return self._T(weights, grads)
         scaled = [i for i, name in enumerate(names) if "weight" in name]
-        T = [torch.ones((), dtype=w.dtype, device=w.device) for w in weights]
+        T = [torch.ones((), dtype=w.dtype.to_real(), device=w.device) for w in weights]
         if scaled:
             inner = self._T([weights[i] for i in scaled], [grads[i] for i in scaled])
             for i, t in zip(scaled, inner or (), strict=False):
@@ -89,13 +90,19 @@ class Geometry(ABC):
             norm: ||T_w g||_2 if it runs over more than these tensors; None takes theirs.
         """
         if self.p == math.inf:
-            step = torch._foreach_sign(grads)
+            step = _signs(grads)
             factor: float | Tensor = rho
         else:
             step = list(grads) if T is None else torch._foreach_mul(grads, T)
             factor = rho / ((self.norm(T, grads) if norm is None else norm) + _FLOOR)
         step = torch._foreach_mul(step, factor)
         return step if T is None else torch._foreach_mul(step, T)
+
+
+def _signs(grads: Sequence[Tensor]) -> list[Tensor]:
+    if any(g.is_complex() for g in grads):
+        return [g.sgn() for g in grads]
+    return list(torch._foreach_sign(grads))
 
 
 class L2(Geometry):
@@ -137,7 +144,7 @@ class LayerwiseL2(Geometry):
 
 @dataclass(frozen=True)
 class Fisher(Geometry):
-    """Fisher-SAM (Kim et al., 2022): T_w = (1 + eta g^2)^(-1/2) per coordinate, p = 2.
+    """Fisher-SAM (Kim et al., 2022): T_w = (1 + eta |g|^2)^(-1/2) per coordinate, p = 2.
 
     The diagonal "gradient magnitude" form of eps = rho F^-1 g / sqrt(g^T F^-1 g)
     (specification 1.3), with its public implementations' eta = 1.
@@ -146,7 +153,8 @@ class Fisher(Geometry):
     eta: float = 1.0
 
     def _T(self, weights, grads):
-        squared = torch._foreach_mul(grads, grads)
+        squared = list(torch._foreach_abs(grads))
+        torch._foreach_mul_(squared, squared)
         torch._foreach_mul_(squared, self.eta)
         torch._foreach_add_(squared, 1.0)
         return torch._foreach_reciprocal(torch._foreach_sqrt(squared))
@@ -155,7 +163,7 @@ class Fisher(Geometry):
 class _ChannelScales(Geometry):
     """SAM on one multiplicative scale per channel, s = 1 at the weights: the structured control.
 
-    W_c(s) = s_c W_c has the gradient g_s,c = <W_c, g_c>, and L2's step on s moves the weights by
+    W_c(s) = s_c W_c has the gradient g_s,c = Re <W_c, g_c>, and L2's step on s moves the weights by
 
         eps_c = rho <W_c, g_c> / ||(<W_c, g_c>)_c||_2 * W_c
 
@@ -181,7 +189,7 @@ class _ChannelScales(Geometry):
             )
         products = zip(T, grads, strict=True)
         return [
-            (w * g).sum([d for d in range(w.ndim) if d != self.axis], keepdim=True)
+            (w.conj() * g).real.sum([d for d in range(w.ndim) if d != self.axis], keepdim=True)
             for w, g in products
         ]
 

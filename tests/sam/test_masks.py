@@ -21,7 +21,7 @@ from samlib.sam.masks.by_name import MASKS
 @pytest.fixture
 def registry(monkeypatch):
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(norms, "_NORM_TYPES", list(norms._NORM_TYPES))
+    monkeypatch.setattr(norms, "_REGISTERED", dict(norms._REGISTERED))
 
 
 def names(mask):

@@ -248,7 +248,7 @@ class OwnNorm(nn.Module):
 
 @pytest.fixture
 def own_norm(monkeypatch):
-    monkeypatch.setattr(norms, "_NORM_TYPES", list(norms._NORM_TYPES))
+    monkeypatch.setattr(norms, "_REGISTERED", dict(norms._REGISTERED))
     masks.register_norm(OwnNorm)
     return OwnNorm
 

@@ -44,7 +44,7 @@ def shares_of(net, geometry, mask):
 
 
 def test_the_share_counts_what_is_inside_a_registered_layer(monkeypatch):
-    monkeypatch.setattr(norms, "_NORM_TYPES", list(norms._NORM_TYPES))
+    monkeypatch.setattr(norms, "_REGISTERED", dict(norms._REGISTERED))
     masks.register_norm(Scaled)
     net = small_net(norm=Scaled)
     found = [shares_of(net, L2(), make(net)).of_eps for make in (masks.only_norm, masks.no_norm)]

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from samlib.errors import ConfigError
-from samlib.sam.masks.norms import (
-    _parts,
-    norm_layers,
-)
+from samlib.sam.masks.norms import norm_layers, parts
+from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.reuse import untouched_stages
 
 
@@ -38,7 +36,7 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def refuse_half(parameters: Iterable[nn.Parameter]) -> None:
     """Raise a ConfigError if one of the parameters is in half precision."""
-    half = {p.dtype for p in parameters} & {torch.bfloat16, torch.float16}
+    half = {p.dtype for p in parameters} & {torch.bfloat16, torch.float16, torch.complex32}
     if half:
         raise ConfigError(
             f"parameters are {half.pop()}: most would not move by a step of rho; "
@@ -53,6 +51,8 @@ class Mask:
         model: the network; frozen parameters are never part of a mask.
         entries: the coordinates, one entry per parameter.
         kind: name used in `repr` and records.
+        notes: what the selection left out, each a few words for `repr`.
+        empty: why nothing could be selected, for the error that says so.
 
     Attributes:
         entries: tuple of `Entry`, in the model's parameter order.
@@ -63,23 +63,35 @@ class Mask:
         total: number of trainable coordinates in the model.
 
     Raises:
-        ConfigError: no coordinate selected, or parameters in half precision.
+        ConfigError: no coordinate selected, parameters in half precision, sharded over processes,
+            or without a shape yet.
     """
 
-    def __init__(self, model: nn.Module, entries: Iterable[Entry], kind: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        entries: Iterable[Entry],
+        kind: str,
+        notes: Sequence[str] = (),
+        empty: str = "",
+    ):
+        refuse_sharded(model)
         self.model = model
         self.kind = kind
+        self.notes = tuple(notes)
         self.trainable = trainable(model)
         self.norms = [m for _, m in norm_layers(model)]
-        parts = {id(part): part for m in self.norms for part in _parts(m)}
-        self._stateful = [part for part in parts.values() if part._buffers]
+        pieces = {id(part): part for m in self.norms for part in parts(m)}
+        self._stateful = [
+            part for part in pieces.values() if next(part.buffers(False), None) is not None
+        ]
         self.unused: set[str] = set()
         self.total = sum(p.numel() for _, p in self.trainable)
         self.entries = tuple(e for e in entries if e.count)
         if not self.entries:
             raise ConfigError(
-                f"mask {kind} selects no trainable coordinate of {type(model).__name__}; "
-                "a normalization layer of your own is made known with masks.register_norm"
+                f"mask {kind} selects no trainable coordinate of {type(model).__name__}"
+                + (empty and f": {empty}")
             )
         self.untouched = untouched_stages(model, [e.parameter for e in self.entries])
         refuse_half(e.parameter for e in self.entries)
@@ -105,9 +117,13 @@ class Mask:
         return 1 - self.share
 
     def __repr__(self) -> str:
-        return (
-            f"Mask {self.kind}: {self.count:,} of {self.total:,} coordinates in "
-            f"{len(self.entries)} tensors (share {self.share:.3%}, sparsity {self.sparsity:.3%})"
+        return "; ".join(
+            [
+                f"Mask {self.kind}: {self.count:,} of {self.total:,} coordinates in "
+                f"{len(self.entries)} tensors (share {self.share:.3%}, sparsity "
+                f"{self.sparsity:.3%})",
+                *self.notes,
+            ]
         )
 
     def begin_epoch(self, epoch: int, sample: Callable[[int], tuple[Tensor, Tensor]]) -> None:

@@ -6,41 +6,58 @@ import torch
 from torch import Tensor, nn
 
 from samlib.errors import ConfigError
+from samlib.sam.masks import words
 from samlib.sam.masks.base import Entry, Mask, trainable
-from samlib.sam.masks.norms import norm_layers, norm_parameters
+from samlib.sam.masks.norms import find, norm_parameters
 
 
-def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool]) -> Mask:
-    return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind)
+def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool], **said) -> Mask:
+    return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind, **said)
+
+
+def _by_norm(
+    model: nn.Module, kind: str, keep: Callable[[str | None], bool], leaf: str | None = None
+) -> Mask:
+    """A mask by the leaf name of norm layers' parameters, None for a parameter of no such layer.
+
+    What looks like a norm layer and does not count as one is named in a warning.
+    """
+    found = find(model)
+    norm = norm_parameters(model, [m for _, m in found.layers])
+    words.warn_of_lookalikes(found, stacklevel=3)
+    why = words.why_no_norm(model, found, leaf)
+    if kind == "no_norm":
+        why = "nothing outside its normalization layers is trainable"
+    notes = words.left_out(model, found)
+    others = sorted({*norm.values()} - {"weight", "bias"})
+    if leaf and others:
+        notes.append(f"{', '.join(others)} of norm layers are neither weight nor bias")
+    return _where(model, kind, lambda p: keep(norm.get(id(p))), notes=notes, empty=why)
 
 
 def all_parameters(model: nn.Module) -> Mask:
     """Every trainable parameter: SAM as published."""
-    return _where(model, "all", lambda p: True)
+    return _where(model, "all", lambda p: True, empty=words.why_nothing(model))
 
 
 def only_norm(model: nn.Module) -> Mask:
     """gamma and beta of every normalization layer: SAM-ON."""
-    norm = norm_parameters(model)
-    return _where(model, "only_norm", lambda p: id(p) in norm)
+    return _by_norm(model, "only_norm", lambda leaf: leaf is not None)
 
 
 def no_norm(model: nn.Module) -> Mask:
     """Everything but the normalization layers."""
-    norm = norm_parameters(model)
-    return _where(model, "no_norm", lambda p: id(p) not in norm)
+    return _by_norm(model, "no_norm", lambda leaf: leaf is None)
 
 
 def only_gamma(model: nn.Module) -> Mask:
-    """Scales (`weight`) of the normalization layers."""
-    norm = norm_parameters(model)
-    return _where(model, "only_gamma", lambda p: norm.get(id(p)) == "weight")
+    """Scales (`weight`, `gamma` or `scale`) of the normalization layers."""
+    return _by_norm(model, "only_gamma", lambda leaf: leaf == "weight", "weight")
 
 
 def only_beta(model: nn.Module) -> Mask:
-    """Shifts (`bias`) of the normalization layers."""
-    norm = norm_parameters(model)
-    return _where(model, "only_beta", lambda p: norm.get(id(p)) == "bias")
+    """Shifts (`bias`, `beta` or `shift`) of the normalization layers."""
+    return _by_norm(model, "only_beta", lambda leaf: leaf == "bias", "bias")
 
 
 def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
@@ -96,8 +113,17 @@ def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
             f"no stage {', '.join(map(str, bad)) or 'chosen'}; "
             f"{type(model).__name__} has stages 1 to {len(parts)}"
         )
-    norm = norm_parameters(model, [m for s in stages for _, m in norm_layers(parts[s - 1])])
-    return _where(model, "blocks_" + "".join(map(str, stages)), lambda p: id(p) in norm)
+    inside = nn.ModuleList(parts[s - 1] for s in stages)
+    found = find(inside)
+    norm = norm_parameters(model, [m for _, m in found.layers])
+    words.warn_of_lookalikes(found, stacklevel=2)
+    return _where(
+        model,
+        "blocks_" + "".join(map(str, stages)),
+        lambda p: id(p) in norm,
+        notes=words.left_out(inside, found),
+        empty=words.why_no_norm(inside, found),
+    )
 
 
 def from_booleans(model: nn.Module, selected: dict[str, Tensor], kind: str = "custom") -> Mask:
@@ -122,4 +148,5 @@ def from_booleans(model: nn.Module, selected: dict[str, Tensor], kind: str = "cu
             if n in selected
         ],
         kind,
+        empty="none of the booleans is True",
     )
