@@ -323,8 +323,9 @@ def test_a_measurement_has_a_log_too(tmp_path, monkeypatch):
     monkeypatch.setitem(MEASURES, "sharpness", lambda run: {})
     place = ResultsFolder(tmp_path)
     assert run_job(RunJob(TINY), place, "cpu", None) is None
+    place.weights(TINY.run_id).unlink()
     job = MeasureJob(TINY, "sharpness")
     assert run_job(job, place, "cpu", None) is None
     text = place.log(job.name).read_text()
-    assert "epoch 3/3" in text, "its weights were not kept: the run was repeated"
+    assert "epoch 3/3" in text, "its weights are gone: the run is repeated"
     assert text.rstrip().endswith("measured")
