@@ -161,6 +161,22 @@ def tiny(monkeypatch):
     return shrink
 
 
+@pytest.fixture(scope="session")
+def smoke_folder(tmp_path_factory):
+    """The smoke profile made up, on disk; no test changes it."""
+    from made_up import made_up_results
+
+    return made_up_results(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_folder):
+    """The same, read: tests change copies of its records."""
+    from samlib.report.results import load
+
+    return load("smoke", smoke_folder)
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """Fills the disk, once called: what is written is cut short and cannot be flushed."""

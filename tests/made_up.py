@@ -1,6 +1,8 @@
 """A campaign of the smoke profile made up: every record whole, no number from a run."""
 
 import atexit
+import copy
+import dataclasses
 import functools
 import shutil
 import tempfile
@@ -110,6 +112,23 @@ def made_up(run):
         "times": {"wall": 2.0, "epochs": [1.0 + perturbed]},
         "provenance": PROVENANCE,
     }
+
+
+def with_accuracies(results, rule):
+    """Results in which every run has the test accuracy a rule says, and a little more by seed."""
+    found = {
+        run_id: r | {"test_accuracy": rule(r["config"]) + 0.01 * r["config"]["seed"]}
+        for run_id, r in results.records.items()
+    }
+    return dataclasses.replace(results, records=found)
+
+
+def with_measures(results, measure, change):
+    """Results in which `change(config, values)` has been applied to copies of measurements."""
+    found = copy.deepcopy(results.measures[measure])
+    for record in found.values():
+        change(record["config"], record["values"])
+    return dataclasses.replace(results, measures=results.measures | {measure: found})
 
 
 # Step times in units of the base optimizer's, and their floors.

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from samlib import models
 from samlib.data.datasets import INFO
 from samlib.models import build
-from samlib.report import paper
+from samlib.report import paper, tidy
 from samlib.report.answers import Answer, all_of, weakest
 from samlib.report.counting import wrong_labels
-from samlib.report.figures import rows, use_style
+from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import (
     GEOMETRY_NAMES,
     MODEL_NAMES,
@@ -21,7 +21,7 @@ from samlib.report.names import (
 )
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, corrected
-from samlib.report.wording import diverged, edge, listed, spread, verdicts
+from samlib.report.text import listed
 from samlib.sam.masks.base import Mask
 from samlib.sam.masks.whole import only_norm
 from samlib.study import plan
@@ -67,25 +67,19 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "network": _label(results, family, geometry),
-                "base": f"{method_name(results.profile, BASE, family)} "
-                f"{spread(results.accuracies(base))}",
-                "ρ SAM": edge(results, everything),
-                "SAM": spread(results.accuracies(everything)),
-                "ρ SAM-ON": edge(results, on),
-                "SAM-ON": spread(results.accuracies(on)),
-                "diverged": diverged(results, base, everything, on),
+                "base": {"optimizer": method_name(results.profile, BASE, family)}
+                | tidy.spread(results.accuracies(base)),
+                "SAM": tidy.at_rho(results, everything),
+                "SAM-ON": tidy.at_rho(results, on),
+                "diverged": results.diverged(base, everything, on),
             }
         )
-    columns = verdicts([*direct, *gains])
-    first = {name: values[: len(direct)] for name, values in columns.items()}
-    first = {"SAM-ON − SAM": first.pop("difference")} | first
-    rest = {name: values[len(direct) :] for name, values in columns.items()}
-    judged = zip(rest["difference"], rest["verdict"], strict=True)
-    rest = {
-        "SAM-ON − base": [f"{difference}: {verdict}" for difference, verdict in judged],
-        "p of SAM-ON − base (Holm)": rest["p (Holm)"],
-    }
-    return pd.DataFrame(rows).assign(**first, **rest), [*direct, *gains]
+    together = [tidy.comparison(c) for c in corrected([*direct, *gains])]
+    for row, over_all, over_base in zip(
+        rows, together[: len(rows)], together[len(rows) :], strict=True
+    ):
+        row |= {"SAM-ON − SAM": over_all, "SAM-ON − base": over_base}
+    return tidy.table(rows), [*direct, *gains]
 
 
 def reported_table() -> pd.DataFrame:
@@ -102,20 +96,18 @@ def reported_table() -> pd.DataFrame:
         _reported_row(f"{network}, CIFAR-10 and CIFAR-100, AdamW", None)
         for network in ("ViT-T", "ViT-S")
     ]
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def _reported_row(name: str, numbers: dict[str, paper.Number] | None) -> dict:
     if numbers is None:
-        columns = ("base", "SAM", "SAM-ON", "SAM-ON − SAM", "source")
-        return {"network": name} | dict.fromkeys(columns, paper.NOT_SOURCED)
-    difference = numbers["only_norm"].value - numbers["all"].value
+        return {"network": name}
     return {
         "network": name,
-        "base": str(numbers["base"]),
-        "SAM": str(numbers["all"]),
-        "SAM-ON": str(numbers["only_norm"]),
-        "SAM-ON − SAM": f"{difference:+.2f}".replace("-", "−"),
+        "base": tidy.reported(numbers["base"]),
+        "SAM": tidy.reported(numbers["all"]),
+        "SAM-ON": tidy.reported(numbers["only_norm"]),
+        "SAM-ON − SAM": numbers["only_norm"].value - numbers["all"].value,
         "source": numbers["base"].source,
     }
 
@@ -127,18 +119,16 @@ def figure(results: Results) -> Figure:
     size = (8.6, 0.36 * len(families) + 1.1)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, (worse, label) in zip(axes, ((ALL, "SAM"), (BASE, "base optimizer")), strict=True):
-        differences = [
-            (
+        differences = {
+            family_name(results.profile, family): (
                 results.accuracies(results.cell(ON, family))
                 - results.accuracies(results.cell(worse, family))
             ).dropna()
             for family in families
-        ]
-        names = [family_name(results.profile, family) for family in families]
-        rows(ax, names, differences, ["only_norm"] * len(families))
+        }
+        draw_points(ax, long(differences, ["only_norm"] * len(families)), "value", "label")
         ax.axvline(0, color="#444444", lw=0.8)
         ax.set_xlabel(f"SAM-ON − {label}, points")
-    axes[1].invert_yaxis()  # it shares the first one's, which `rows` has turned twice
     figure.tight_layout()
     return figure
 
@@ -244,12 +234,12 @@ def norm_share() -> pd.DataFrame:
         rows.append(
             {
                 "model": MODEL_NAMES[name],
-                "parameters": f"{mask.total:,}",
-                "in norm layers": f"{mask.count:,}",
-                "share": f"{100 * mask.share:.3f} %",
+                "parameters": mask.total,
+                "in norm layers": mask.count,
+                "share": {"percent": 100 * mask.share},
             }
         )
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def share(results: Results) -> Answer:

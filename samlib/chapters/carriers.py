@@ -5,13 +5,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from samlib.report import names, paper
+from samlib.report import names, paper, tidy
 from samlib.report.answers import Answer, single
 from samlib.report.figures import GEOMETRY_COLOURS, use_style
 from samlib.report.names import GEOMETRY_NAMES
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, corrected
-from samlib.report.wording import edge, points, spread, verdicts
+from samlib.report.text import number
+from samlib.report.wording import points
 from samlib.study.methods import SWEPT, Method
 
 
@@ -28,15 +29,14 @@ def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
-                "predicted share": f"{100 * paper.SHARE_AT_START[geometry]:.2g} %",
-                "share on norm layers": f"{100 * pd.Series(shares).mean():.1f} %",
-                "reported all − no norm": reported_no_norm_gap(geometry),
-                "all": spread(both[0]),
-                "no norm": spread(both[1]),
-                "ρ no norm": edge(results, without),
+                "predicted share": {"percent": 100 * paper.SHARE_AT_START[geometry]},
+                "share on norm layers": {"percent": 100 * pd.Series(shares).mean()},
+                "reported all − no norm": paper.best_gap(geometry, "all", "no_norm"),
+                "all": tidy.spread(both[0]),
+                "no norm": tidy.at_rho(results, without, both[1]),
             }
         )
-    return pd.DataFrame(rows).assign(**verdicts(comparisons)), comparisons
+    return tidy.judged(rows, "difference", comparisons), comparisons
 
 
 def _order(values: dict[str, float]) -> str:
@@ -61,11 +61,6 @@ def finding_prediction(results: Results) -> str:
         f"shares (the authors' costs with the predicted shares: {theirs:.1f}); of the four costs "
         f"{len(shown) or 'none'} {'is' if len(shown) < 2 else 'are'} shown to be above zero."
     )
-
-
-def reported_no_norm_gap(geometry: str) -> str:
-    """Best of the authors' curve over all minus best of its no-norm curve, in points."""
-    return f"{paper.best_gap(geometry, 'all', 'no_norm'):+.2f}"
 
 
 def share_over_time(results: Results) -> pd.DataFrame:
@@ -117,12 +112,12 @@ def finding(results: Results) -> str:
     text += f"costs {', '.join(harmed)} accuracy" if harmed else "is not shown to cost accuracy"
     if helped:
         text += f", and is better for {', '.join(helped)}"
-    shares = without_norm(results)[0].set_index("variant")["share on norm layers"]
-    share = shares[names.GEOMETRY_NAMES["elementwise_l2"]]
-    reported_gap = reported_no_norm_gap("elementwise_l2")
+    shares = without_norm(results)[0]["share on norm layers"]["percent"]
+    share = number(shares[SWEPT.index("elementwise_l2")], ".1f")
+    reported_gap = number(paper.best_gap("elementwise_l2", "all", "no_norm"), "+.2f")
     return (
-        f"{text}. For elementwise ℓ₂, where {share} of the squared length falls on them, all − no "
-        f"norm is {points(elementwise)}; the authors' curves show {reported_gap}."
+        f"{text}. For elementwise ℓ₂, where {share} % of the squared length falls on them, all − "
+        f"no norm is {points(elementwise)}; the authors' curves show {reported_gap}."
     )
 
 

@@ -1,19 +1,22 @@
 """What does it cost? Step times beside their floor and the accuracy they buy; whole campaigns."""
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samlib.bench import timing
-from samlib.report import campaign_cost, paper, step_times
+from samlib.report import campaign_cost, paper, step_times, tidy
 from samlib.report.answers import Answer, all_of, weakest
 from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, Comparison, corrected
-from samlib.report.step_times import FIRST, LATE, METHODS, quartiles, short
-from samlib.report.wording import diverged, edge, listed, number, points, reading, spread, verdicts
+from samlib.report.stats import Comparison, corrected
+from samlib.report.step_times import FIRST, LATE, METHODS, short
+from samlib.report.text import listed, number
+from samlib.report.wording import points, reading
 from samlib.study import plan
 from samlib.study.methods import BASE, ON, Method
 
@@ -43,22 +46,16 @@ def table(results: Results) -> pd.DataFrame:
         rows.append(
             {
                 "method": method_name(results.profile, method),
-                "reported time": f"{ratio:.2f}",
-                "time": quartiles(record["ratios"][key]) if record else NOT_RUN.verdict,
-                "floor": number(record["floors"][key][1]) if record else "–",
-                "reported accuracy": str(accuracy),
-                "ρ accuracy": edge(results, cell),
-                "accuracy": spread(results.accuracies(cell)),
-                "minus base": f"{gain}: {gain.verdict}" if gain else "–",
-                "diverged": diverged(results, cell),
+                "reported time": ratio,
+                "time": tidy.quartiles(record["ratios"][key] if record else [math.nan] * 3),
+                "floor": record["floors"][key][1] if record else math.nan,
+                "reported accuracy": tidy.reported(accuracy),
+                "accuracy": tidy.at_rho(results, cell),
+                "minus base": gain and tidy.comparison(gain),
+                "diverged": results.diverged(cell),
             }
         )
-    judged = verdicts(list(over_on.values()))
-    for name, values in judged.items():  # nothing to compare SAM-ON with in its own row
-        values.insert(METHODS.index(ON), "" if name == "seeds to decide" else "–")
-    judged["minus SAM-ON"] = judged.pop("difference")
-    order = ["minus SAM-ON", "verdict", "seeds to decide", "seeds", "p (Holm)"]
-    return pd.DataFrame(rows).assign(**{name: judged[name] for name in order})
+    return tidy.judged(rows, "minus SAM-ON", [over_on.get(method) for method in METHODS])
 
 
 def _panel(ax: Axes, results: Results, at: dict[Method, tuple], times: dict[str, float]) -> None:
@@ -142,13 +139,13 @@ def finding(results: Results) -> str:
         text = f"Step times: not run; `{step_times.command(results)}` measures them. "
     else:
         ratio = {key_of(m): number(record["ratios"][key_of(m)][1]) for m in METHODS}
-        first = _WORDS[_shorter(record, "only_norm", "all")]
-        late = _WORDS[_shorter(record, key_of(LATE), "only_norm")]
+        than_all = _WORDS[_shorter(record, "only_norm", "all")]
+        than_on = _WORDS[_shorter(record, key_of(LATE), "only_norm")]
         text = (
             f"Timed in turns on {timing.hardware(record)}, a step of SAM takes {ratio['all']} "
             f"times as long as one of {base}, a step of SAM-ON {ratio['only_norm']} times, which "
-            f"is {first} SAM's, and one on stages 2 and 3 (B2+B3) {ratio[key_of(LATE)]} times, "
-            f"which is {late} SAM-ON's. "
+            f"is {than_all} SAM's, and one on stages 2 and 3 (B2+B3) {ratio[key_of(LATE)]} times, "
+            f"which is {than_on} SAM-ON's. "
         )
     late, alone = against_on(results)[LATE], against_base(results)[FIRST]
     text += (
@@ -156,7 +153,7 @@ def finding(results: Results) -> str:
         f"({points(late)}), and {reading(alone, 'SAM-ON on stage 1 alone', base)} "
         f"({points(alone)})."
     )
-    edges = [short(results, m) for m in plan.BLOCKS if edge(results, results.cell(m))[-1] == "*"]
+    edges = [short(results, m) for m in plan.BLOCKS if results.at_edge(results.cell(m))]
     if edges:
         text += f" The ρ of {listed(edges)} was chosen at the edge of its grid."
     return text

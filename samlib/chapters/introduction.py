@@ -6,14 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.report import names, paper, step_times
+from samlib.report import names, paper, step_times, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, single
-from samlib.report.figures import key_of, points, use_style
+from samlib.report.figures import draw_points, key_of, long, use_style
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare, corrected
-from samlib.report.wording import diverged, edge, number, reading, spread, verdicts
-from samlib.report.wording import points as in_points
+from samlib.report.wording import points, reading
 from samlib.study import plan
 from samlib.study.methods import ALL, BASE, ON
 
@@ -27,23 +26,22 @@ def table(results: Results) -> pd.DataFrame:
     for cell in cells:
         method = cell.method
         key = key_of(method)
-        versus = results.compare(cell, base) if method != BASE else None
+        over_base = None if method == BASE else results.compare(cell, base)
         lead = results.compare(results.cell(ON), cell) if method == ALL else None
         rows.append(
             {
                 "method": method_name(results.profile, method),
-                "reported (WRN-28-10, CIFAR-100)": str(paper.HEADLINE[key]),
-                "ρ ours, last epoch": edge(results, cell),
-                "ours, last epoch": spread(results.accuracies(cell)),
-                "best on test": spread(results.accuracies(cell, column="best_test_accuracy")),
-                "minus base": str(versus) if versus else "–",
-                "SAM-ON minus it": str(lead) if lead else "–",
-                "step time": number(timed["ratios"][key][1]) if timed else "–",
+                "reported (WRN-28-10, CIFAR-100)": tidy.reported(paper.HEADLINE[key]),
+                "ours, last epoch": tidy.at_rho(results, cell),
+                "best on test": tidy.spread(results.accuracies(cell, column="best_test_accuracy")),
+                "minus base": over_base and tidy.difference(over_base),
+                "SAM-ON minus it": lead and tidy.difference(lead),
+                "step time": timed["ratios"][key][1] if timed else math.nan,
                 "seeds": len(results.runs(cell)),
-                "diverged": diverged(results, cell),
+                "diverged": results.diverged(cell),
             }
         )
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def is_it_rho(results: Results, family: str | None = None) -> pd.DataFrame:
@@ -52,10 +50,8 @@ def is_it_rho(results: Results, family: str | None = None) -> pd.DataFrame:
     chosen = results.rho(everything)
     labels = [f"SAM at its own choice, ρ = {chosen:g}"]
     labels += [f"SAM at ρ = {rho:g}" for rho in everything.grid if rho != chosen]
-    return pd.DataFrame(
-        {f"SAM-ON (ρ = {results.rho(on):g}) minus": labels}
-        | verdicts(list(_at_every_rho(results, family).values()))
-    )
+    rows = [{f"SAM-ON (ρ = {results.rho(on):g}) minus": label} for label in labels]
+    return tidy.judged(rows, "difference", list(_at_every_rho(results, family).values()))
 
 
 def _at_every_rho(results: Results, family: str | None = None) -> dict[float, Comparison]:
@@ -80,24 +76,20 @@ def figure(results: Results) -> Figure:
     use_style()
     cells = plan.introduction(results.profile).cells
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3), width_ratios=[3, 2])
-    for x, cell in enumerate(cells):
-        points(left, x, results.accuracies(cell), key_of(cell.method))
-    labels = []
+    keys = [key_of(cell.method) for cell in cells]
+    columns = {}
     for cell in cells:
         rho = "" if cell.method == BASE else f"\nρ = {results.rho(cell):g}"
-        labels.append(method_name(results.profile, cell.method) + rho)
-    left.set_xticks(range(len(cells)), labels)
-    left.set_xlim(-0.5, len(cells) - 0.3)
+        label = method_name(results.profile, cell.method) + rho
+        columns[label] = results.accuracies(cell)
+    draw_points(left, long(columns, keys), "label", "value", jitter=0.18)
     left.set_ylabel("test accuracy, %")
     model = MODEL_NAMES[cells[0].base.model]
     left.set_title(f"{model}, {cells[0].base.dataset}, {cells[0].seeds} seeds")
-    base, everything, on = (results.accuracies(cell) for cell in cells)
-    pairs = [("SAM\n− base", everything - base, "all"), ("SAM-ON\n− SAM", on - everything, None)]
-    for x, (_, difference, key) in enumerate(pairs):
-        points(right, x, difference, key or "only_norm")
+    base, everything, on = columns.values()
+    pairs = {"SAM\n− base": everything - base, "SAM-ON\n− SAM": on - everything}
+    draw_points(right, long(pairs, keys[1:]), "label", "value", jitter=0.18)
     right.axhline(0, color="#444444", lw=0.8)
-    right.set_xticks(range(len(pairs)), [label for label, _, _ in pairs])
-    right.set_xlim(-0.5, len(pairs) - 0.3)
     right.set_ylabel("paired difference, points")
     right.set_title("same seed, same data")
     figure.tight_layout()
@@ -114,7 +106,7 @@ def finding(results: Results) -> str:
     return (
         f"At the ρ their validation accuracy chose, SAM − {name} is {gain} points and "
         f"SAM-ON − {name} is {gain_on}. Against each other, "
-        f"{reading(direct, 'SAM-ON', 'SAM')} (SAM-ON − SAM: {in_points(direct)})."
+        f"{reading(direct, 'SAM-ON', 'SAM')} (SAM-ON − SAM: {points(direct)})."
     )
 
 
@@ -127,7 +119,7 @@ def finding_is_it_rho(results: Results) -> str:
     held_out = "" if math.isnan(apart.low) else f"; {apart} over the {apart.seeds} that chose no ρ"
     text = (
         f"With SAM at its own choice, {reading(tuned, 'SAM-ON', 'SAM')} "
-        f"({in_points(tuned)}{held_out}). "
+        f"({points(tuned)}{held_out}). "
     )
     elsewhere = [f"{r:g}" for r, c in together.items() if c.verdict == "holds" and r != chosen]
     if elsewhere and tuned.verdict != "holds":

@@ -4,22 +4,19 @@ import math
 from collections import Counter
 
 import matplotlib.pyplot as plt
-import matplotlib.ticker
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from samlib.report import names, paper
+from samlib.report import names, paper, tidy
 from samlib.report.answers import Answer, all_of
-from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.figures import COLOURS, curves, legend, rho_axis, use_style
 from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare, corrected
-from samlib.report.wording import edge
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, ON, SWEPT, Method
+from samlib.study.methods import ALL, BASE, CURVES, ON, SWEPT, Method
 
 
 def _ratio(results: Results, geometry: str) -> tuple[list[float], list[float]]:
@@ -50,33 +47,24 @@ def rho_shift(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "variant": GEOMETRY_NAMES[geometry],
-                "reported ρ ratio": f"{both[0][0] / both[1][0]:g}" if all(both) else "–",
-                "ρ all": edge(results, everything),
-                "ρ only norm": edge(results, on),
-                "our ρ ratio": f"{results.rho(on) / results.rho(everything):g}",
-                "log₁₀ ratio by seed": str(comparison),
-                "ratio (seeds)": _counted(ratios),
+                "reported ρ ratio": both[0][0] / both[1][0] if all(both) else math.nan,
+                "ρ all": {"rho": results.rho(everything), "at_edge": results.at_edge(everything)},
+                "ρ only norm": {"rho": results.rho(on), "at_edge": results.at_edge(on)},
+                "our ρ ratio": results.rho(on) / results.rho(everything),
+                "log₁₀ ratio by seed": tidy.difference(comparison),
+                "ratio (seeds)": Counter(f"{10**ratio:.3g}" for ratio in ratios),
                 "seeds": comparison.seeds,
                 "window all": window(results, everything),
                 "window only norm": window(results, on),
             }
         )
-    judged = [c.verdict for c in corrected(comparisons)]
-    return pd.DataFrame(rows).assign(verdict=judged), comparisons
+    verdicts = [c.verdict for c in corrected(comparisons)]
+    table = tidy.table([row | {"verdict": v} for row, v in zip(rows, verdicts, strict=True)])
+    return table, comparisons
 
 
-def _counted(log_ratios: list[float]) -> str:
-    """Every ratio with the number of seeds that have it.
-
-    >>> _counted([0.0, math.log10(8), math.log10(8)])
-    '1 (1), 8 (2)'
-    """
-    counts = Counter(float(f"{10**value:.3g}") for value in log_ratios)
-    return ", ".join(f"{ratio:g} ({n})" for ratio, n in sorted(counts.items()))
-
-
-def window(results: Results, cell: Cell) -> str:
-    """The values of rho around the chosen one whose mean test accuracy is above the base's."""
+def window(results: Results, cell: Cell) -> dict[str, float] | None:
+    """From which to which rho, around the chosen one, mean test accuracy is above the base's."""
     base = results.accuracies(results.cell(BASE))
     chosen, good = results.rho(cell), []
     for rho in sorted(cell.grid):
@@ -87,72 +75,63 @@ def window(results: Results, cell: Cell) -> str:
             good = []
         else:
             break
-    return f"{good[0]:g} to {good[-1]:g}" if good else "none"
+    return {"from": good[0], "to": good[-1]} if good else None
 
 
-def _curve(ax: Axes, results: Results, method: Method) -> None:
-    cell = results.cell(method)
-    rhos = sorted(cell.grid)
-    key = key_of(method)
-    means = []
-    for rho in rhos:
-        values = results.accuracies(cell, rho)
-        jitter = 1.04 ** np.linspace(-1, 1, len(values)) if len(values) > 1 else 1.0
-        ax.scatter(rho * jitter, values, s=10, color=COLOURS[key], alpha=0.4, linewidths=0)
-        means.append(values.mean())
-    ax.plot(rhos, means, "-", marker=MARKERS[key], color=COLOURS[key], ms=5, lw=1.6)
-    chosen = results.rho(cell)
-    ax.plot(
-        chosen,
-        means[rhos.index(chosen)],
-        "o",
-        ms=12,
-        mfc="none",
-        mec=COLOURS[key],
-        mew=1.4,
-    )
+def _ours(results: Results, geometry: str) -> pd.DataFrame:
+    """Accuracy of every run of a geometry, by mask and rho."""
+    rows = [
+        {"key": mask, "rho": rho, "accuracy": accuracy}
+        for mask in CURVES
+        for rho in sorted(results.cell(Method(geometry, mask)).grid)
+        for accuracy in results.accuracies(results.cell(Method(geometry, mask)), rho)
+    ]
+    return pd.DataFrame(rows)
 
 
-def _reported_curve(ax: Axes, geometry: str, mask: str) -> None:
-    curve = paper.RHO_SWEEP[geometry, mask]
-    rhos = sorted(curve)
-    values = [curve[rho] for rho in rhos]
-    ax.plot(rhos, values, "-", marker=MARKERS[mask], color=COLOURS[mask], ms=4.5, lw=1.4)
+def _theirs(geometry: str) -> pd.DataFrame:
+    """The authors' points, in the same columns."""
+    rows = [
+        {"key": mask, "rho": rho, "accuracy": accuracy}
+        for mask in CURVES
+        for rho, accuracy in sorted(paper.RHO_SWEEP[geometry, mask].items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def _mark_chosen(ax: Axes, results: Results, geometry: str) -> None:
+    for mask in CURVES:
+        cell = results.cell(Method(geometry, mask))
+        chosen = results.rho(cell)
+        at = chosen, results.accuracies(cell, chosen).mean()
+        ax.plot(*at, "o", ms=12, mfc="none", mec=COLOURS[mask], mew=1.4)
 
 
 def figure(results: Results) -> Figure:
     """Accuracy against rho by geometry: the paper's curves above, ours below."""
     use_style()
-    masks = ("all", "only_norm", "no_norm")
     figure, axes = plt.subplots(2, len(SWEPT), figsize=(9.0, 5.6), sharey="row")
     base = results.accuracies(results.cell(BASE))
     floor = max(0.0, base.mean() - 15)
     for column, geometry in enumerate(SWEPT):
         above, below = axes[0, column], axes[1, column]
-        for mask in masks:
-            _reported_curve(above, geometry, mask)
-            _curve(below, results, Method(geometry, mask))
+        ours, theirs = _ours(results, geometry), _theirs(geometry)
+        curves(above, theirs, "rho", "accuracy")
+        curves(below, ours, "rho", "accuracy")
+        _mark_chosen(below, results, geometry)
         above.axhline(paper.SGD_LINE.value, color=COLOURS["base"], ls="--", lw=1)
         below.axhline(base.mean(), color=COLOURS["base"], ls="--", lw=1)
         above.set_title(GEOMETRY_NAMES[geometry].replace("ASAM ", "ASAM\n"))
         below.set_xlabel("ρ")
-        for ax in (above, below):
-            ax.set_xscale("log")
-            ax.xaxis.set_minor_locator(NullLocator())
-        rhos = sorted({rho for m in masks for rho in results.cell(Method(geometry, m)).grid})
-        below.xaxis.set_major_locator(FixedLocator(rhos[:: max(1, len(rhos) // 3)]))
-        below.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        above.set_xscale("log")
+        above.xaxis.set_minor_locator(NullLocator())
+        rho_axis(below, ours["rho"].unique())
     axes[1, 0].set_ylim(bottom=floor)
     axes[0, 0].set_ylabel("reported accuracy, %\nWRN-28-10, CIFAR-100")
     cell = results.cell(BASE)
     model, data = MODEL_NAMES[cell.base.model], cell.base.dataset
     axes[1, 0].set_ylabel(f"our accuracy, %\n{model}, {data}")
-    handles = [
-        plt.Line2D([], [], color=COLOURS[m], marker=MARKERS[m], label=MASK_NAMES[m]) for m in masks
-    ]
-    handles.append(plt.Line2D([], [], color=COLOURS["base"], ls="--", label="base optimizer"))
-    figure.legend(handles=handles, ncols=4, loc="lower center", frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    legend(figure, {mask: MASK_NAMES[mask] for mask in CURVES} | {"base": "base optimizer"})
     return figure
 
 

@@ -1,5 +1,6 @@
 """Does SAM-ON gain more where the test images are corrupted or attacked?"""
 
+import math
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -8,13 +9,12 @@ from matplotlib.figure import Figure
 
 from samlib.errors import RecordsMissing
 from samlib.measures import corruptions
-from samlib.report import paper
+from samlib.report import paper, tidy
 from samlib.report.answers import Answer, all_of
-from samlib.report.figures import rows, use_style
+from samlib.report.figures import COLOURS, draw_points, long, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare, corrected
-from samlib.report.wording import number, spread, verdicts
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 EFFECT = 5.0  # points the base optimizer must lose for a condition to count as one
@@ -68,16 +68,12 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         row = {"test images": name}
         for method in HEADLINE:
             values = accuracies(results, method, read)
-            row[method_name(results.profile, method)] = spread(values)
-        row["SAM-ON − SAM"] = str(compare(_gain(results, ALL, read)))
-        if reference is not None:
-            comparisons.append(excess(results, ALL, read, reference))
+            row[method_name(results.profile, method)] = tidy.spread(values)
+        row["SAM-ON − SAM"] = tidy.difference(compare(_gain(results, ALL, read)))
+        comparisons.append(excess(results, ALL, read, reference) if reference else None)
         rows.append(row)
-    judged = verdicts(comparisons)
-    columns = {"more than clean": ["–", *judged["difference"]]}
-    columns["verdict"] = ["", *judged["verdict"]]
-    columns |= {name: ["", *judged[name]] for name in ("seeds", "p (Holm)")}
-    return pd.DataFrame(rows).assign(**columns), comparisons
+    table = tidy.judged(rows, "more than clean", comparisons)
+    return table, [c for c in comparisons if c is not None]
 
 
 def by_corruption(results: Results) -> pd.DataFrame:
@@ -92,10 +88,10 @@ def by_corruption(results: Results) -> pd.DataFrame:
 
         for method in HEADLINE:
             values = accuracies(results, method, read)
-            row[method_name(results.profile, method)] = spread(values)
-        row["SAM-ON − SAM"] = str(compare(_gain(results, ALL, read).dropna()))
+            row[method_name(results.profile, method)] = tidy.spread(values)
+        row["SAM-ON − SAM"] = tidy.difference(compare(_gain(results, ALL, read).dropna()))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def reported_table() -> pd.DataFrame:
@@ -108,16 +104,14 @@ def reported_table() -> pd.DataFrame:
         rows.append(
             {
                 "test images": name,
-                "AdamW": str(numbers["base"]),
-                "SAM": str(numbers["all"]),
-                "SAM-ON": str(numbers["only_norm"]),
-                "SAM-ON − SAM": f"{here:+.2f}".replace("-", "−"),
-                "more than clean": "–"
-                if name == "clean"
-                else f"{here - gain:+.2f}".replace("-", "−"),
+                "AdamW": tidy.reported(numbers["base"]),
+                "SAM": tidy.reported(numbers["all"]),
+                "SAM-ON": tidy.reported(numbers["only_norm"]),
+                "SAM-ON − SAM": here,
+                "more than clean": math.nan if name == "clean" else here - gain,
             }
         )
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def figure(results: Results) -> Figure:
@@ -128,12 +122,11 @@ def figure(results: Results) -> Figure:
     size = (8.6, 0.36 * len(named) + 1.1)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, over in zip(axes, (ALL, BASE), strict=True):
-        gains = [_gain(results, over, read) for read in named.values()]
-        rows(ax, list(named), gains, ["only_norm"] * len(gains))
+        gains = {name: _gain(results, over, read) for name, read in named.items()}
+        draw_points(ax, long(gains, ["only_norm"] * len(gains)), "value", "label")
         ax.axvline(0, color="#444444", lw=0.8)
-        ax.axvline(gains[0].mean(), color="#D55E00", lw=0.8, ls="--")
+        ax.axvline(gains["clean"].mean(), color=COLOURS["only_norm"], lw=0.8, ls="--")
         ax.set_xlabel(f"SAM-ON − {method_name(results.profile, over)}, points")
-    axes[1].invert_yaxis()  # it shares the first one's, which `rows` has turned twice
     figure.tight_layout()
     return figure
 
@@ -153,7 +146,7 @@ def finding(results: Results) -> str:
     all_, named = conditions(results), felt(results)
     base = method_name(results.profile, BASE)
     if not named:
-        return f"No condition costs {base} {number(EFFECT, 0)} points."
+        return f"No condition costs {base} {EFFECT:.0f} points."
     parts = []
     for over in (ALL, BASE):
         together = corrected([excess(results, over, *all_[name]) for name in named])
@@ -170,8 +163,8 @@ def finding(results: Results) -> str:
         label = method_name(results.profile, over)
         parts.append(f"The gain of SAM-ON over {label} is {', and '.join(said)}.")
     return (
-        f"Of {len(all_)} conditions {len(named)} cost {base} {number(EFFECT, 0)} points or more "
-        f"over {len(_measured(results, BASE))} seeds; these are counted. {' '.join(parts)}"
+        f"Of {len(all_)} conditions {len(named)} cost {base} {EFFECT:.0f} points or more over "
+        f"{len(_measured(results, BASE))} seeds; these are counted. {' '.join(parts)}"
     )
 
 

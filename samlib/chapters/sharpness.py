@@ -6,22 +6,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 from scipy.stats import spearmanr
 
 from samlib.errors import RecordsMissing
 from samlib.measures.sharpness import POSTER, SETTINGS, TRUE_LABELS, Setting
-from samlib.report import paper
+from samlib.report import paper, tidy
 from samlib.report.answers import Answer
 from samlib.report.counting import wrong_labels
-from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.figures import COLOURS, MARKERS, curves, key_of, legend, rho_axis, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, compare
-from samlib.report.wording import number, verdicts
+from samlib.report.stats import Comparison, compare, corrected
+from samlib.report.text import number
 from samlib.study import plan
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, ON, Method
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 MAIN = POSTER[0]  # the setting that decides
 MARGIN = math.log10(1.1)  # ratios of sharpness within 10 % are of no interest
@@ -66,10 +65,8 @@ def _name(setting: Setting) -> str:
     return f"{steps}, radius {setting.rho:g}{reach}"
 
 
-def _mean(values: pd.Series, digits: int = 3) -> str:
-    lost = int(values.isna().sum())
-    text = f"{number(values.mean(), digits)} ± {number(values.std(), digits)}"
-    return f"{text} ({lost} not finite)" if lost else text
+def _spread(values: pd.Series) -> dict:
+    return tidy.spread(values) | {"not_finite": int(values.isna().sum())}
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -84,34 +81,40 @@ def table(results: Results) -> pd.DataFrame:
         row = {"setting": _name(setting)}
         for method, name in names.items():
             found = theirs.get(key_of(method))
-            row[f"reported {name}"] = f"{found.value:.3f}" if found else "–"
+            row[f"reported {name}"] = found.value if found else math.nan
         for method, name in names.items():
             cell = results.cell(method)
-            row[name] = _mean(values(results, cell, results.rho(cell), setting))
+            row[name] = _spread(values(results, cell, results.rho(cell), setting))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def others(results: Results) -> pd.DataFrame:
-    """The same where the poster shows nothing: other balls, parts of the network, eigenvalue."""
+    """The same where the poster shows nothing: other balls, parts of the network."""
     kinds = {
         "ℓ∞, not adaptive, 20 steps, radius 0.003": Setting(20, 0.003, adaptive=False),
         "ℓ∞, norm layers only, 20 steps, radius 0.007": Setting(20, 0.007, mask="only_norm"),
         "ℓ∞, all but norm layers, 20 steps, radius 0.007": Setting(20, 0.007, mask="no_norm"),
         "ℓ₂, adaptive, 20 steps, radius 0.1": Setting(20, 0.1, p=2),
         "ℓ∞, adaptive, 20 steps, radius 0.003, to the true labels": TRUE_LABELS,
-        "largest eigenvalue of the Hessian": None,
     }
-    rows = []
-    for name, setting in kinds.items():
-        row = {"measure": name}
-        for method in (BASE, ALL, ON):
-            cell = results.cell(method)
-            found = values(results, cell, results.rho(cell), setting)
-            row[method_name(results.profile, method)] = _mean(found, 4 if setting else 1)
-        if setting != TRUE_LABELS or results.cell(BASE).base.label_noise:
-            rows.append(row)
-    return pd.DataFrame(rows)
+    if not results.cell(BASE).base.label_noise:
+        kinds = {name: setting for name, setting in kinds.items() if setting != TRUE_LABELS}
+    return tidy.table([_three(results, name, setting) for name, setting in kinds.items()])
+
+
+def eigenvalues(results: Results) -> pd.DataFrame:
+    """The largest eigenvalue of the Hessian of the three methods."""
+    return tidy.table([_three(results, "largest eigenvalue of the Hessian", None)])
+
+
+def _three(results: Results, name: str, setting: Setting | None) -> dict:
+    row = {"measure": name}
+    for method in (BASE, ALL, ON):
+        cell = results.cell(method)
+        found = values(results, cell, results.rho(cell), setting)
+        row[method_name(results.profile, method)] = _spread(found)
+    return row
 
 
 def differences(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -125,14 +128,13 @@ def differences(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                 {
                     "measure": _name(setting) if setting else "largest eigenvalue",
                     "SAM-ON over": method_name(results.profile, over),
-                    "factor": f"{10**comparison.mean:.2f} ×",
+                    "factor": {"factor": 10**comparison.mean},
                 }
             )
-    columns = verdicts(comparisons)
-    kept = {"log₁₀ ratio": columns["difference"], "seeds": columns["seeds"]}
-    kept["p (Holm)"] = columns["p (Holm)"]
-    kept["SAM-ON is"] = [_WORDS.get(v, v) for v in columns["verdict"]]
-    return pd.DataFrame(rows).assign(**kept), comparisons
+    for row, c in zip(rows, corrected(comparisons), strict=True):
+        row |= {"log₁₀ ratio": tidy.difference(c), "seeds": c.seeds, "p (Holm)": {"p": c.p}}
+        row["SAM-ON is"] = _WORDS.get(c.verdict, c.verdict)
+    return tidy.table(rows), comparisons
 
 
 def everything(results: Results) -> pd.DataFrame:
@@ -146,7 +148,7 @@ def everything(results: Results) -> pd.DataFrame:
             top = values(results, cell, rho, None)
             rows += [
                 {
-                    "method": key_of(cell.method),
+                    "key": key_of(cell.method),
                     "rho": rho,
                     "seed": seed,
                     "sharpness": sharp[seed],
@@ -163,21 +165,22 @@ def monotone(results: Results) -> pd.DataFrame:
     found = everything(results)
     rows = []
     for method in (ALL, ON):
-        means = found[found["method"] == key_of(method)].groupby("rho").mean(numeric_only=True)
+        means = found[found["key"] == key_of(method)].groupby("rho").mean(numeric_only=True)
         row = {"method": method_name(results.profile, method), "values of ρ": len(means)}
         for column in ("sharpness", "eigenvalue"):
             up = int((means[column].diff().dropna() > 0).sum())
             row[f"rank correlation, {column}"] = _rank(means.index, means[column])
-            row[f"increases, {column}"] = f"{up} of {len(means) - 1}"
+            row[f"increases, {column}"] = {"part": up, "whole": len(means) - 1}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
-def _rank(x, y) -> str:
+def _rank(x, y) -> float:
+    """Spearman's rank correlation; NaN where one side is constant."""
     known = pd.DataFrame({"x": list(x), "y": list(y)}).dropna()
     if len(known) < 2 or known["x"].nunique() < 2 or known["y"].nunique() < 2:
-        return "–"
-    return number(float(spearmanr(known["x"], known["y"]).statistic))
+        return math.nan
+    return float(spearmanr(known["x"], known["y"]).statistic)
 
 
 def figure(results: Results) -> Figure:
@@ -185,51 +188,23 @@ def figure(results: Results) -> Figure:
     use_style()
     found = everything(results)
     figure, axes = plt.subplots(1, 3, figsize=(8.8, 3.3), width_ratios=[1, 1, 1.1])
-    base = found[found["method"] == "base"]
+    base = found[found["key"] == "base"]
     for ax, column in zip(axes, ("sharpness", "eigenvalue"), strict=False):
         ax.axhline(base[column].mean(), color=COLOURS["base"], ls="--", lw=1)
-        for key in ("all", "only_norm"):
-            rows = found[found["method"] == key]
-            ax.scatter(rows["rho"], rows[column], s=10, color=COLOURS[key], alpha=0.4, lw=0)
-            means = rows.groupby("rho")[column].mean()
-            ax.plot(means.index, means, "-", marker=MARKERS[key], color=COLOURS[key], ms=5)
-        ax.set_xscale("log")
+        perturbed = found[found["rho"] > 0]
+        curves(ax, perturbed, "rho", column)
+        rho_axis(ax, perturbed["rho"].unique())
         ax.set_yscale("log")
-        rhos = sorted(found["rho"][found["rho"] > 0].unique())
-        ax.xaxis.set_major_locator(FixedLocator(rhos[:: max(1, len(rhos) // 3)]))
-        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("ρ trained with")
     axes[0].set_title("ℓ∞ m-sharpness, nats")
     axes[1].set_title("largest eigenvalue")
-    for key in ("base", "all", "only_norm"):
-        rows = found[found["method"] == key]
-        axes[2].scatter(
-            rows["sharpness"],
-            rows["accuracy"],
-            s=16,
-            marker=MARKERS[key],
-            color=COLOURS[key],
-            alpha=0.6,
-            lw=0,
-        )
+    for key, rows in found.groupby("key"):
+        look = {"marker": MARKERS[key], "color": COLOURS[key], "alpha": 0.6, "lw": 0}
+        axes[2].scatter(rows["sharpness"], rows["accuracy"], s=16, **look)
     axes[2].set_xscale("log")
     axes[2].set_xlabel("ℓ∞ m-sharpness, nats")
     axes[2].set_title("test accuracy, %")
-    names = {"base": BASE, "all": ALL, "only_norm": ON}
-    handles = [
-        plt.Line2D(
-            [],
-            [],
-            color=COLOURS[key],
-            marker=MARKERS[key],
-            ls="--" if key == "base" else "-",
-            label=method_name(results.profile, method),
-        )
-        for key, method in names.items()
-    ]
-    figure.legend(handles=handles, ncols=3, loc="lower center", frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    legend(figure, {key_of(m): method_name(results.profile, m) for m in HEADLINE}, dashed=())
     return figure
 
 
@@ -238,19 +213,19 @@ def finding(results: Results) -> str:
     base = method_name(results.profile, BASE)
     found = everything(results)
     within = ", ".join(
-        f"{_rank(rows['sharpness'], rows['accuracy'])} for {name}"
+        f"{number(_rank(rows['sharpness'], rows['accuracy']))} for {name}"
         for key, name in (("all", "SAM"), ("only_norm", "SAM-ON"))
-        for rows in [found[found["method"] == key]]
+        for rows in [found[found["key"] == key]]
     )
-    floor = found["accuracy"][found["method"] == "base"].mean()
+    floor = found["accuracy"][found["key"] == "base"].mean()
     better = found[found["accuracy"] > floor]
     return (
         f"At {_name(MAIN)}, the sharpness of SAM-ON is {_factors(results, MAIN)}; the poster "
         f"reports {reported_factor('base'):.2f} × and {reported_factor('all'):.2f} ×. Over all "
         f"{len(found)} runs the rank correlation of sharpness with test accuracy is "
-        f"{_rank(found['sharpness'], found['accuracy'])}, over the {len(better)} that do better "
-        f"than {base} on average {_rank(better['sharpness'], better['accuracy'])}; within one "
-        f"method, over its ρ, {within}. A network that has learned nothing is flat, too."
+        f"{number(_rank(found['sharpness'], found['accuracy']))}, over the {len(better)} that do "
+        f"better than {base} on average {number(_rank(better['sharpness'], better['accuracy']))}; "
+        f"within one method, over its ρ, {within}. A network that has learned nothing is flat, too."
     )
 
 
@@ -271,7 +246,7 @@ def finding_labels(results: Results) -> str:
     if not wrong:
         return "No training label of this profile is noisy."
     fitted = ", ".join(
-        f"{method_name(results.profile, m)} {number(results.fitted(results.cell(m)), 1)} %"
+        f"{method_name(results.profile, m)} {number(results.fitted(results.cell(m)), '.1f')} %"
         for m in (BASE, ALL, ON)
     )
     return (
@@ -293,7 +268,7 @@ def finding_monotone(results: Results) -> str:
     found = everything(results)
     parts = []
     for method in (ALL, ON):
-        means = found[found["method"] == key_of(method)].groupby("rho")["sharpness"].mean()
+        means = found[found["key"] == key_of(method)].groupby("rho")["sharpness"].mean()
         steps = means.diff().dropna()
         if (steps > 0).all():
             shape = "rises with every step of ρ"
@@ -332,6 +307,7 @@ def sharper_and_better(results: Results) -> Answer:
 TABLES = {
     "sharpness": table,
     "sharpness_others": others,
+    "eigenvalues": eigenvalues,
     "sharpness_ratios": lambda results: differences(results)[0],
     "sharpness_monotone": monotone,
 }

@@ -6,13 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samlib.errors import RecordsMissing
-from samlib.report import gains, paper
+from samlib.report import gains, paper, tidy
 from samlib.report.answers import Answer, all_of
-from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare
-from samlib.report.wording import number, verdicts
+from samlib.report.text import number
 from samlib.study import plan
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 from samlib.trainer.diagnostics import QUANTILES
@@ -66,25 +66,12 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         row = {"layer": _short(layer) if layer else "all"}
         for method, name in names.items():
             values = gammas(results, method, layer)
-            row[name] = f"{number(values.mean(), 3)} ± {number(values.std(), 3)}"
+            row[name] = tidy.spread(values)
         over_base = _difference(results, ON, BASE, layer)
-        row[f"SAM-ON − {names[BASE]}"] = _three(over_base)
+        row[f"SAM-ON − {names[BASE]}"] = tidy.difference(over_base)
         comparisons.append(_difference(results, ON, ALL, layer))
         rows.append(row)
-    judged = verdicts(comparisons)
-    columns = {
-        "SAM-ON − SAM": [_three(c) for c in comparisons],
-        **{name: judged[name] for name in ("verdict", "seeds", "p (Holm)")},
-    }
-    return pd.DataFrame(rows).assign(**columns), comparisons
-
-
-def _three(c: Comparison) -> str:
-    """A difference in γ: as a Comparison prints itself, with three digits."""
-    if c.seeds < 2:
-        return str(c)
-    signed = [f"{v:+.3f}".replace("-", "−") for v in (c.mean, c.low, c.high)]
-    return f"{signed[0]} [{signed[1]}, {signed[2]}]"
+    return tidy.judged(rows, "SAM-ON − SAM", comparisons), comparisons
 
 
 def _conditions(results: Results) -> dict[str, gains.Condition]:
@@ -121,19 +108,7 @@ def figure(results: Results) -> Figure:
         ax.set_ylabel("γ" if leaf == "gamma" else "β")
     axes[1].set_xticks(range(len(names)), [_short(name) for name in names])
     axes[1].set_xlabel("normalization layer, in forward order")
-    handles = [
-        plt.Line2D(
-            [],
-            [],
-            color=COLOURS[key_of(m)],
-            marker=MARKERS[key_of(m)],
-            lw=4,
-            label=method_name(results.profile, m),
-        )
-        for m in HEADLINE
-    ]
-    figure.legend(handles=handles, ncols=3, loc="upper center", frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    legend(figure, {key_of(m): method_name(results.profile, m) for m in HEADLINE}, dashed=())
     return figure
 
 
@@ -155,7 +130,7 @@ def _short(layer: str) -> str:
 def finding(results: Results) -> str:
     """Whether gamma is larger than with SAM, and with the base optimizer; and without decay."""
     shift, over_base = (_difference(results, ON, worse, None) for worse in (ALL, BASE))
-    on, everything, base = (number(gammas(results, m).mean(), 3) for m in (ON, ALL, BASE))
+    on, everything, base = (number(gammas(results, m).mean(), ".3f") for m in (ON, ALL, BASE))
     name = method_name(results.profile, BASE)
     words = {
         "holds": "is larger with SAM-ON than with SAM",
@@ -171,9 +146,9 @@ def finding(results: Results) -> str:
     }
     return (
         f"The mean of |γ|, 1 at the start, {_word(words, shift, 'SAM-ON and SAM')}: {on} against "
-        f"{everything}, {_three(shift)} over {shift.seeds} seeds. With {name} it is {base}; SAM-ON "
-        f"− {name} is {_three(over_base)}{aside}. Without weight decay on γ and β "
-        f"{_word(left, free, 'SAM-ON and SAM')}: {_three(free)} over {free.seeds} seeds. The "
+        f"{everything}, {shift:+.3f} over {shift.seeds} seeds. With {name} it is {base}; SAM-ON "
+        f"− {name} is {over_base:+.3f}{aside}. Without weight decay on γ and β "
+        f"{_word(left, free, 'SAM-ON and SAM')}: {free:+.3f} over {free.seeds} seeds. The "
         f"poster's modes are {reported_modes()}."
     )
 
@@ -226,7 +201,7 @@ def larger_gamma(results: Results) -> Answer:
         raise RecordsMissing("no run has gamma recorded")
     answer = all_of(list(compared.values()), "", strict=True)
     verdict = "refuted" if any(map(_close, compared.values())) else answer.verdict
-    ours = (f"{_three(c)} over {method_name(results.profile, m)}" for m, c in compared.items())
+    ours = (f"{c:+.3f} over {method_name(results.profile, m)}" for m, c in compared.items())
     return Answer(", ".join(ours), verdict, answer.seeds)
 
 

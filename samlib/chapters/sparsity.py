@@ -1,25 +1,34 @@
 """Would any sparse perturbation do? Sparse masks under both radius rules, and channel scales."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from samlib.report import names, paper
+from samlib.report import names, paper, tidy
 from samlib.report.answers import Answer, all_of
 from samlib.report.counting import moved, undone
-from samlib.report.figures import COLOURS, MARKERS, key_of, rows, use_style
+from samlib.report.figures import (
+    COLOURS,
+    MARKERS,
+    between,
+    curves,
+    draw_points,
+    key_of,
+    legend,
+    long,
+    use_style,
+)
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, corrected, interval
-from samlib.report.wording import diverged, edge, listed, number, spread, verdicts
+from samlib.report.stats import Comparison, corrected
+from samlib.report.text import listed
+from samlib.report.wording import points
 from samlib.study import plan
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, ON, SCALES, SPARSE_MASKS, Method
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, SCALES, SPARSE_MASKS, Method
 
 RULES = {"mask": "radius over the mask", "all": "radius over all"}
 
@@ -46,31 +55,22 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "mask": method_name(results.profile, cell.method),
-                "sparsity": f"{100 - _kept(results, cell):.2f} %",
-                "radius over": "–" if cell.method == ALL else cell.method.radius_over,
-                "reported": _reported(cell.method),
-                "ρ accuracy": edge(results, cell),
-                "accuracy": spread(both[0]),
-                "SAM-ON on its seeds": number(both[1].mean()),
-                "minus base": str(results.compare(cell, base)),
-                "diverged": diverged(results, cell),
+                "sparsity": {"percent": 100 - _kept(results, cell)},
+                "radius over": None if cell.method == ALL else cell.method.radius_over,
+                "reported": tidy.reported(_reported(cell.method)),
+                "accuracy": tidy.at_rho(results, cell, both[0]),
+                "SAM-ON on its seeds": both[1].mean(),
+                "minus base": tidy.difference(results.compare(cell, base)),
+                "diverged": results.diverged(cell),
             }
         )
-    return _judged(rows, comparisons), comparisons
+    return tidy.judged(rows, "SAM-ON minus it", comparisons), comparisons
 
 
-def _judged(rows: list[dict], comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    columns = verdicts(comparisons)
-    columns["SAM-ON minus it"] = columns.pop("difference")
-    order = ["SAM-ON minus it", "verdict", "seeds to decide", "seeds", "p (Holm)"]
-    return pd.DataFrame(rows).assign(**{name: columns[name] for name in order})
-
-
-def _reported(method: Method) -> str:
+def _reported(method: Method) -> paper.Number | None:
     level = {None: 99.95, 0.5: 50.0, 0.9995: 99.95}.get(method.sparsity)
     key = ("all", 0.0) if method == ALL else (method.mask, level)
-    found = paper.SPARSITY.get(key)
-    return str(found) if found else paper.NOT_SOURCED
+    return paper.SPARSITY.get(key)
 
 
 def _behind(results: Results, cell: Cell) -> pd.Series:
@@ -88,19 +88,18 @@ def figure(results: Results) -> Figure:
         for method in (BASE, ALL):
             mean = _behind(results, results.cell(method)).mean()
             ax.axhline(mean, color=COLOURS[key_of(method)], ls="--", lw=1)
-        for shift, mask in zip((0.78, 1.0, 1.28), SPARSE_MASKS, strict=True):
-            own = [c for c in cells if (c.method.mask, c.method.radius_over) == (mask, rule)]
-            x = [shift * _kept(results, c) for c in own]
-            behind = [_behind(results, c) for c in own]
-            for at, values in zip(x, behind, strict=True):
-                ax.scatter([at] * len(values), values, s=12, color=COLOURS[mask], alpha=0.4, lw=0)
-                low, high = interval(values)[1:]
-                if np.isfinite(low):
-                    ax.plot([at, at], [low, high], color=COLOURS[mask], lw=1.2)
-            means = [values.mean() for values in behind]
-            ax.plot(
-                x, means, "-", marker=MARKERS[mask], color=COLOURS[mask], ms=7, mew=0.4, mec="w"
-            )
+        aside = dict(zip(SPARSE_MASKS, (0.78, 1.0, 1.28), strict=True))  # none covers another
+        shown = [
+            {
+                "key": c.method.mask,
+                "kept": aside[c.method.mask] * _kept(results, c),
+                "behind": value,
+            }
+            for c in cells
+            if c.method.radius_over == rule
+            for value in _behind(results, c)
+        ]
+        curves(ax, pd.DataFrame(shown), "kept", "behind", errorbar=between)
         at = _kept(results, results.cell(ON))
         ax.plot(at, 0, MARKERS["only_norm"], color=COLOURS["only_norm"], ms=10, zorder=1)
         ax.set_xscale("log")
@@ -111,22 +110,9 @@ def figure(results: Results) -> Figure:
         ax.set_title(title)
         ax.set_xlabel("coordinates moved, %")
     axes[0].set_ylabel("accuracy minus SAM-ON's, points")
-    shown = {"base": BASE, "all": ALL, "only_norm": ON}
-    labels = {key: method_name(results.profile, m) for key, m in shown.items()}
+    labels = {key_of(m): method_name(results.profile, m) for m in HEADLINE}
     labels |= {mask: names.MASK_NAMES[mask] for mask in SPARSE_MASKS}
-    handles = [
-        plt.Line2D(
-            [],
-            [],
-            color=COLOURS[key],
-            marker="" if key in ("base", "all") else MARKERS[key],
-            ls="--" if key in ("base", "all") else "" if key == "only_norm" else "-",
-            label=label,
-        )
-        for key, label in labels.items()
-    ]
-    figure.legend(handles=handles, ncols=6, loc="lower center", frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    legend(figure, labels, dashed=("base", "all"))
     return figure
 
 
@@ -173,10 +159,10 @@ def finding_budget(results: Results) -> str:
     rho, would = results.rho(on), results.rho(alike)
     if would == rho:
         return text + f"Chosen among as many on as many, SAM-ON's would be the same, {rho:g}."
-    moved = results.compare(alike, on)
+    change = results.compare(alike, on)
     return text + (
         f"Chosen among as many on as many, SAM-ON's would be {would:g} instead of {rho:g}, which "
-        f"changes its accuracy by {moved} points over {moved.seeds} seeds."
+        f"changes its accuracy by {points(change)}."
     )
 
 
@@ -202,15 +188,13 @@ def parts(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "perturbed": method_name(results.profile, one),
-                "ρ accuracy": edge(results, cells[0]),
-                "accuracy": spread(both[0]),
+                "accuracy": tidy.at_rho(results, cells[0], both[0]),
                 "minus": method_name(results.profile, other),
-                "ρ its accuracy": edge(results, cells[1]),
-                "its accuracy": spread(both[1]),
-                "diverged": diverged(results, *cells),
+                "its accuracy": tidy.at_rho(results, cells[1], both[1]),
+                "diverged": results.diverged(*cells),
             }
         )
-    return pd.DataFrame(rows).assign(**verdicts(comparisons)), comparisons
+    return tidy.judged(rows, "difference", comparisons), comparisons
 
 
 def _told(comparison: Comparison, name: str) -> str:
@@ -238,14 +222,13 @@ def scales(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(
             {
                 "perturbed": method_name(results.profile, method),
-                "numbers moved": f"{moved(base.base, method):,}",
-                "ρ accuracy": edge(results, cell),
-                "accuracy": spread(results.accuracies(cell)),
-                "minus base": str(results.compare(cell, base)),
-                "diverged": diverged(results, cell),
+                "numbers moved": moved(base.base, method),
+                "accuracy": tidy.at_rho(results, cell),
+                "minus base": tidy.difference(results.compare(cell, base)),
+                "diverged": results.diverged(cell),
             }
         )
-    return _judged(rows, comparisons), comparisons
+    return tidy.judged(rows, "SAM-ON minus it", comparisons), comparisons
 
 
 def fixed(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -255,29 +238,26 @@ def fixed(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     for method in (ALL, ON, *SCALES):
         cell = held[method]
         comparisons.append(results.compare(cell, held[BASE]))
-        ahead = "" if method == ON else str(results.compare(held[ON], cell))
+        ahead = None if method == ON else tidy.difference(results.compare(held[ON], cell))
         rows.append(
             {
                 "perturbed": method_name(results.profile, method),
-                "ρ accuracy": edge(results, cell),
-                "accuracy": spread(results.accuracies(cell)),
-                "diverged": diverged(results, cell),
+                "accuracy": tidy.at_rho(results, cell),
+                "diverged": results.diverged(cell),
                 "SAM-ON minus it": ahead,
             }
         )
-    columns = verdicts(comparisons)
-    columns = {"minus base": columns.pop("difference")} | columns
-    return pd.DataFrame(rows).assign(**columns), comparisons
+    return tidy.judged(rows, "minus base", comparisons), comparisons
 
 
 def figure_scales(results: Results) -> Figure:
     """Difference to SAM-ON of SAM, of its halves gamma and beta, and of channel scales."""
     use_style()
     methods = (ALL, *plan.PARTS, *SCALES)
-    behind = [_behind(results, results.cell(m)) for m in methods]
+    behind = {method_name(results.profile, m): _behind(results, results.cell(m)) for m in methods}
     keys = [m.mask if m.geometry == "l2" else m.geometry for m in methods]
     figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
-    rows(ax, [method_name(results.profile, m) for m in methods], behind, keys)
+    draw_points(ax, long(behind, keys), "value", "label")
     ax.axvline(0, color=COLOURS["only_norm"], lw=1)
     ax.set_xlabel("accuracy minus SAM-ON's, points")
     figure.tight_layout()

@@ -1,5 +1,6 @@
 """How near is the trainer to its limit? What was tried, predicted and measured; what is left."""
 
+import math
 import statistics
 from collections.abc import Callable
 from operator import itemgetter
@@ -7,16 +8,13 @@ from operator import itemgetter
 import pandas as pd
 
 from samlib.bench import timing
-from samlib.report import step_times
+from samlib.report import step_times, tidy
 from samlib.report.figures import key_of
 from samlib.report.names import MODEL_NAMES
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN
-from samlib.report.step_times import LATE, PEER, quartiles, short, title
-from samlib.report.wording import listed, number
+from samlib.report.step_times import LATE, PEER, short, title
+from samlib.report.text import listed, number
 from samlib.study.methods import ALL, ON
-
-NO_RECORD = pd.DataFrame([{"timed": NOT_RUN.verdict}])
 
 
 def _read(results: Results, kind: str) -> list[dict]:
@@ -37,23 +35,27 @@ def ideas(results: Results) -> pd.DataFrame:
         late = key_of(LATE)
         kept = took.get(f"reused by {late}", 0.0)
         masked = {m: plain + took[f"gradient of {m}"] for m in ("all", "only_norm", late)}
-        measured = {name: quartiles(ratio) for name, ratio in record["ratios"].items()}
+        measured = {name: tidy.quartiles(ratio) for name, ratio in record["ratios"].items()}
         for idea, predicted, found in (
-            ("all gradients, twice (a peer)", masked["all"], measured.get(PEER, "–")),
+            ("all gradients, twice (a peer)", masked["all"], measured.get(PEER)),
             (f"the same here ({short(results, ALL)})", masked["all"], measured["all"]),
-            (f"first gradient to {short(results, ON)}'s mask", masked["only_norm"], None),
-            (f"first gradient to {short(results, LATE)}", masked[late], "–"),
+            (
+                f"first gradient to {short(results, ON)}'s mask",
+                masked["only_norm"],
+                measured["only_norm"],
+            ),
+            (f"first gradient to {short(results, LATE)}", masked[late], None),
             ("… and activations in front of it kept", masked[late] - kept, measured[late]),
         ):
             rows.append(
                 {
                     "timed": title(record),
                     "what a step computes": idea,
-                    "predicted": number(predicted / base),
-                    "measured": measured["only_norm"] if found is None else found,
+                    "predicted": predicted / base,
+                    "measured": found,
                 }
             )
-    return pd.DataFrame(rows) if rows else NO_RECORD
+    return tidy.table(rows)
 
 
 def _network(record: dict) -> str:
@@ -74,21 +76,21 @@ def epochs(results: Results) -> pd.DataFrame:
     rows = [
         {
             "timed": _network(record),
-            "images": f"{record['images']:,}",
-            "ours, images/s": f"{record['images_per_second']['ours']:,.0f}",
-            "plain loop, images/s": f"{record['images_per_second']['plain loop']:,.0f}",
-            "plain loop / ours": quartiles(record["ratios"]["plain loop"]),
-            "control": number(record["ratios"]["ours again"][1]),
-            "augmentation": _share(record, "augmentation"),
-            "share of the matrix rate": f"{100 * record['utilisation'][1]:.0f} %",
+            "images": record["images"],
+            "ours, images/s": record["images_per_second"]["ours"],
+            "plain loop, images/s": record["images_per_second"]["plain loop"],
+            "plain loop / ours": tidy.quartiles(record["ratios"]["plain loop"]),
+            "control": record["ratios"]["ours again"][1],
+            "augmentation": {"percent": _share(record, "augmentation")},
+            "share of the matrix rate": {"percent": 100 * record["utilisation"][1]},
         }
         for record in _read(results, "epoch")
     ]
-    return pd.DataFrame(rows) if rows else NO_RECORD
+    return tidy.table(rows)
 
 
-def _share(record: dict, part: str) -> str:
-    return f"{100 * record['parts'][part][1] / record['seconds']['ours'][1]:.1f} %"
+def _share(record: dict, part: str) -> float:
+    return 100 * record["parts"][part][1] / record["seconds"]["ours"][1]
 
 
 def augmentation(results: Results) -> pd.DataFrame:
@@ -97,15 +99,15 @@ def augmentation(results: Results) -> pd.DataFrame:
         {
             "timed": _network(record),
             "augmentation": name,
-            "ours, images/s": f"{record['images_per_second'][name]:,.0f}",
-            "Pillow, images/s": f"{record['images_per_second'][f'{name} by Pillow']:,.0f}",
-            "Pillow / ours": quartiles(ratio),
-            "share of an epoch": f"{100 * record['share_of_epoch'][name][1]:.1f} %",
+            "ours, images/s": record["images_per_second"][name],
+            "Pillow, images/s": record["images_per_second"][f"{name} by Pillow"],
+            "Pillow / ours": tidy.quartiles(ratio),
+            "share of an epoch": {"percent": 100 * record["share_of_epoch"][name][1]},
         }
         for record in _read(results, "augment")
         for name, ratio in record["ratios"].items()
     ]
-    return pd.DataFrame(rows) if rows else NO_RECORD
+    return tidy.table(rows)
 
 
 def packing(results: Results) -> pd.DataFrame:
@@ -114,18 +116,18 @@ def packing(results: Results) -> pd.DataFrame:
         {
             "timed": _network(record),
             "workers": entry["workers"],
-            "runs per hour": "{1:,.0f} [{0:,.0f}, {2:,.0f}]".format(*entry["runs_per_hour"]),
-            "over one worker": quartiles(entry["gain"]),
+            "runs per hour": tidy.quartiles(entry["runs_per_hour"]),
+            "over one worker": tidy.quartiles(entry["gain"]),
             **_milliseconds(entry["seconds"]),
         }
         for record in _read(results, "packing")
         for entry in record["packed"]
     ]
-    return pd.DataFrame(rows) if rows else NO_RECORD
+    return tidy.table(rows)
 
 
-def _milliseconds(seconds: dict[str, float]) -> dict[str, str]:
-    return {f"{what}, ms": f"{1000 * took:,.0f}" for what, took in seconds.items()}
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {f"{what}, ms": 1000 * took for what, took in seconds.items()}
 
 
 def growth(results: Results) -> pd.DataFrame:
@@ -137,31 +139,31 @@ def growth(results: Results) -> pd.DataFrame:
             ),
             "workers": campaign["workers"],
             "runs": campaign["runs"],
-            "start, s": number(campaign["start"], 1),
-            "runs per hour": f"{campaign['runs_per_hour']:,.0f}",
+            "start, s": campaign["start"],
+            "runs per hour": campaign["runs_per_hour"],
             **_milliseconds(campaign["seconds"]),
         }
         for record in _read(results, "growth")
         for campaign in record["campaigns"]
     ]
-    return pd.DataFrame(rows) if rows else NO_RECORD
+    return tidy.table(rows)
 
 
 def reading(results: Results) -> pd.DataFrame:
     """Reading records and making a table from them, by how many there are."""
     rows = [
         {
-            "records": f"{size['records']:,}",
-            "size of one, kB": number(size["bytes_per_record"] / 1024, 1),
-            "read in, s": number(size["seconds"]),
-            "memory, MB": "–" if size["memory"] is None else f"{size['memory'] / 2**20:,.0f}",
-            "rows of the table": f"{size['table_rows']:,}",
-            "table in, s": number(size["table_seconds"]),
+            "records": size["records"],
+            "size of one, kB": size["bytes_per_record"] / 1024,
+            "read in, s": size["seconds"],
+            "memory, MB": math.nan if size["memory"] is None else size["memory"] / 2**20,
+            "rows of the table": size["table_rows"],
+            "table in, s": size["table_seconds"],
         }
         for record in _read(results, "growth")
         for size in record["reading"]
     ]
-    return pd.DataFrame(rows) if rows else NO_RECORD
+    return tidy.table(rows)
 
 
 def _not_run(kind: str) -> str:
@@ -215,8 +217,8 @@ def growth_finding(results: Results) -> str:
     return (
         f"Around a run a campaign spends {1000 * statistics.median(around):.0f} ms: handing it "
         f"out, writing and reading its record. {most['records']:,} records are read in "
-        f"{number(most['seconds'], 1)} s, and a table is made of them in "
-        f"{number(most['table_seconds'], 1)} s."
+        f"{number(most['seconds'], '.1f')} s, and a table is made of them in "
+        f"{number(most['table_seconds'], '.1f')} s."
     )
 
 

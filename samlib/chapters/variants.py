@@ -7,13 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.report import paper
+from samlib.report import paper, tidy
 from samlib.report.answers import Answer, all_of
-from samlib.report.figures import COLOURS, MARKERS, use_style
+from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, MODEL_NAMES, family_name
 from samlib.report.results import Results
-from samlib.report.stats import interval
-from samlib.report.wording import diverged, edge, spread, verdicts
 from samlib.study.methods import BASE, Method
 
 
@@ -30,15 +28,13 @@ def table(results: Results) -> pd.DataFrame:
                 {
                     "model": family_name(results.profile, family),
                     "variant": GEOMETRY_NAMES[geometry],
-                    "base": spread(results.accuracies(base)),
-                    "ρ all": edge(results, everything),
-                    "all": spread(results.accuracies(everything)),
-                    "ρ only norm": edge(results, on),
-                    "only norm": spread(results.accuracies(on)),
-                    "diverged": diverged(results, everything, on),
+                    "base": tidy.spread(results.accuracies(base)),
+                    "all": tidy.at_rho(results, everything),
+                    "only norm": tidy.at_rho(results, on),
+                    "diverged": results.diverged(everything, on),
                 }
             )
-    return pd.DataFrame(rows).assign(**verdicts(comparisons))
+    return tidy.judged(rows, "difference", comparisons)
 
 
 def reported_table(results: Results) -> pd.DataFrame:
@@ -49,17 +45,17 @@ def reported_table(results: Results) -> pd.DataFrame:
         for mask in ("all", "only_norm"):
             found = paper.best(geometry, mask)
             name = MASK_NAMES[mask]
-            row[f"reported {name}"] = str(found[1]) if found else paper.NOT_SOURCED
-            row[f"at ρ, {name}"] = f"{found[0]:g}" if found else "–"
+            row[f"reported {name}"] = tidy.reported(found and found[1])
+            row[f"at ρ, {name}"] = {"rho": found[0] if found else math.nan}
         both = [paper.best(geometry, mask) for mask in ("only_norm", "all")]
         gap = both[0][1].value - both[1][1].value if all(both) else math.nan
-        row["reported difference"] = f"{gap:+.2f}" if all(both) else paper.NOT_SOURCED
+        row["reported difference"] = gap
         ours = results.compare(
             results.cell(Method(geometry, "only_norm")), results.cell(Method(geometry, "all"))
         )
-        row[f"ours ({MODEL_NAMES[results.cell(BASE).base.model]})"] = str(ours)
+        row[f"ours ({MODEL_NAMES[results.cell(BASE).base.model]})"] = tidy.difference(ours)
         rows.append(row)
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def figure(results: Results) -> Figure:
@@ -70,32 +66,24 @@ def figure(results: Results) -> Figure:
         1, len(families), figsize=(8.6, 0.42 * len(geometries) + 1.5), sharey=True, sharex=True
     )
     for ax, family in zip(np.atleast_1d(axes), families, strict=True):
-        for y, geometry in enumerate(geometries):
+        differences = {}
+        for geometry in geometries:
             on, everything = (
                 results.accuracies(results.cell(Method(geometry, mask), family))
                 for mask in ("only_norm", "all")
             )
-            difference = on - everything
-            mean, low, high = interval(difference)
-            ax.scatter(
-                difference, [y - 0.25] * len(difference), s=14, color="#888888", linewidths=0
-            )
-            if np.isfinite(low):
-                ax.plot([low, high], [y, y], color=COLOURS["only_norm"], lw=2)
-            ax.plot(mean, y, MARKERS["only_norm"], color=COLOURS["only_norm"], ms=7, mec="white")
+            differences[GEOMETRY_NAMES[geometry]] = (on - everything).dropna()
+        draw_points(ax, long(differences, ["only_norm"] * len(geometries)), "value", "label")
         ax.axvline(0, color="#444444", lw=0.8)
         ax.set_title(family_name(results.profile, family))
         ax.set_xlabel("only norm − all, points")
-    first = np.atleast_1d(axes)[0]
-    first.set_yticks(range(len(geometries)), [GEOMETRY_NAMES[g] for g in geometries])
-    first.invert_yaxis()
     figure.tight_layout()
     return figure
 
 
 def finding(results: Results) -> str:
     """How many variants gain, and how many lose, from the only-norm mask."""
-    counts = table(results)["verdict"].value_counts()
+    counts = table(results)["difference"]["verdict"].value_counts()
     total = int(counts.sum())
     said = ", ".join(f"{counts.get(v, 0)} {w}" for v, w in _COUNTED)
     answer = every_variant(results)

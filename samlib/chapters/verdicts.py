@@ -1,5 +1,6 @@
 """The fifteen claims of the paper, and what the records say of each."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from samlib.chapters import CHAPTERS, shift
 from samlib.errors import RecordsMissing
 from samlib.records.results_folder import ResultsFolder
-from samlib.report import campaign_cost, paper
+from samlib.report import campaign_cost, paper, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer
 from samlib.report.names import GEOMETRY_NAMES
 from samlib.report.results import Results, read
@@ -162,12 +163,12 @@ def table(results: Results) -> pd.DataFrame:
                 "claim": claim.statement,
                 "verdict": found.verdict,
                 "ours": found.ours,
-                "seeds": found.seeds or "–",
+                "seeds": {"n": found.seeds or math.nan},
                 "reported": claim.reported,
-                "chapter": claim.chapter or "–",
+                "chapter": claim.chapter,
             }
         )
-    return pd.DataFrame(rows)
+    return tidy.table(rows)
 
 
 def elsewhere(results: Results) -> dict[str, pd.DataFrame]:
@@ -178,14 +179,15 @@ def elsewhere(results: Results) -> dict[str, pd.DataFrame]:
             continue
         there = read(profile, ResultsFolder(results.folder.parent / name))
         rows = [_row(claim, there) for claim in CLAIMS]
-        tables[name] = pd.DataFrame(rows)
+        tables[name] = tidy.table(rows)
     return tables
 
 
 def _row(claim: Claim, results: Results) -> dict:
     found, profile = answer(claim, results), results.profile
     row = {"": claim.number, "claim": claim.statement, "verdict": found.verdict}
-    row |= {"ours": found.ours, "seeds": found.seeds or "–", "reported": claim.reported}
+    row |= {"ours": found.ours, "seeds": {"n": found.seeds or math.nan}}
+    row["reported"] = claim.reported
     if found != NOT_ANSWERED:
         return row | {"to run it": "", "cost": ""}
     if not plan.has(profile, claim.chapter):
@@ -198,4 +200,4 @@ def _row(claim: Claim, results: Results) -> dict:
 def deciding() -> pd.DataFrame:
     """What decides each claim."""
     rows = [{"": claim.number, "decided by": claim.decided_by} for claim in CLAIMS]
-    return pd.DataFrame(rows)
+    return tidy.table(rows)

@@ -3,19 +3,17 @@
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samlib.errors import RecordsMissing
-from samlib.report import gains
+from samlib.report import gains, tidy
 from samlib.report.answers import Answer, all_of
-from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.figures import between, curves, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, compare, interval
-from samlib.report.wording import listed, number, spread, verdicts
+from samlib.report.stats import Comparison, compare
+from samlib.report.text import listed
 from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
@@ -47,7 +45,7 @@ def recovered(results: Results, cell: Cell) -> float:
 
 
 def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{number(100 * share, 0)} %"
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -59,39 +57,32 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
             for epoch, cell in _switched(results, method, side).items():
                 comparisons.append(results.compare(cell, always))
                 last = always.base.epochs
-                active = f"{epoch + 1} to {last}" if side == "start" else f"1 to {epoch}"
+                active = (epoch + 1, last) if side == "start" else (1, epoch)
                 rows.append(
                     {
                         "method": method_name(results.profile, method),
-                        "active epochs": active,
-                        "accuracy": spread(results.accuracies(cell)),
-                        "gain left": _percent(recovered(results, cell)),
+                        "active epochs": dict(zip(("from", "to"), active, strict=True)),
+                        "accuracy": tidy.spread(results.accuracies(cell)),
+                        "gain left": {"percent": 100 * recovered(results, cell)},
                     }
                 )
-    columns = ["method", "active epochs", "accuracy", "gain left"]
-    judged = verdicts(comparisons)
-    kept = {name: judged[name] for name in ("difference", "seeds", "p (Holm)")}
-    return pd.DataFrame(rows, columns=columns).assign(**kept), comparisons
+    return tidy.judged(rows, "difference", comparisons), comparisons
 
 
-def _curve(ax: Axes, results: Results, method: Method, side: str) -> None:
-    always, base = results.cell(method), results.cell(BASE)
-    epochs = always.base.epochs
-    ends = {0: always, epochs: base} if side == "start" else {0: base, epochs: always}
-    at = dict(sorted((_switched(results, method, side) | ends).items()))
-    key = key_of(method)
-    aside = epochs / 80 * (1 if method == ON else -1)  # neither curve covers the other
-    means = []
-    for epoch, cell in at.items():
-        values = results.accuracies(cell).iloc[: results.profile.seeds]
-        x = epoch + aside * np.linspace(0.8, 2.4, len(values))
-        ax.scatter(x, values, s=12, color=COLOURS[key], alpha=0.4, linewidths=0)
-        mean, low, high = interval(values)
-        if np.isfinite(low):
-            ax.plot([epoch + aside] * 2, [low, high], color=COLOURS[key], lw=1.2)
-        means.append(mean)
-    x = np.add(list(at), aside)
-    ax.plot(x, means, "-", marker=MARKERS[key], color=COLOURS[key], ms=6, lw=1.6, mec="white")
+def _by_epoch(results: Results, side: str) -> pd.DataFrame:
+    """Accuracy of every run by the epoch of its switch, and always and never, on the same seeds."""
+    rows, base = [], results.cell(BASE)
+    for method in (ALL, ON):
+        always = results.cell(method)
+        epochs = always.base.epochs
+        ends = {0: always, epochs: base} if side == "start" else {0: base, epochs: always}
+        aside = epochs / 80 * (1 if method == ON else -1)  # neither curve covers the other
+        rows += [
+            {"key": key_of(method), "epoch": epoch + aside, "accuracy": accuracy}
+            for epoch, cell in sorted((_switched(results, method, side) | ends).items())
+            for accuracy in results.accuracies(cell).iloc[: results.profile.seeds]
+        ]
+    return pd.DataFrame(rows)
 
 
 def figure(results: Results) -> Figure:
@@ -102,8 +93,7 @@ def figure(results: Results) -> Figure:
     base = method_name(results.profile, BASE)
     titles = {"start": "switched on late", "end": "switched off early"}
     for ax, side in zip(axes, titles, strict=True):
-        for method in (ALL, ON):
-            _curve(ax, results, method, side)
+        curves(ax, _by_epoch(results, side), "epoch", "accuracy", errorbar=between)
         ax.set_title(titles[side])
         where = {"start": ("always", base), "end": (base, "always")}[side]
         inner = sorted(_switched(results, ON, side))
@@ -111,12 +101,7 @@ def figure(results: Results) -> Figure:
         ax.set_xticks([0, *inner, epochs], labels)
         ax.set_xlabel(f"epochs before the perturbation {side}s")
     axes[0].set_ylabel("test accuracy, %")
-    handles = [
-        plt.Line2D([], [], color=COLOURS[key_of(m)], marker=MARKERS[key_of(m)], label=label)
-        for m, label in ((ALL, "SAM"), (ON, "SAM-ON"))
-    ]
-    axes[1].legend(handles=handles, frameon=False, loc="lower right")
-    figure.tight_layout()
+    legend(figure, {key_of(m): method_name(results.profile, m) for m in (ALL, ON)})
     return figure
 
 
@@ -198,8 +183,8 @@ def not_statistics(results: Results) -> Answer:
     Raises:
         RecordsMissing: the network has no such statistics.
     """
-    kinds = _statistics(results)
-    without = [kinds[k] for k in ("of the first pass", "recalibrated after training")]
+    found = _statistics(results)
+    without = [found[k] for k in ("of the first pass", "recalibrated after training")]
     comparisons = [compare(gains.gain(results, kind, BASE)) for kind in without]
     if not all(c.seeds for c in comparisons):
         raise RecordsMissing("no accuracy with recalibrated statistics is recorded")

@@ -7,6 +7,7 @@ from samlib.campaign.progress import clock
 from samlib.chapters import introduction, sparsity, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
+from samlib.report import html
 from samlib.report.results import Results, load
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
@@ -14,7 +15,8 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
-    table = introduction.table(results).rename(columns={"ρ ours, last epoch": "ρ"})
+    headline = introduction.table(results)
+    table = html.as_text(headline).assign(ρ=html.rhos(headline, "ours, last epoch"))
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
     columns += ["best on test", "minus base", "SAM-ON minus it", "step time", "seeds"]
     answered = verdicts.table(results)

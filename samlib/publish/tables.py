@@ -4,6 +4,8 @@ from pathlib import Path
 
 from samlib.chapters import CHAPTERS, introduction
 from samlib.files import write_atomically
+from samlib.report import tidy
+from samlib.report.html import as_text
 from samlib.report.results import load
 from samlib.study import plan
 
@@ -23,12 +25,12 @@ def write(profile: str, folder: Path) -> list[Path]:
             continue
         for name, make in chapter.TABLES.items():
             path = results.folder / "tables" / f"{name}.csv"
-            write_atomically(path, make(results).to_csv(index=False).encode())
+            write_atomically(path, tidy.csv(make(results)).encode())
             paths.append(path)
     return paths
 
 
 def headline_text(profile: str, folder: Path) -> str:
     """The headline table as text, for the end of a campaign."""
-    table = introduction.table(load(profile, folder)).rename(columns={"ρ ours, last epoch": "ρ"})
-    return table.to_string(index=False)
+    table = introduction.table(load(profile, folder))
+    return as_text(table).to_string(index=False)

@@ -12,5 +12,7 @@ __all__ = [
     "results",
     "stats",
     "step_times",
+    "text",
+    "tidy",
     "wording",
 ]

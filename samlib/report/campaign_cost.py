@@ -13,14 +13,14 @@ import pandas as pd
 
 from samlib.bench import networks, timing
 from samlib.data.datasets import INFO
+from samlib.report import tidy
 from samlib.report.results import Results
-from samlib.report.wording import listed, number
+from samlib.report.text import listed, number, span
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, count_runs, known_runs, missing_runs
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 DEVICES = (1, 8, 64)
-_COLUMNS = ("device-hours", *(f"on {n}" for n in DEVICES))
 
 
 class Cost(NamedTuple):
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
         return max(self.total / devices, self.longest)
 
 
-def campaign(cells: Iterable[Cell], record: dict, ratio: float) -> Cost | None:
+def estimated(cells: Iterable[Cell], record: dict, ratio: float) -> Cost | None:
     """What the runs of some cells cost, from a record; None if a network is not in it.
 
     Args:
@@ -92,21 +92,18 @@ def table(results: Results) -> pd.DataFrame:
         cells = plan.all_cells(plan.chapter_needs(profile))
         about = {
             "profile": profile.name,
-            "runs": f"{count_runs(cells):,}",
-            "epochs": f"{sum(cell.size * cell.base.epochs for cell in cells):,}",
+            "runs": count_runs(cells),
+            "epochs": sum(cell.size * cell.base.epochs for cell in cells),
         }
-        for kind, name in (("cpu", "CPU"), ("cuda", "GPU")):
+        for kind, where in (("cpu", "CPU"), ("cuda", "GPU")):
             record = next((r for r in timings if r["run_id"] == f"networks-{kind}"), None)
-            if record is None:
-                rows.append(about | {"device": name} | dict.fromkeys(_COLUMNS, "not measured"))
-                continue
-            where = timing.hardware(record)
-            cost = campaign(cells, record, _ratio(results, where))
-            found = ["not measured"] * len(_COLUMNS)
-            if cost is not None:
-                found = [f"{cost.total / 3600:,.1f}", *(span(cost.on(n)) for n in DEVICES)]
-            rows.append(about | {"device": where} | dict(zip(_COLUMNS, found, strict=True)))
-    return pd.DataFrame(rows)
+            cost = Cost(math.nan, math.nan)
+            if record is not None:
+                where = timing.hardware(record)
+                cost = estimated(cells, record, _ratio(results, where)) or cost
+            times = {f"on {n}": {"seconds": cost.on(n)} for n in DEVICES}
+            rows.append(about | {"device": where, "device-hours": cost.total / 3600} | times)
+    return tidy.table(rows)
 
 
 def expected(results: Results, cells: Iterable[Cell]) -> str:
@@ -114,23 +111,10 @@ def expected(results: Results, cells: Iterable[Cell]) -> str:
     cells, found = list(cells), []
     for record in timing.read(results.folder.parent, "networks"):
         where = timing.hardware(record)
-        cost = campaign(cells, record, _ratio(results, where))
+        cost = estimated(cells, record, _ratio(results, where))
         if cost is not None:
             found.append(f"{span(cost.total)} on {where}")
     return "; ".join(found) or "not measured"
-
-
-def span(seconds: float) -> str:
-    """A long time in the unit that suits it.
-
-    >>> span(60), span(600), span(3600 * 30), span(86400 * 100), span(86400 * 3650)
-    ('1 minute', '10 minutes', '30 hours', '100 days', '10 years')
-    """
-    for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} minute{'s' if minutes > 1 else ''}"
 
 
 def finding(results: Results) -> str:
@@ -159,7 +143,7 @@ def _check(results: Results, timings: list[dict]) -> str:
         if origins != {p["gpu"] or p["processor"]}:
             continue
         where = timing.hardware(record)
-        cost = campaign(cells, record, _ratio(results, where))
+        cost = estimated(cells, record, _ratio(results, where))
         if cost is None:
             continue
         took = sum(results.records[run.run_id]["times"]["wall"] for run in done)

@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from samlib.report.stats import interval
 from samlib.study.methods import BASE, SWEPT, Method
@@ -69,33 +72,84 @@ def key_of(method: Method) -> str:
     return "base" if method == BASE else method.mask
 
 
-def points(ax: Axes, x: float, values: pd.Series, key: str, width: float = 0.18) -> None:
-    """One column: a point per seed, mean and 95 % interval beside them."""
-    offsets = np.linspace(-width, width, len(values)) if len(values) > 1 else [0.0]
-    ax.scatter(
-        x + np.asarray(offsets),
-        values,
-        s=22,
-        marker=MARKERS[key],
-        color=COLOURS[key],
-        alpha=0.55,
-        linewidths=0,
+def between(values: pd.Series) -> tuple[float, float]:
+    """The ends of the 95 % t-interval, for seaborn's `errorbar`."""
+    return interval(values)[1:]
+
+
+def draw_points(ax: Axes, table: pd.DataFrame, x: str, y: str, *, jitter: float = 0.0) -> None:
+    """A point per seed, and on the points their mean with its 95 % interval.
+
+    Args:
+        ax: where to draw.
+        table: a row per point; its column `key` is an entry of `COLOURS` and `MARKERS`.
+        x, y: names of two columns, of which one holds labels, a column or row of points each.
+        jitter: how far points stand from their column's middle; the same at every drawing.
+    """
+    keys = list(dict.fromkeys(table["key"]))
+    look = {"x": x, "y": y, "hue": "key", "palette": {key: COLOURS[key] for key in keys}}
+    state = np.random.get_state()
+    np.random.seed(0)
+    sns.stripplot(table, **look, ax=ax, jitter=jitter, size=4, alpha=0.4, legend=False)
+    np.random.set_state(state)
+    sns.pointplot(
+        table,
+        **look,
+        ax=ax,
+        errorbar=between,
+        linestyle="none",
+        markers=[MARKERS[key] for key in keys],
+        markersize=8,
+        zorder=3,
+        markeredgecolor="white",
+        err_kws={"linewidth": 2},
+        legend=False,
     )
-    mean, low, high = interval(values)
-    if np.isfinite(low):
-        ax.plot([x + 0.3, x + 0.3], [low, high], color=COLOURS[key], lw=2)
-    ax.plot(x + 0.3, mean, MARKERS[key], color=COLOURS[key], ms=7, mec="white")
+    ax.set(xlabel="", ylabel="")
 
 
-def rows(ax: Axes, labels: Sequence[str], columns: Sequence[Sequence[float]], keys: Sequence[str]):
-    """One row per label: a point per value, mean and 95 % interval on them, the first on top."""
-    for y, (values, key) in enumerate(zip(columns, keys, strict=True)):
-        ax.scatter(
-            values, [y] * len(values), s=16, marker=MARKERS[key], color=COLOURS[key], alpha=0.45
+def long(columns: dict[str, Sequence[float]], keys: Sequence[str]) -> pd.DataFrame:
+    """A row per value for `draw_points`, by label, with each label's key."""
+    found = [
+        {"label": label, "value": value, "key": key}
+        for (label, values), key in zip(columns.items(), keys, strict=True)
+        for value in values
+    ]
+    return pd.DataFrame(found)
+
+
+def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, *, errorbar=None) -> None:
+    """A point per seed, and a line through their means, for every `key` of the table."""
+    keys = list(dict.fromkeys(table["key"]))
+    look = {"x": x, "y": y, "hue": "key", "style": "key", "legend": False, "ax": ax}
+    look |= {"palette": {k: COLOURS[k] for k in keys}, "markers": {k: MARKERS[k] for k in keys}}
+    sns.scatterplot(table, **look, s=14, alpha=0.4, linewidth=0)
+    bars = {"errorbar": errorbar, "err_style": "bars", "err_kws": {"elinewidth": 1.2}}
+    sns.lineplot(table, **look, **bars, dashes=False, markersize=6)
+    ax.set(xlabel="", ylabel="")
+
+
+def legend(figure: Figure, labels: dict[str, str], *, dashed: Sequence[str] = ("base",)) -> None:
+    """One legend under all panels: label by key, dashed lines without a marker for some."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[key],
+            marker="" if key in dashed else MARKERS[key],
+            ls="--" if key in dashed else "-",
+            label=label,
         )
-        mean, low, high = interval(values)
-        if np.isfinite(low):
-            ax.plot([low, high], [y, y], color=COLOURS[key], lw=2)
-        ax.plot(mean, y, MARKERS[key], color=COLOURS[key], ms=8, mec="white")
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
+        for key, label in labels.items()
+    ]
+    figure.legend(handles=handles, ncols=len(labels), loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.28 / figure.get_figheight(), 1, 1))
+
+
+def rho_axis(ax: Axes, rhos: Sequence[float]) -> None:
+    """A logarithmic axis of rho, with about four of its values as ticks."""
+    ax.set_xscale("log")
+    ticks = sorted(rhos)
+    ax.xaxis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // 3)]))
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_locator(NullLocator())

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from samlib.report import tidy
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare
-from samlib.report.wording import diverged, edge, spread, verdicts
 from samlib.study.cells import Cell
 from samlib.study.methods import HEADLINE, ON, Method
 
@@ -51,29 +51,35 @@ def table(
         conditions: by name; changes are against the first.
     """
     first = next(iter(conditions.values()))
-    rows, compared, comparisons, changes = [], [], [], []
+    rows, comparisons = [], []
     for name, condition in conditions.items():
         for method in HEADLINE:
             cell = condition.cells[method]
+            accuracies = results.accuracies(cell, column=condition.column)
+            over = by = None  # SAM-ON's row is compared with nothing
+            if method != ON:
+                over = compare(gain(results, condition, method))
+                by = change(results, condition, first, method) if condition is not first else None
+            comparisons.append(over)
             rows.append(
                 {
                     label: name,
                     "method": method_name(results.profile, method),
-                    "ρ accuracy": edge(results, cell),
-                    "accuracy": spread(results.accuracies(cell, column=condition.column)),
-                    "diverged": diverged(results, cell),
+                    "accuracy": tidy.at_rho(results, cell, accuracies),
+                    "diverged": results.diverged(cell),
+                    "change on the same seeds": by and tidy.difference(by),
                 }
             )
-            if method == ON:  # its row is compared with nothing
-                continue
-            compared.append(len(rows) - 1)
-            comparisons.append(compare(gain(results, condition, method)))
-            other = change(results, condition, first, method)
-            changes.append("–" if condition is first else str(other))
-    judged = verdicts(comparisons)
-    columns = {"SAM-ON minus it": judged.pop("difference"), "change on the same seeds": changes}
-    columns = pd.DataFrame(columns | judged, index=compared, dtype=object)
-    return pd.DataFrame(rows).join(columns).fillna(""), comparisons
+    table = tidy.judged(rows, "SAM-ON minus it", comparisons)
+    columns = [
+        label,
+        "method",
+        "accuracy",
+        "diverged",
+        "SAM-ON minus it",
+        "change on the same seeds",
+    ]
+    return table[columns], [c for c in comparisons if c is not None]
 
 
 def changed(comparison: Comparison) -> str:

@@ -51,6 +51,14 @@ class Results:
             raise RecordsMissing(self._missing([cell]))
         return chosen
 
+    def at_edge(self, cell: Cell) -> bool:
+        """Whether the chosen rho is the smallest or the largest of several."""
+        return len(cell.grid) > 1 and self.rho(cell) in (min(cell.grid), max(cell.grid))
+
+    def diverged(self, *cells: Cell) -> int:
+        """How many of the cells' runs at the chosen rho diverged."""
+        return sum(run["status"] == "diverged" for cell in cells for run in self.runs(cell))
+
     def runs(self, cell: Cell, rho: float | None = None) -> list[dict]:
         """Records at one rho (None: the chosen one) in the order of seeds, as many as there are.
 

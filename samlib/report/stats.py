@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
+from samlib.report.text import mean_and_interval
+
 LEVEL = 0.95
 EQUIVALENCE = 0.2  # percentage points: smaller differences are of no interest
 VERDICTS = ("holds", "refuted", "equivalent", "undecided", "not run")
@@ -36,19 +38,14 @@ class Comparison:
     verdict: str
     needed: int | None = None
 
+    def __format__(self, spec: str) -> str:
+        return mean_and_interval(self.mean, self.low, self.high, spec or "+.2f")
+
     def __str__(self) -> str:
-        if self.seeds == 0:
-            return "not run"
-        if math.isnan(self.low):
-            return f"{_signed(self.mean)} (one seed)"
-        return f"{_signed(self.mean)} [{_signed(self.low)}, {_signed(self.high)}]"
+        return format(self)
 
 
 NOT_RUN = Comparison(math.nan, math.nan, math.nan, 0, math.nan, "not run")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -1,14 +1,16 @@
 """Records of step times as tables: every network that was timed, where time and memory go."""
 
+import math
+
 import pandas as pd
 
 from samlib.bench import timing
 from samlib.errors import RecordsMissing
+from samlib.report import tidy
 from samlib.report.figures import key_of
 from samlib.report.names import MODEL_NAMES, OPTIMIZER_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN
-from samlib.report.wording import number
+from samlib.report.text import number
 from samlib.study import plan
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
@@ -63,12 +65,6 @@ def title(record: dict) -> str:
     return f"{MODEL_NAMES[n['model']]}, {size}{kind}, on {timing.hardware(record)}"
 
 
-def quartiles(values: list[float]) -> str:
-    """The median and both quartiles, for a table."""
-    low, median, high = values
-    return f"{number(median)} [{number(low)}, {number(high)}]"
-
-
 def short(results: Results, method: Method) -> str:
     """A method's name where there is little room: stages by their numbers."""
     stages = method.mask.removeprefix("blocks_")
@@ -82,13 +78,12 @@ def table(results: Results) -> pd.DataFrame:
     rows = []
     for record in timed(results):
         floors, ratios = record["floors"], {k: r[1] for k, r in record["ratios"].items()}
-        row = {"timed": title(record), "control": number(ratios["base again"])}
+        row = {"timed": title(record), "control": ratios["base again"]}
         for method in METHODS[1:]:
             key = key_of(method)
-            row[short(results, method)] = f"{number(ratios[key])} ({number(floors[key][1])})"
-        peer = ratios.get(PEER)
-        rows.append(row | {PEER: number(peer) if peer else "–"})
-    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}])
+            row[short(results, method)] = {"ratio": ratios[key], "floor": floors[key][1]}
+        rows.append(row | {PEER: ratios.get(PEER, math.nan)})
+    return tidy.table(rows)
 
 
 def pieces(results: Results) -> pd.DataFrame:
@@ -99,7 +94,7 @@ def pieces(results: Results) -> pd.DataFrame:
         for method in (BASE, ALL, ON, LATE):
             name = optimizer if method == BASE else short(results, method)
             rows.append({"timed": title(record), "step": name} | _pieces(record, key_of(method)))
-    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}])
+    return tidy.table(rows)
 
 
 def memory(results: Results) -> pd.DataFrame:
@@ -108,28 +103,25 @@ def memory(results: Results) -> pd.DataFrame:
     for record in timed(results):
         optimizer = OPTIMIZER_NAMES[record["network"]["optimizer"]]
         names = {key_of(m): short(results, m) for m in (ALL, ON, LATE)}
-        found = record.get("memory")  # not in older records
-        if found is None:
-            rows.append({"timed": title(record), "step": NOT_RUN.verdict})
-            continue
+        found = record.get("memory", {"peak": {}})  # not in older records
         for key, name in ({"base": optimizer} | names | {PEER: PEER}).items():
             if key in found["peak"]:
                 row = {"timed": title(record), "step": name}
                 rows.append(row | _memory(found, key))
-    return pd.DataFrame(rows or [{"timed": NOT_RUN.verdict}]).fillna("–")
+    return tidy.table(rows)
 
 
-def _memory(found: dict, key: str) -> dict[str, str]:
-    peak, kept = found["peak"][key], found["between"].get(key)
+def _memory(found: dict, key: str) -> dict[str, object]:
+    peak, kept = found["peak"][key], found["between"].get(key, math.nan)
     return {
-        "peak, MB": number(peak / 1e6),
-        "over the base optimizer's": number(peak / found["peak"]["base"], 3),
-        "kept, MB": "–" if kept is None else number(kept / 1e6, 3),
-        "of all parameters": "–" if kept is None else f"{100 * kept / found['parameters']:.1f} %",
+        "peak, MB": peak / 1e6,
+        "over the base optimizer's": peak / found["peak"]["base"],
+        "kept, MB": kept / 1e6,
+        "of all parameters": {"percent": 100 * kept / found["parameters"]},
     }
 
 
-def _pieces(record: dict, key: str) -> dict[str, str]:
+def _pieces(record: dict, key: str) -> dict[str, float]:
     took = {name: 1000 * median for name, (_, median, _) in record["pieces"].items()}
     parts = {"forward": 0.0, "backward to the mask": 0.0}
     if key != "base":
@@ -141,7 +133,7 @@ def _pieces(record: dict, key: str) -> dict[str, str]:
     parts["floor"] = sum(parts.values())
     parts["perturb, restore"] = took.get(f"perturb {key}", 0.0)
     parts["measured"] = 1000 * record["seconds"][key][1]
-    return {name: number(value) if value else "–" for name, value in parts.items()}
+    return {name: value or math.nan for name, value in parts.items()}  # what it does not have
 
 
 def finding(results: Results) -> str:

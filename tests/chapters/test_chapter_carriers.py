@@ -1,33 +1,28 @@
 """The chapter on who carries the perturbation, on made-up records whose numbers are known."""
 
 import pytest
-from made_up import PROFILE, made_up_results
+from made_up import with_accuracies
 
 from samlib.chapters import carriers
-from samlib.records import store
-from samlib.records.results_folder import committed
-from samlib.report.results import load
+from samlib.report import html
 
 SHARES = {"l2": 0.02, "elementwise_l2": 0.9, "elementwise_linf": 0.3, "layerwise_l2": 0.01}
 
 
 @pytest.fixture
-def rewritten(tmp_path):
+def rewritten(smoke):
     """A function that gives each variant a share and a cost of leaving norm layers out."""
-    folder = made_up_results(tmp_path)
 
     def rewrite(costs, shares=SHARES):
-        runs = committed(folder, PROFILE.name).runs
-        for record in store.read(runs).values():
-            config = record["config"]
-            lost = costs.get(config["geometry"], 0.0) * (config["mask"] == "no_norm")
-            record["test_accuracy"] = 90.0 - lost + 0.01 * config["seed"]
-            if config["geometry"] in shares and config["mask"] == "all":
-                epochs = len(record["curves"]["norm_share"])
-                record["curves"]["norm_share"] = [shares[config["geometry"]]] * epochs
-            kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
-            store.write(runs, kept)
-        return load(PROFILE.name, folder)
+        def rule(config):
+            return 90.0 - costs.get(config["geometry"], 0.0) * (config["mask"] == "no_norm")
+
+        found = with_accuracies(smoke, rule)
+        for record in found.records.values():
+            if record["config"]["geometry"] in shares and record["config"]["mask"] == "all":
+                share = shares[record["config"]["geometry"]]
+                record["curves"] = record["curves"] | {"norm_share": [share]}
+        return found
 
     return rewrite
 
@@ -38,9 +33,10 @@ AS_PREDICTED = {"l2": 0.5, "elementwise_l2": 3.0, "elementwise_linf": 1.0, "laye
 def test_costs_and_shares_variant_by_variant(rewritten):
     table, comparisons = carriers.without_norm(rewritten(AS_PREDICTED))
     assert [round(c.mean, 6) for c in comparisons] == [0.5, 3.0, 1.0, 0.1]
-    assert list(table["share on norm layers"]) == ["2.0 %", "90.0 %", "30.0 %", "1.0 %"]
-    assert list(table["predicted share"]) == ["0.14 %", "98 %", "34 %", "0.06 %"]
-    assert list(table["reported all − no norm"]) == ["+0.18", "+2.44", "+0.53", "+0.01"]
+    assert table["share on norm layers"]["percent"].tolist() == pytest.approx([2, 90, 30, 1])
+    page = html.as_text(table)
+    assert list(page["predicted share"]) == ["0.14 %", "98 %", "34 %", "0.06 %"]
+    assert list(page["reported all − no norm"]) == ["+0.18", "+2.44", "+0.53", "+0.01"]
 
 
 def test_the_prediction_is_about_the_order(rewritten):

@@ -1,29 +1,19 @@
 """The sharpness chapter on made-up measurements whose numbers are known."""
 
+import functools
 import math
+from dataclasses import replace
 
 import pytest
-from made_up import PROFILE, made_up_results
+from made_up import PROFILE, with_measures
 
 from samlib.chapters import sharpness
 from samlib.errors import RecordsMissing
 from samlib.measures.sharpness import SETTINGS
-from samlib.records import store
-from samlib.records.results_folder import committed
-from samlib.report.results import load
+from samlib.report import html
 from samlib.study import plan
 from samlib.study.cells import missing_measurements
 from samlib.study.methods import ALL, BASE, ON
-
-
-def rewritten(folder, change):
-    """Every sharpness measurement of a campaign changed; the results as they are read then."""
-    campaign = committed(folder, PROFILE.name)
-    for record in store.read(campaign.measures("sharpness")).values():
-        change(record["config"], record["values"])
-        kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
-        store.write(campaign.measures("sharpness"), kept)
-    return load(PROFILE.name, folder)
 
 
 def level(base, everything, on):
@@ -40,25 +30,27 @@ def level(base, everything, on):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return made_up_results(tmp_path)
+def rewritten(smoke):
+    """A function that changes every sharpness measurement."""
+    return functools.partial(with_measures, smoke, "sharpness")
 
 
-def test_the_ratio_is_paired_by_seed_and_put_in_words(folder):
-    found = rewritten(folder, level(base=0.02, everything=0.01, on=0.04))
+def test_the_ratio_is_paired_by_seed_and_put_in_words(rewritten):
+    found = rewritten(level(base=0.02, everything=0.01, on=0.04))
     table = sharpness.differences(found)[0]
     assert set(table["SAM-ON is"][table["SAM-ON over"] == "SGD"][:4]) == {"sharper"}
-    assert set(table["factor"][table["SAM-ON over"] == "SGD"][:4]) == {"2.00 ×"}
-    assert set(table["factor"][table["SAM-ON over"] == "SAM"][:4]) == {"4.00 ×"}
+    factor = table["factor"]["factor"]
+    assert factor[table["SAM-ON over"] == "SGD"][:4].tolist() == pytest.approx([2.0] * 4)
+    assert factor[table["SAM-ON over"] == "SAM"][:4].tolist() == pytest.approx([4.0] * 4)
     assert "sharpness of SAM-ON is 2.00 × that of SGD (sharper)" in sharpness.finding(found)
 
 
-def test_true_labels_are_a_setting_of_their_own(folder):
+def test_true_labels_are_a_setting_of_their_own(rewritten):
     def change(config, values):
         level(base=0.02, everything=0.01, on=0.04)(config, values)
         values["settings"][-1]["value"] *= {"none": 4, "l2": 1}[config["geometry"]]
 
-    found = rewritten(folder, change)
+    found = rewritten(change)
     assert "sharpness of SAM-ON is 2.00 × that of SGD (sharper)" in sharpness.finding(found)
     said = sharpness.finding_labels(found)
     assert "About 36 % of the training labels are wrong" in said
@@ -66,48 +58,50 @@ def test_true_labels_are_a_setting_of_their_own(folder):
     assert sum("true labels" in name for name in sharpness.others(found)["measure"]) == 1
 
 
-def test_records_without_true_labels_say_so(folder):
-    found = rewritten(folder, lambda config, values: values["settings"].pop())
+def test_records_without_true_labels_say_so(rewritten):
+    found = rewritten(lambda config, values: values["settings"].pop())
     assert "(not run)" in sharpness.finding_labels(found)
 
 
-def test_flatter_than_the_base_optimizer_refutes_the_claim(folder):
-    found = rewritten(folder, level(base=0.04, everything=0.01, on=0.02))
+def test_flatter_than_the_base_optimizer_refutes_the_claim(rewritten):
+    found = rewritten(level(base=0.04, everything=0.01, on=0.02))
     answer = sharpness.sharper_and_better(found)
     assert answer.verdict == "refuted"
     assert answer.ours == "0.50 × SGD's, 2.00 × SAM's"
 
 
-def test_sharper_than_both_needs_the_gain_as_well(folder, monkeypatch):
-    found = rewritten(folder, level(base=0.02, everything=0.01, on=0.04))
+def test_sharper_than_both_needs_the_gain_as_well(rewritten):
+    found = rewritten(level(base=0.02, everything=0.01, on=0.04))
     gain = found.compare(found.cell(ON), found.cell(BASE)).verdict
     expected = {"holds": "holds", "undecided": "undecided"}.get(gain, "refuted")
     assert sharpness.sharper_and_better(found).verdict == expected
 
 
-def test_monotone_in_rho(folder):
-    found = rewritten(folder, level(base=0.02, everything=0.01, on=0.04))
+def test_monotone_in_rho(rewritten):
+    found = rewritten(level(base=0.02, everything=0.01, on=0.04))
     table = sharpness.monotone(found)
     steps = len(found.cell(ALL).grid) - 1
-    assert list(table["increases, eigenvalue"]) == [f"{steps} of {steps}"] * 2
-    assert list(table["rank correlation, eigenvalue"]) == ["1.00"] * 2
+    assert table["increases, eigenvalue"].to_numpy().tolist() == [[steps, steps]] * 2
+    assert table["rank correlation, eigenvalue"].tolist() == pytest.approx([1.0] * 2)
 
 
-def test_what_is_not_finite_is_counted_not_dropped(folder):
+def test_what_is_not_finite_is_counted_not_dropped(rewritten):
     def lose_one(config, values):
         if config["seed"] == 0:
             values["settings"] = [s | {"value": None} for s in values["settings"]]
             values["eigenvalue"] = None
 
-    found = rewritten(folder, lose_one)
-    assert "(1 not finite)" in sharpness.table(found)["SGD"][0]
-    assert "(1 not finite)" in sharpness.others(found)["SAM"].iloc[-1]
+    found = rewritten(lose_one)
+    assert set(sharpness.table(found)["SGD"]["not_finite"]) == {1}
+    assert html.as_text(sharpness.table(found))["SGD"][0].endswith("± – (1 not finite)")
+    assert sharpness.eigenvalues(found)["SAM"]["not_finite"].tolist() == [1]
     assert len(sharpness.everything(found)) == 2 * (1 + 2 + 2)
     assert sharpness.differences(found)[1][0].seeds == 1
 
 
-def test_the_posters_numbers_stand_beside_its_own_settings_only(folder):
-    table = sharpness.table(load(PROFILE.name, folder)).set_index("setting")
+def test_the_posters_numbers_stand_beside_its_own_settings_only(smoke):
+    table = html.as_text(sharpness.table(smoke), digits=3)
+    table = table.set_index("setting")
     assert table["reported SAM-ON"]["20 steps, radius 0.003"] == "0.090"
     assert table["reported SGD"]["1 step, radius 0.03"] == "0.809"
     assert table["reported SAM"]["1 step, radius 0.03, to 0.75 of it"] == "–"
@@ -115,13 +109,11 @@ def test_the_posters_numbers_stand_beside_its_own_settings_only(folder):
     assert sharpness.reported_factor("base") == pytest.approx(0.090 / 0.071)
 
 
-def test_without_measurements_it_is_not_run(folder):
-    for path in committed(folder, PROFILE.name).measures("sharpness").glob("*.json"):
-        path.unlink()
-    found = load(PROFILE.name, folder)
+def test_without_measurements_it_is_not_run(smoke):
+    found = replace(smoke, measures=smoke.measures | {"sharpness": {}})
     with pytest.raises(RecordsMissing, match=r"no sharpness .* has been measured"):
         sharpness.sharper_and_better(found)
     with pytest.raises(RecordsMissing, match="measurements are not in"):
-        load(PROFILE.name, folder, needs="sharpness")
+        found.require(plan.sharpness(PROFILE))
     jobs = missing_measurements(plan.sharpness(PROFILE).measured, found.records, found.measures)
     assert len(jobs) == 2 * (1 + 2 + 2)

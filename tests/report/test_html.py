@@ -1,12 +1,15 @@
 """Tables, verdicts and the README, from a campaign of the smoke profile made up here."""
 
+import io
 import itertools
+import math
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import PROFILE, made_up_results
+from made_up import PROFILE
 
 from samlib.campaign.backlog import Backlog
 from samlib.chapters import CHAPTERS, introduction, variants, verdicts
@@ -14,21 +17,16 @@ from samlib.cli import status
 from samlib.errors import RecordsMissing
 from samlib.publish import readme, tables
 from samlib.records import changes, store
-from samlib.report import answers, html, paper
+from samlib.report import answers, html, paper, tidy
 from samlib.report.results import load
-from samlib.report.stats import VERDICTS
+from samlib.report.stats import VERDICTS, Comparison
 from samlib.study import plan
 from samlib.study.methods import ALL, BASE, ON, Method
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return made_up_results(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="module")
-def found(folder):
-    return load("smoke", folder)
+@pytest.fixture
+def found(smoke):
+    return smoke
 
 
 def test_every_accuracy_of_the_variants_table_is_in_the_records(found):
@@ -37,11 +35,13 @@ def test_every_accuracy_of_the_variants_table_is_in_the_records(found):
     rows = itertools.product(PROFILE.families, PROFILE.geometries)
     for (_, row), (family, geometry) in zip(table.iterrows(), rows, strict=True):
         for column, mask in (("all", "all"), ("only norm", "only_norm")):
-            rho = float(row[f"ρ {column}"].rstrip("*"))
+            rho = row[column, "rho"]
             method = Method(geometry, mask)
             runs = [method.on(PROFILE.bases[family], rho, seed) for seed in range(PROFILE.seeds)]
             values = pd.Series([found.records[run.run_id]["test_accuracy"] for run in runs])
-            assert row[column] == f"{values.mean():.2f} ± {values.std():.2f}"
+            assert row[column, "mean"] == pytest.approx(values.mean())
+            assert row[column, "sd"] == pytest.approx(values.std())
+            assert row[column, "n"] == PROFILE.seeds
 
 
 def test_a_difference_is_paired_by_seed(found):
@@ -59,8 +59,8 @@ def test_a_difference_is_paired_by_seed(found):
 
 def test_the_accuracy_shown_is_the_last_epochs_not_the_best_on_test(found):
     row = introduction.table(found).iloc[0]
-    assert row["ours, last epoch"] != row["best on test"]
-    assert row["ours, last epoch"].startswith(f"{found.accuracies(found.cell(BASE)).mean():.2f}")
+    assert row["ours, last epoch", "mean"] == found.accuracies(found.cell(BASE)).mean()
+    assert row["best on test", "mean"] == pytest.approx(row["ours, last epoch", "mean"] + 0.5)
 
 
 TABLES = {name: make for chapter in CHAPTERS.values() for name, make in chapter.TABLES.items()}
@@ -69,8 +69,29 @@ TABLES = {name: make for chapter in CHAPTERS.values() for name, make in chapter.
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_complete(found, name):
     table = TABLES[name](found)
-    assert len(table)
-    assert not table.isna().any().any()
+    assert len(table) or name in ("epochs", "augmentation", "packing", "growth", "reading")
+    for column in table:
+        numeric = pd.api.types.is_numeric_dtype(table[column])
+        assert numeric or not any(map(_holds_a_number, table[column])), column
+
+
+def _holds_a_number(cell):
+    """Whether a cell's text is a number, or one with its spread, interval or unit."""
+    return bool(re.fullmatch(r"[-+−]?[\d,]*\.?\d+[*%×\s]*|.*(±|\[.*\]).*", str(cell)))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_csv_file_reads_back_as_the_numbers(found, name):
+    table = TABLES[name](found)
+    text = tidy.csv(table)
+    assert not re.search("[−±]", text)
+    if table.empty:
+        return
+    again = pd.read_csv(io.StringIO(text))
+    assert again.shape == table.shape
+    for here, there in zip(table, again, strict=True):
+        if pd.api.types.is_float_dtype(table[here]):
+            assert again[there].tolist() == pytest.approx(table[here].tolist(), 1e-5, nan_ok=True)
 
 
 def test_reported_numbers_are_those_of_the_sources():
@@ -111,52 +132,86 @@ def test_a_claim_about_many_falls_with_one_refuted_after_correction():
     assert answers.all_of([good, same], "", strict=True).verdict == "refuted"
 
 
-def test_a_missing_record_names_the_command(folder, tmp_path):
+def test_a_missing_record_names_the_command(smoke_folder, tmp_path):
     with pytest.raises(RecordsMissing, match=r"python -m samlib run --profile smoke"):
         load("smoke", tmp_path, needs="variants")
 
 
-def test_results_are_loaded_from_a_path_that_is_a_string(folder, found):
-    assert load("smoke", str(folder)).records == found.records
+def test_results_are_loaded_from_a_path_that_is_a_string(smoke_folder, found):
+    assert load("smoke", str(smoke_folder)).records == found.records
 
 
-def test_tables_are_written_beside_the_records(folder):
+def test_tables_are_written_beside_the_records(smoke_folder, tmp_path):
+    folder = shutil.copytree(smoke_folder, tmp_path / "results")
     paths = tables.write("smoke", folder)
     assert {path.stem for path in paths} == set(TABLES)
     assert all(path.parent == folder / "smoke" / "tables" for path in paths)
 
 
 def test_the_html_marks_verdicts_and_escapes_the_rest():
-    page = html.show(pd.DataFrame({"verdict": ["not run"], "x": ["<b>"]})).data
+    page = html.show(tidy.table([{"verdict": "not run", "x": "<b>"}])).data
     assert '<span class="verdict not-run">not run</span>' in page
     assert "&lt;b&gt;" in page
 
 
 def test_tables_for_the_book_are_narrow_and_lose_nothing():
-    table = pd.DataFrame(
-        {
-            "model": ["A", "A", "B"],
-            "all": ["90.00 ± 1.00"] * 3,
-            "ρ all": ["0.5", "1*", "2"],
-            "diverged": [0, 0, 0],
-            "difference": ["+1.00 [−1.00, +3.00]"] * 3,
-            "verdict": ["undecided", "holds", "undecided"],
-            "seeds to decide": ["12", "", ""],
-        }
-    )
+    spread = {"mean": 90.0, "sd": 1.0, "n": 4}
+    rows = [
+        {"model": model, "all": spread | {"rho": rho, "at_edge": edge}, "diverged": 0}
+        for model, rho, edge in (("A", 0.5, False), ("A", 1.0, True), ("B", math.nan, False))
+    ]
+    opened = Comparison(1.0, -1.0, 3.0, 4, 0.2, "undecided", 12)
+    shown = Comparison(1.0, 0.5, 1.5, 4, 0.001, "holds")
+    table = tidy.judged(rows, "difference", [opened, shown, None])
     page = html.show(table).data
     assert "<th>diverged</th>" not in page
     assert "<th>ρ all</th>" not in page
     assert "90.00\u00a0±\u00a01.00 <small>(ρ\u00a01*)</small>" in page
+    assert page.count("<small>(ρ") == 2, "no ρ beside what has none"
     assert "+1.00\u00a0[−1.00,\u00a0+3.00]" in page
     assert "</span> <small>12\u00a0seeds</small>" in page
     assert page.count("<td>A</td>") == 1
     assert page.count("<td>B</td>") == 1
-    diverged = html.show(table.assign(diverged=[0, 1, 0])).data
-    assert "<th>diverged</th>" in diverged
+    table["diverged"] = [0, 1, 0]
+    assert "<th>diverged</th>" in html.show(table).data
 
 
-def test_the_readme_block_stands_between_its_markers(folder, tmp_path):
+def test_a_table_without_rows_is_not_run():
+    assert html.show(tidy.table([])).data == html.badge("not run")
+
+
+def test_what_a_row_does_not_have_is_missing_and_keeps_its_place():
+    table = tidy.table([{"a": 1, "b": None, "c": "x"}, {"a": 2, "b": {"mean": 1.0, "sd": 2.0}}])
+    assert list(table.columns) == [("a", ""), ("b", "mean"), ("b", "sd"), ("c", "")]
+    assert html.as_text(table)["b"].tolist() == ["–", "1.00 ± 2.00"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-1.234, "−1.23"),
+        (1654, "1,654"),
+        ({"lower": 1.0, "median": 2.0, "upper": 3.0}, "2.00 [1.00, 3.00]"),
+        ({"reported": 84.19, "spread": 0.2}, "84.19 ± 0.2"),
+        ({"reported": math.nan, "spread": math.nan}, "not sourced"),
+        ({"ratio": 1.5, "floor": 1.25}, "1.50 (1.25)"),
+        ({"from": 4, "to": 12}, "4 to 12"),
+        ({"part": 1, "whole": 5}, "1 of 5"),
+        ({"percent": 6.25}, "6.2 %"),
+        ({"factor": 0.46}, "0.46 ×"),
+        ({"seconds": 7200}, "2 hours"),
+        ({"rho": 0.25, "at_edge": True}, "0.25*"),
+        ({"8": 4, "4": 1}, "4 (1), 8 (4)"),
+        ({"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}, "not run"),
+        ({"mean": -1.0, "low": math.nan, "high": math.nan, "n": 1}, "−1.00 (one seed)"),
+    ],
+)
+def test_numbers_on_the_page(value, text):
+    assert html.as_text(tidy.table([{"x": value}]))["x"].tolist() == [text]
+
+
+def test_the_readme_block_stands_between_its_markers(smoke_folder, tmp_path):
+    folder = shutil.copytree(smoke_folder, tmp_path / "results")
     path = tmp_path / "README.md"
     path.write_text(f"before\n{readme.BEGIN}\nnumbers of last year\n{readme.END}\nafter\n")
     readme.update("smoke", folder, path)
@@ -170,15 +225,15 @@ def test_the_readme_block_stands_between_its_markers(folder, tmp_path):
     assert written == [path, folder / "smoke" / "figures" / "headline.svg"]
 
 
-def test_status_counts_runs(folder):
-    text = status.status(PROFILE, folder)
+def test_status_counts_runs(smoke_folder):
+    text = status.status(PROFILE, smoke_folder)
     for name, needs in plan.NEEDS.items():
         row = next(line for line in text.splitlines() if line.split()[:1] == [name])
         assert int(row.split()[1]) == Backlog([needs(PROFILE)], {}, {}).total
 
 
-def test_changes_are_told_run_by_run(folder, tmp_path):
-    old = folder / "smoke" / "runs"
+def test_changes_are_told_run_by_run(smoke_folder, tmp_path):
+    old = smoke_folder / "smoke" / "runs"
     new = tmp_path / "runs"
     some = sorted(store.read(old).values(), key=lambda r: r["run_id"])[:3]
     for index, r in enumerate(some):
@@ -191,7 +246,7 @@ def test_changes_are_told_run_by_run(folder, tmp_path):
     assert "(+2.00)" in text
 
 
-def test_old_results_that_cannot_be_read_keep_no_new_ones_back(folder, tmp_path):
+def test_old_results_that_cannot_be_read_keep_no_new_ones_back(smoke_folder, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    text = changes.changes(tmp_path / "file", folder / "smoke" / "runs")
+    text = changes.changes(tmp_path / "file", smoke_folder / "smoke" / "runs")
     assert "the old ones cannot be compared: cannot read" in text
