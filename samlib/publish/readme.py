@@ -16,10 +16,11 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     headline = introduction.table(results)
-    table = html.as_text(headline).assign(ρ=html.rhos(headline, "ours, last epoch"))
+    rhos = [rho or "–" for rho in html.rhos(headline, "ours, last epoch")]
+    table = html.as_text(headline).assign(ρ=rhos)
     columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
     columns += ["best on test", "minus base", "SAM-ON minus it", "step time", "seeds"]
-    answered = verdicts.table(results)
+    answered = html.as_text(verdicts.table(results))
     seconds = sum(record["times"]["wall"] for record in results.records.values())
     return "\n\n".join(
         [

@@ -219,6 +219,8 @@ def test_the_readme_block_stands_between_its_markers(smoke_folder, tmp_path):
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "last year" not in text
+    assert "| claim | reported | ours | verdict |" in text
+    assert re.search(r"\| SGD \| 80.71 ± 0.2 \| – \| \d\d\.\d\d ± ", text)
     once = text
     written = readme.update("smoke", folder, path)
     assert path.read_text() == once
