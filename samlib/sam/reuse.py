@@ -7,9 +7,10 @@ statistics that should follow both passes are updated a second time by the norm 
 on the inputs they had. It happens by itself for models with stages and masks inside later ones.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 class Staged(nn.Module):
     """A network as stages in forward order, and what comes before and after them."""
 
-    memory: "_Memory | None" = None  # set for the length of a step
+    memory: "_Recording | _Replaying | None" = None  # set for the length of a step
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
@@ -45,7 +46,7 @@ class Staged(nn.Module):
         # Compiled graphs free their own tensors: nothing of a compiled pass can be taken over.
         memory = None if torch.compiler.is_compiling() else self.memory
         first = memory.first if memory else 0
-        x = memory.recall(self, x) if memory else self.up_to(x, 0)
+        x = memory.input_of_first(self, x) if memory else self.up_to(x, 0)
         for part in self.stages[first:]:
             x = part(x)
         return self.after_stages(x)
@@ -62,59 +63,81 @@ def untouched_stages(model: nn.Module, parameters: list[nn.Parameter]) -> int:
     return min(at.get(id(p), 0) for p in parameters)
 
 
-class _Call(NamedTuple):
+@dataclass(frozen=True)
+class _Call:
+    """One call of the model in the first pass: what it was given, and what came of it."""
+
     x: Tensor
-    version: int
-    mode: tuple[bool, bool]
-    activation: Tensor
-    norms: list[tuple[nn.Module, Tensor]]
+    version: int  # of x, which counts writes to it
+    mode: tuple[bool, bool]  # see `_mode`
+    activation: Tensor  # the input of the first perturbed stage
+    norms: list[tuple[nn.Module, Tensor]]  # norm layers in front of it, with their inputs
+
+    def is_repeated_by(self, x: Tensor, mode: tuple[bool, bool]) -> bool:
+        """Whether the same input comes again, unchanged and in the same mode."""
+        return self.x is x and self.version == x._version and self.mode == mode
 
 
-class _Memory:
-    """Activations of one step's first pass, one per call of the model, for its second."""
+def _mode(model: nn.Module) -> tuple[bool, bool]:
+    return torch.is_grad_enabled(), model.training
 
-    def __init__(self, first: int, buffers: list[Tensor], statistics: bool):
+
+class _Recording:
+    """The first pass: keeps what it computes in front of stage `first`, call by call."""
+
+    def __init__(self, model: Staged, first: int, buffers: list[Tensor]):
         self.first = first
-        self.buffers = buffers
-        self.statistics = statistics
-        self.calls: list[_Call] = []
-        self.replaying = False
-        self.versions: list[int] | None = None
-        self.norms: list[tuple[nn.Module, Tensor]] | None = None
+        self.calls: deque[_Call] = deque()
+        self.buffers = buffers  # of the modules in front of stage `first`
+        self._model = model
+        self._norms: list[tuple[nn.Module, Tensor]] | None = None  # of the call that is under way
 
-    def replay(self) -> None:
-        """The first pass is over: from now on give back what it computed."""
-        self.replaying = True
-        self.versions = [b._version for b in self.buffers]
-
-    def recall(self, model: Staged, x: Tensor) -> Tensor:
-        mode = torch.is_grad_enabled(), model.training
-        if self.replaying:
-            # DistributedDataParallel writes buffers before a pass, and so over what the kept graph
-            # needs. Asked once: the norm layers below write them, too.
-            if self.versions is not None:
-                if self.versions != [b._version for b in self.buffers]:
-                    self.calls.clear()
-                self.versions = None
-            call = self.calls.pop(0) if self.calls else None
-            # Another input than in the first pass, or another mode: nothing to reuse.
-            if call is None or call.x is not x or call[1:3] != (x._version, mode):
-                return model.up_to(x, self.first)
-            if self.statistics:
-                with torch.no_grad():
-                    for module, seen in call.norms:
-                        module(seen)
-            return call.activation
-        self.norms = []
-        activation = model.up_to(x, self.first)
-        self.calls.append(_Call(x, x._version, mode, activation, self.norms))
-        self.norms = None
+    def input_of_first(self, model: Staged, x: Tensor) -> Tensor:
+        """The input of stage `first`, computed and kept."""
+        norms = self._norms = []
+        mode, activation = _mode(model), model.up_to(x, self.first)
+        self._norms = None
+        self.calls.append(_Call(x, x._version, mode, activation, norms))
         return activation
 
     def note(self, module: nn.Module, inputs: tuple) -> None:
-        """Forward pre-hook of norm layers with running statistics."""
-        if self.norms is not None and module.training:
-            self.norms.append((module, inputs[0].detach()))
+        """Forward pre-hook of norm layers whose running statistics follow both passes."""
+        if self._norms is not None and module.training:
+            self._norms.append((module, inputs[0].detach()))
+
+    def replay(self) -> None:
+        """The first pass is over: from now on give back what it computed."""
+        self._model.memory = _Replaying(self)
+
+
+class _Replaying:
+    """The second pass: gives back what the first one computed, where the same is asked for."""
+
+    def __init__(self, recording: _Recording):
+        self.first = recording.first
+        self._calls = recording.calls
+        self._buffers = recording.buffers
+        self._versions: list[int] | None = [b._version for b in self._buffers]
+
+    def input_of_first(self, model: Staged, x: Tensor) -> Tensor:
+        """The input of stage `first`: the kept one, or computed anew."""
+        if self._buffers_written():
+            self._calls.clear()
+        call = self._calls.popleft() if self._calls else None
+        if call is None or not call.is_repeated_by(x, _mode(model)):
+            return model.up_to(x, self.first)
+        with torch.no_grad():
+            for module, seen in call.norms:
+                module(seen)
+        return call.activation
+
+    def _buffers_written(self) -> bool:
+        """Whether buffers were written between the passes, and so over what a graph needs.
+
+        DistributedDataParallel does. Asked at the first call alone: the norm layers write, too.
+        """
+        before, self._versions = self._versions, None
+        return before is not None and before != [b._version for b in self._buffers]
 
 
 def _early(model: Staged, first: int) -> list[nn.Module]:
@@ -123,9 +146,18 @@ def _early(model: Staged, first: int) -> list[nn.Module]:
     return [m for m in model.modules() if id(m) not in late]
 
 
-def _random(early: list[nn.Module]) -> bool:
-    """Whether the prefix draws random numbers, which the second pass must draw anew."""
-    return any(getattr(m, "p", 0) or getattr(m, "drop_prob", 0) for m in early)
+# Where modules of torch, torchvision and timm keep the share of what they drop at random.
+_DROPPED = ("p", "drop_prob", "dropout")
+
+
+def _random(module: nn.Module) -> bool:
+    """Whether a module draws random numbers, which the second pass must draw anew.
+
+    What only looks so, as the p of a norm, is not reused either: that costs time and no more.
+    """
+    own = vars(module)
+    shares = [own[name] for name in _DROPPED if name in own]
+    return any(isinstance(s, int | float) and s for s in shares) or isinstance(module, nn.RReLU)
 
 
 def _own_buffers(module: nn.Module) -> list[Tensor]:
@@ -136,7 +168,7 @@ def _own_buffers(module: nn.Module) -> list[Tensor]:
 @contextmanager
 def reuse(
     model: nn.Module, first: int, norms: list[nn.Module], *, statistics: bool
-) -> Iterator[_Memory | None]:
+) -> Iterator[_Recording | None]:
     """Keep the first pass's activations in front of stage `first` for the second pass.
 
     Args:
@@ -149,10 +181,10 @@ def reuse(
         What is kept; call its `replay` before the second pass. None if nothing is.
     """
     early = _early(model, first) if first and model.memory is None else []
-    if not early or _random(early):
+    if not early or any(map(_random, early)):
         yield None
         return
-    memory = _Memory(first, [b for m in early for b in _own_buffers(m)], statistics)
+    memory = _Recording(model, first, [b for m in early for b in _own_buffers(m)])
     tracked = [m for m in norms if _own_buffers(m)] if statistics else []
     hooks = [m.register_forward_pre_hook(memory.note) for m in tracked]
     model.memory = memory

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import EvoNorm2dB0
+from timm.layers import DropPath, EvoNorm2dB0
+from torchvision.ops import StochasticDepth
 
 from samlib import masks, models
 from samlib.sam import step
@@ -42,11 +43,15 @@ def train_a_little(name, stages, **options):
     return losses, model.state_dict()
 
 
-@pytest.mark.parametrize("name", ["wrn10_1", "resnet8", "resnext11_4x2d", "vit_micro"])
-@pytest.mark.parametrize("stages", [[1], [2], [3], [2, 3]])
+NAMES = ("wrn10_1", "resnet8", "resnext11_4x2d", "vit_micro")
+STAGES = ([1], [2], [3], [2, 3])
+OPTIONS = ({}, {"batchnorm": "first"}, {"radius_over": "all"}, {"geometry": ElementwiseLinf()})
+
+
+# A Latin square: every network with every stage and every option, and those with each other.
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"batchnorm": "first"}, {"radius_over": "all"}, {"geometry": ElementwiseLinf()}],
+    ("name", "stages", "options"),
+    [(NAMES[i], STAGES[j], OPTIONS[(i + j) % 4]) for i in range(4) for j in range(4)],
     ids=str,
 )
 def test_the_step_is_the_same_bit_for_bit(name, stages, options, monkeypatch):
@@ -169,9 +174,20 @@ def test_a_mask_that_may_move_keeps_nothing(model):
     assert mask.untouched == 0
 
 
-def test_a_random_prefix_draws_anew(model):
-    model.layer1.append(torch.nn.Dropout(0.5))
-    assert stem_runs(model, masks.blocks(model, [3])) == 2
+@pytest.mark.parametrize(
+    ("module", "runs"),
+    [
+        (torch.nn.Dropout(0.5), 2),
+        (torch.nn.Dropout(0.0), 1),
+        (torch.nn.RReLU(), 2),
+        (DropPath(0.1), 2),
+        (StochasticDepth(0.1, "row"), 2),
+    ],
+    ids=str,
+)
+def test_a_random_prefix_draws_anew(model, module, runs):
+    model.layer1.append(module)
+    assert stem_runs(model, masks.blocks(model, [3])) == runs
 
 
 def test_the_first_touched_stage_is_found(model):
