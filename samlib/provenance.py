@@ -61,6 +61,19 @@ def _version(package: str) -> str | None:
         return None
 
 
+def tf32() -> dict[str, bool]:
+    """Whether a GPU may round float32 factors to TensorFloat-32, 10 bits of mantissa, as of now.
+
+    PyTorch's default is yes in `convolutions` and no in matrix `products`.
+    """
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        return {"convolutions": cudnn.allow_tf32, "products": cublas.allow_tf32}
+    except RuntimeError:  # set by the names of PyTorch 2.9, of which the older ones know nothing
+        allowed = {"convolutions": cudnn.conv, "products": cublas}
+        return {what: place.fp32_precision == "tf32" for what, place in allowed.items()}
+
+
 def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(_HERE), *arguments]
     try:
@@ -97,7 +110,7 @@ def _checkout(lists: tuple[tuple[str, ...], ...]) -> dict:
     status = _git("status", "--porcelain", "--", *(room for rooms in lists for room in rooms))
     # A package installed somewhere inside another project's checkout has none.
     if status is None or _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
-        return {"commit": None, "dirty": None}
+        return {"commit": os.environ.get("SAMLIB_COMMIT"), "dirty": None}
     changed = bool(status) or any(map(_replaced, lists))
     return {"commit": _git("rev-parse", "HEAD"), "dirty": changed}
 
@@ -109,18 +122,23 @@ def _replaced(rooms: tuple[str, ...]) -> bool:
         return True
 
 
-@functools.cache
 def provenance(device: str = "cpu", *, measuring: bool = False) -> dict:
     """Versions, hardware and commit of this process, JSON-ready; read once per process.
 
-    `commit` and `dirty` are None outside a git checkout; `dirty` concerns the rooms in the
-    digests that are given.
+    Outside a git checkout `commit` is what the environment variable SAMLIB_COMMIT says, or None,
+    and `dirty` None; it concerns the rooms in the digests that are given. On a GPU `tf32` is what
+    the function of that name finds now.
 
     Args:
         device: what the record's numbers were computed on.
         measuring: they were measured on final weights, so that beside `source`, the digest of what
             decides a run, `measuring` is that of what decides a measurement.
     """
+    return _read_once(device, measuring) | {"tf32": tf32() if device.startswith("cuda") else None}
+
+
+@functools.cache
+def _read_once(device: str, measuring: bool) -> dict:
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     lists = {"source": DECIDING} | ({"measuring": MEASURING} if measuring else {})
     return {

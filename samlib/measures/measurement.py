@@ -3,7 +3,8 @@
 A run's record is written once, so that a measure thought of later is a record of its own, at
 `results/<profile>/measures/<measure>/<run_id>.json`. It names the checksum of the run it belongs
 to: a run done again is measured again. Weights are kept beside the records, out of git; where
-they are gone the run is repeated, and must end as its record says.
+they are gone the run is repeated, and must end as its record says, which it can on a CPU only.
+Whatever is measured is computed without TensorFloat-32.
 """
 
 import time
@@ -23,6 +24,7 @@ from samlib.records import store
 from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
+from samlib.sam.restore import full_precision
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
@@ -84,7 +86,8 @@ def measure(
     `on_epoch` is told of the epochs of a run that has to be repeated; see `one_run.train`.
 
     Raises:
-        NotTheSame: its weights were gone, and repeating it gave other numbers.
+        NotTheSame: its weights were gone, and repeating it gave, or on a GPU would give, other
+            numbers.
         DiskError: the record cannot be written.
     """
     run_id = job.config.run_id
@@ -97,8 +100,11 @@ def measure(
         with (
             restored(job.config, weights, device=device, data_dir=data_dir) as run,
             threadpool_limits(1, user_api="blas"),  # ARPACK's last bits depend on their number
+            full_precision(),
         ):
             found = MEASURES[job.measure](run)
+    with full_precision():
+        where = provenance(device, measuring=True)
     result = {
         "run_id": run_id,
         "measure": job.measure,
@@ -106,7 +112,7 @@ def measure(
         "config": job.config.to_dict(),
         "values": found,
         "times": {"wall": time.perf_counter() - begun},
-        "provenance": provenance(device, measuring=True),
+        "provenance": where,
     }
     store.write(folder.measures(job.measure), result)
     return result
@@ -121,6 +127,13 @@ def _repeated(
     on_epoch: Callable[[Trainer], None] | None,
 ) -> dict[str, torch.Tensor]:
     path = folder.weights(config.run_id)
+    on_gpu = record["provenance"]["gpu"] is not None
+    if on_gpu or device != "cpu":
+        where = "copy them from where it was trained" if on_gpu else "measure it with --device cpu"
+        raise NotTheSame(
+            f"the weights of {config.run_id} are not at {path}, and a GPU does not repeat a run "
+            f"bit for bit: {where}, or remove its record to have it trained anew"
+        )
     again = train(config, device=device, data_dir=data_dir, weights=path, on_epoch=on_epoch)
     if again["curves"] != record["curves"]:
         path.unlink()

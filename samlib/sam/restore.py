@@ -1,17 +1,21 @@
 """What a step changes for a while and puts back, bit for bit: tensors or coordinates, modes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from samlib.provenance import tf32
 
 
 def take(tensor: Tensor, index: Tensor | None) -> Tensor:
     """Selected coordinates of a dense tensor; a scalar stands for all of them."""
     if index is None or tensor.ndim == 0:
         return tensor
-    return tensor.reshape(-1)[index]
+    memory, at = _in_memory(tensor, index)
+    return memory[at]
 
 
 class Saved:
@@ -23,14 +27,14 @@ class Saved:
     """
 
     def __init__(self, tensors: list[Tensor], index: list[Tensor | None] | None = None):
-        self.tensors = tensors
         self.index = index or [None] * len(tensors)
-        self.whole = [t for t, i in zip(tensors, self.index, strict=True) if i is None]
-        self.parts = [(t, i) for t, i in zip(tensors, self.index, strict=True) if i is not None]
-        self.whole_copy = [torch.empty_like(t) for t in self.whole]
-        if self.whole:
-            torch._foreach_copy_(self.whole_copy, self.whole)
-        self.parts_copy = [t.reshape(-1)[i] for t, i in self.parts]
+        pairs = list(zip(tensors, self.index, strict=True))
+        self.whole = [t for t, i in pairs if i is None]
+        self._whole = [(of, [torch.empty_like(t) for t in of]) for of in _by_dtype(self.whole)]
+        for tensors, copies in self._whole:
+            torch._foreach_copy_(copies, tensors)
+        self.parts = [_in_memory(t, i) for t, i in pairs if i is not None]
+        self.parts_copy = [memory[at] for memory, at in self.parts]
 
     def add(self, eps: list[Tensor]) -> None:
         """Add to what was saved: tensors of its shapes."""
@@ -38,28 +42,56 @@ class Saved:
         if whole:
             torch._foreach_add_(self.whole, whole)
         parts = (e for e, i in zip(eps, self.index, strict=True) if i is not None)
-        for (t, i), old, e in zip(self.parts, self.parts_copy, parts, strict=True):
-            _put(t, i, old + e)
+        for (memory, at), old, e in zip(self.parts, self.parts_copy, parts, strict=True):
+            memory[at] = old + e
 
     def restore(self) -> None:
         """Copy everything back, bit for bit."""
-        if self.whole:
-            torch._foreach_copy_(self.whole, self.whole_copy)
-        for (t, i), old in zip(self.parts, self.parts_copy, strict=True):
-            _put(t, i, old)
+        for tensors, copies in self._whole:
+            torch._foreach_copy_(tensors, copies)
+        for (memory, at), old in zip(self.parts, self.parts_copy, strict=True):
+            memory[at] = old
 
 
-def _put(tensor: Tensor, index: Tensor, values: Tensor) -> None:
+def _by_dtype(tensors: list[Tensor]) -> Collection[list[Tensor]]:
+    """Lists of one dtype each: a GPU copies a mixed list tensor by tensor."""
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.dtype, []).append(tensor)
+    return found.values()
+
+
+# By tensor of flat indices, the strides they were looked up for and where they are in memory.
+_PLACES = WeakTensorKeyDictionary()
+
+
+def _in_memory(tensor: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """A tensor's memory as one dimension, and where in it flat indices of the tensor are.
+
+    Those of a channels-last weight follow its logical order, not the memory's. The places are
+    looked up once per index and layout: they would cost a step more kernels than its copies do.
+    """
     if tensor.is_contiguous():
-        tensor.view(-1)[index] = values
-        return
-    # Channels-last weights: flat indices follow the logical order, not the memory's. By integers,
-    # because torch.unravel_index copies the shape to the device, which no CUDA graph can record.
-    at = []
-    for size in reversed(tensor.shape):
-        at.append(index % size)
+        return tensor.view(-1), index
+    strides, at = _PLACES.get(index, (None, None))
+    if strides != tensor.stride():
+        at = _places(tensor, index)
+        # What a CUDA graph records is there when it is replayed only.
+        if not (index.is_cuda and torch.cuda.is_current_stream_capturing()):
+            _PLACES[index] = (tensor.stride(), at)
+    spans = zip(tensor.shape, tensor.stride(), strict=True)
+    length = 1 + sum((size - 1) * stride for size, stride in spans)
+    return tensor.as_strided((length,), (1,)), at
+
+
+def _places(tensor: Tensor, index: Tensor) -> Tensor:
+    # By integers, because torch.unravel_index copies the shape to the device, which no CUDA graph
+    # can record.
+    at = torch.zeros_like(index)
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        at += index % size * stride
         index = index // size
-    tensor[tuple(reversed(at))] = values
+    return at
 
 
 @contextmanager
@@ -70,8 +102,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     model.eval()
     try:
         # An outer autocast would round away what small steps change.
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False), full_precision():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 as it is inside the block: a GPU would convolve in TensorFloat-32 by default."""
+    before = tf32()
+    _allow_tf32(dict.fromkeys(before, False))
+    try:
+        yield
+    finally:
+        _allow_tf32(before)
+
+
+def _allow_tf32(allowed: dict[str, bool]) -> None:
+    torch.backends.cudnn.allow_tf32 = allowed["convolutions"]
+    torch.backends.cuda.matmul.allow_tf32 = allowed["products"]

@@ -7,19 +7,30 @@ kernels are those of the plain step.
 """
 
 import functools
+import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from samlib.errors import choose
+
 # Fewer steps than these are taken not to pay for the recording; by judgement, not measured.
 WORTH = 20
+SWITCH = "SAMLIB_GRAPHS"  # environment variable; 0 has every step launched from Python
 
 
 class Recorder(Protocol):
-    """Where a step runs for the first time, and how it is recorded."""
+    """Where a step runs for the first time, and how it is recorded.
+
+    Attributes:
+        refused: why a step could not be recorded; None while none was refused.
+    """
+
+    refused: str | None
 
     def plain(self, call: Callable[[], None]) -> None:
         """Call it, so that whatever it needs once exists before it is recorded."""
@@ -29,14 +40,18 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """CUDA graphs.
+    """CUDA graphs of one device, one after the other in one pool of memory.
 
     Plain calls run on the stream that is recorded, as autograd wants it (PyTorch's notes on CUDA
-    graphs).
+    graphs). Graphs may share their memory because they are replayed in turn and nothing but what a
+    step leaves in its parameters' `.grad` outlives a replay.
     """
 
     def __init__(self, device: torch.device):
         self._device, self._stream = device, torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._last: torch.cuda.CUDAGraph | None = None  # keeps the pool's memory for the next
+        self.refused: str | None = None
 
     def plain(self, call):
         """Call it on the recorder's stream, in order with what is queued before and after."""
@@ -47,14 +62,22 @@ class CudaRecorder:
         around.wait_stream(self._stream)
 
     def record(self, call):
-        """Capture it; threads that load data may go on meanwhile."""
+        """Capture it; threads that load data may go on meanwhile.
+
+        Not by `torch.cuda.graph`, which waits for the device and gives its cached memory back each
+        time.
+        """
         graph = torch.cuda.CUDAGraph()
-        around = torch.cuda.current_stream(self._device)
-        with (
-            torch.cuda.stream(around),  # what fails to be captured leaves its own stream current
-            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            call()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                call()
+            except BaseException:
+                with suppress(RuntimeError):  # the reason is what the call said
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        self._last = graph
         return graph.replay
 
 
@@ -66,7 +89,9 @@ class Replayed:
             they are, but for what the first call alone does. Returns nothing.
         recorder: of the device.
 
-    A batch of another size than the first, as the last of an epoch may be, gets a plain step.
+    A batch of another size than the first, as the last of an epoch may be, gets a plain step. After
+    a step that could not be recorded, nothing is recorded again: PyTorch's allocator takes the
+    failed recording for one that goes on (pytorch/pytorch#180395).
     """
 
     def __init__(self, step: Callable[..., None], recorder: Recorder):
@@ -92,24 +117,40 @@ class Replayed:
         def call() -> None:
             self._step(*self._batch)
 
-        try:
-            return self._recorder.record(call)
-        except RuntimeError as error:
-            reason = str(error).split("\n", 1)[0]
-            warnings.warn(
-                f"the step cannot be recorded as a CUDA graph and runs without: {reason}",
-                stacklevel=2,
-            )
-            return call
+        if self._recorder.refused is None:
+            try:
+                return self._recorder.record(call)
+            except RuntimeError as error:
+                reason = str(error).split("\n", 1)[0]
+                self._recorder.refused = f"a step cannot be recorded: {reason}"
+                warnings.warn(
+                    f"this process runs without CUDA graphs, as {self._recorder.refused}",
+                    stacklevel=2,
+                )
+        return lambda: self._recorder.plain(call)
+
+
+def status(steps: int, device: torch.device) -> bool | str:
+    """Whether an epoch of so many steps is replayed on a device; False on a CPU, or why not.
+
+    Raises:
+        ConfigError: the switch is neither 0 nor 1.
+    """
+    on = choose(SWITCH, os.environ.get(SWITCH, "1"), ("0", "1")) == "1"
+    if device.type != "cuda":
+        return False
+    if not on:
+        return f"{SWITCH} is 0"
+    if steps < WORTH:
+        return f"{steps} steps an epoch are fewer than {WORTH}"
+    return recorder(device).refused or True
 
 
 def replayed(
     step: Callable[..., None], steps: int, device: torch.device
 ) -> Callable[..., None] | Replayed:
     """The step of an epoch of so many, replayed where that pays, or as it is."""
-    if device.type != "cuda" or steps < WORTH:
-        return step
-    return Replayed(step, _recorder(device))
+    return Replayed(step, recorder(device)) if status(steps, device) is True else step
 
 
-_recorder = functools.cache(CudaRecorder)  # all epochs of a process on one stream
+recorder = functools.cache(CudaRecorder)  # all epochs of a process on one stream, in one pool

@@ -140,8 +140,13 @@ class ParallelRun(Trainer):
                 "perturbation must be synchronised"
             )
 
-    def replayed(self, step, steps):
-        """As it is: workers wait for each other inside a step."""
+    @property
+    def replays(self) -> bool | str:
+        """Never: workers wait for each other inside a step."""
+        return self._gpu and "steps of several workers are not recorded"
+
+    def replayed(self, step):
+        """As it is."""
         return step
 
     def _average(self, *_) -> None:

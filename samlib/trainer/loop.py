@@ -1,7 +1,8 @@
 """The moving parts of one run: an epoch of training, an evaluation, and what a checkpoint holds."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from samlib.models import is_vit
 from samlib.provenance import source_digest
 from samlib.sam.ascent import Ascent
 from samlib.sam.step import sam_step
+from samlib.trainer import cuda_graphs
 from samlib.trainer.build import (
     build_optimizer,
     build_perturbation,
@@ -23,11 +25,21 @@ from samlib.trainer.build import (
     continue_optimizer,
 )
 from samlib.trainer.config import RunConfig
-from samlib.trainer.cuda_graphs import replayed
 from samlib.trainer.diagnostics import Shares, finite, recalibrated, shares, weight_norm
 
 _EVAL_BATCH = 2048
 _RECALIBRATED = 50_000  # training images
+
+
+@contextmanager
+def _unsearched() -> Iterator[None]:
+    """cuDNN's own choice of convolutions: batches of an odd size are too few to try them all."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class OtherWorkers(SamlibError):
@@ -80,9 +92,23 @@ class Trainer:
         """Who trains this run, who alone may continue its checkpoint: see `parallel`."""
         return {"workers": 1, "perturbation": "worker"}
 
-    def replayed(self, step: Callable[..., None], steps: int) -> Callable[..., None]:
-        """The step of an epoch of so many full batches, in the form that is fastest here."""
-        return replayed(step, steps, self.device)
+    @property
+    def _gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def full_batches(self) -> int:
+        """Batches of an epoch, a short last one aside."""
+        return self.splits.count("train") // self.config.batch_size
+
+    @property
+    def replays(self) -> bool | str:
+        """Whether an epoch's steps are replayed CUDA graphs; False on a CPU, elsewhere why not."""
+        return cuda_graphs.status(self.full_batches, self.device)
+
+    def replayed(self, step: Callable[..., None]) -> Callable[..., None]:
+        """The step of an epoch in the form that is fastest here."""
+        return cuda_graphs.replayed(step, self.full_batches, self.device)
 
     def inputs(self, images: Tensor) -> Tensor:
         """uint8 images as the model takes them: normalised, convolutions channels-last."""
@@ -98,39 +124,17 @@ class Trainer:
     def train_epoch(self) -> None:
         """One epoch; sets `diverged` if a loss or a weight is not finite."""
         config, splits = self.config, self.splits
-        epoch = self.epoch
         self.model.train()
         if self.perturbation is not None:
-            self.perturbation.mask.begin_epoch(epoch, self._sample)
+            self.perturbation.mask.begin_epoch(self.epoch, self._sample)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         watched: list[Shares] = []
-
-        def watch(found: Ascent) -> None:
-            watched.append(shares(self.perturbation.mask, found))
-
-        # The diagnostic costs a few reductions, so it looks at the first step of an epoch.
-        first = [watch] if self.perturbation else []
-
-        def step(images: Tensor, y: Tensor) -> None:
-            x = self.inputs(images)
-            seen: list[Tensor] = []
-
-            def closure() -> Tensor:
-                logits = self.forward(x)
-                seen.append(logits.detach())
-                return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-
-            on_ascent = first.pop() if first else None
-            loss = sam_step(
-                closure, self.optimizer, self.perturbation, epoch=epoch, on_ascent=on_ascent
-            )
-            loss_sum.add_(loss * len(y))
-            correct.add_((seen[0].argmax(1) == y).sum())
-
-        size, count = config.batch_size, splits.count("train")
-        step = self.replayed(step, count // size)
-        for images, y in splits.train_batches(config.augment, size, self.order, self.draws):
+        step = self.replayed(self.step(loss_sum, correct, watched))
+        count = splits.count("train")
+        for images, y in splits.train_batches(
+            config.augment, config.batch_size, self.order, self.draws
+        ):
             step(images, y)
         self.scheduler.step()
         mean_loss = loss_sum.item() / count
@@ -150,6 +154,40 @@ class Trainer:
         self.curves["gradient_share"].append(found and finite(found.of_gradient.item()))
         if found:
             self.tensor_shares.append(found.by_tensor.cpu())
+
+    def step(
+        self, loss_sum: Tensor, correct: Tensor, watched: list[Shares]
+    ) -> Callable[[Tensor, Tensor], None]:
+        """This epoch's step on a batch of uint8 images and their labels.
+
+        Args:
+            loss_sum, correct: scalars that every batch's losses and right answers are added to.
+            watched: given the shares of the first step; a few reductions.
+        """
+        config, epoch = self.config, self.epoch
+
+        def watch(found: Ascent) -> None:
+            watched.append(shares(self.perturbation.mask, found))
+
+        first = [watch] if self.perturbation else []
+
+        def step(images: Tensor, y: Tensor) -> None:
+            x = self.inputs(images)
+            seen: list[Tensor] = []
+
+            def closure() -> Tensor:
+                logits = self.forward(x)
+                seen.append(logits.detach())
+                return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+
+            on_ascent = first.pop() if first else None
+            loss = sam_step(
+                closure, self.optimizer, self.perturbation, epoch=epoch, on_ascent=on_ascent
+            )
+            loss_sum.add_(loss * len(y))
+            correct.add_((seen[0].argmax(1) == y).sum())
+
+        return step
 
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
         """The first n examples of a fresh shuffle of the training set, augmented."""
@@ -180,9 +218,10 @@ class Trainer:
     def _accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         self.model.eval()
         correct, count = torch.zeros((), dtype=torch.int64, device=self.device), 0
-        for images, labels in batches:
-            correct += (self.forward(self.inputs(images)).argmax(1) == labels).sum()
-            count += len(labels)
+        with _unsearched():
+            for images, labels in batches:
+                correct += (self.forward(self.inputs(images)).argmax(1) == labels).sum()
+                count += len(labels)
         return 100 * correct.item() / count
 
     def recalibrated_accuracy(self) -> float | None:
@@ -211,6 +250,7 @@ class Trainer:
             "draws": self.draws.get_state(),
             "scored": self.scored.get_state(),
             "global": torch.get_rng_state(),
+            "on_device": torch.cuda.get_rng_state(self.device) if self._gpu else None,
             "curves": self.curves,
             "tensor_shares": self.tensor_shares,
             "seconds": self.seconds,
@@ -240,5 +280,7 @@ class Trainer:
         self.draws.set_state(state["draws"])
         self.scored.set_state(state["scored"])
         torch.set_rng_state(state["global"])
+        if self._gpu and state["on_device"] is not None:  # of a network that draws there
+            torch.cuda.set_rng_state(state["on_device"], self.device)
         self.curves, self.seconds = state["curves"], state["seconds"]
         self.tensor_shares = state["tensor_shares"]

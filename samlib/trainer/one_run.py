@@ -22,16 +22,17 @@ from samlib.trainer.loop import Trainer
 
 @contextmanager
 def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
-    """One thread on the CPU, the caller's random state kept: equal runs give equal bits.
+    """One thread of the CPU, the caller's random state kept: equal runs give equal bits.
 
-    On a GPU, where they need not, the fastest convolutions are chosen by trying.
+    On a GPU, where they need not, the fastest convolutions are chosen by trying; of the CPU it
+    needs little, and runs that share it have their threads not fight for cores.
     """
     threads, tried = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    with torch.random.fork_rng(devices=[]):
+    gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if gpu else []):
         torch.manual_seed(seed)
-        if device.type == "cpu":
-            torch.set_num_threads(1)
-        torch.backends.cudnn.benchmark = device.type == "cuda"
+        torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = gpu
         try:
             yield
         finally:
@@ -53,7 +54,7 @@ def train(
 
     Args:
         config: the run.
-        device: a torch device; on "cpu" one thread is used and results repeat bit for bit.
+        device: a torch device; on "cpu" results repeat bit for bit. One thread of the CPU is used.
         data_dir: where data caches are; None is `datasets.default_data_dir()`.
         weights: file to write the final weights to.
         checkpoints: file to resume from if it is there and to write to at epoch ends.
@@ -122,7 +123,7 @@ def restored(
 ) -> Iterator[Trainer]:
     """A finished run as it was at its end: for whatever is measured on its final weights.
 
-    Inside the block, as in `train`, one thread is used on the CPU and results repeat bit for bit.
+    Inside the block, as in `train`, one thread is used and on the CPU results repeat bit for bit.
 
     Args:
         config: the run.
@@ -170,7 +171,10 @@ def tensor_shares(run: Trainer) -> dict[str, float | None]:
 
 
 def result_of(run: Trainer) -> dict:
-    """What the record of a finished run holds, its times aside."""
+    """What the record of a finished run holds, its times aside.
+
+    `replayed` in its provenance is `Trainer.replays`.
+    """
     curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
     return {
         "run_id": run.config.run_id,
@@ -185,5 +189,5 @@ def result_of(run: Trainer) -> dict:
         "measures": affine_measures(run.model)
         | {"tensor_shares": tensor_shares(run)}
         | {"recalibrated_test_accuracy": run.recalibrated_accuracy()},
-        "provenance": provenance(str(run.device)),
+        "provenance": provenance(str(run.device)) | {"replayed": run.replays},
     }

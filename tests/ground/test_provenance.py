@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import samlib
-from samlib.provenance import MEASURING, digest, packages, provenance, source_digest
+from samlib.provenance import MEASURING, digest, packages, provenance, source_digest, tf32
 from samlib.records import results_folder
+from samlib.sam.restore import full_precision
 
 HERE = Path(samlib.__file__).parent
 
@@ -99,6 +100,13 @@ def test_a_package_inside_another_projects_checkout_has_no_commit(copy):
     assert (found["commit"], found["dirty"]) == (None, None)
 
 
+def test_a_tree_without_a_checkout_has_the_commit_it_is_told(copy, monkeypatch):
+    folder, _ = copy
+    monkeypatch.setenv("SAMLIB_COMMIT", "0123abc")
+    found = loaded(folder).provenance()
+    assert (found["commit"], found["dirty"]) == ("0123abc", None)
+
+
 def test_a_campaign_is_begun_by_all_that_decides_its_numbers():
     begun = results_folder.origin()
     assert (begun["source"], begun["measuring"]) == (source_digest(), source_digest(MEASURING))
@@ -121,5 +129,30 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
 
 def test_it_names_the_gpu_that_was_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU at {device}")
-    assert provenance.__wrapped__("cuda:1")["gpu"] == "GPU at cuda:1"
-    assert provenance.__wrapped__("cpu")["gpu"] is None
+    assert provenance("cuda:1")["gpu"] == "GPU at cuda:1"
+    assert provenance("cpu")["gpu"] is None
+
+
+def test_on_a_gpu_it_names_tf32_as_it_is_now(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    assert provenance("cpu")["tf32"] is None
+    assert provenance("cuda")["tf32"] == {"convolutions": True, "products": False}
+    with full_precision():
+        assert provenance("cuda")["tf32"] == {"convolutions": False, "products": False}
+
+
+def test_tf32_is_read_by_whichever_name_it_was_set():
+    """PyTorch refuses to read by its old names what was set by the new ones."""
+    cublas = torch.backends.cuda.matmul
+    before = cublas.fp32_precision
+    cublas.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError):
+            _ = cublas.allow_tf32
+        assert tf32() == {"convolutions": True, "products": True}
+        with full_precision():
+            assert tf32() == {"convolutions": False, "products": False}
+        assert tf32() == {"convolutions": True, "products": True}
+    finally:
+        cublas.allow_tf32 = False
+        cublas.fp32_precision = before

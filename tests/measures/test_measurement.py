@@ -9,6 +9,7 @@ from samlib.campaign.jobs import RunJob, run_job
 from samlib.campaign.runner import run_missing
 from samlib.measures import measurement
 from samlib.measures.measurement import MeasureJob, NotTheSame, measure
+from samlib.provenance import tf32
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.report.results import load
@@ -54,16 +55,49 @@ def test_lost_weights_are_made_again_and_are_the_same(place):
 
 
 def test_weights_that_cannot_be_made_again_are_not_replaced_by_others(place):
-    path = place.runs / f"{CONFIG.run_id}.json"
-    record = store.read_one(path)
+    record = store.read_one(place.runs / f"{CONFIG.run_id}.json")
     record["curves"]["train_loss"][0] += 1e-3
-    store.write(place.runs, {k: v for k, v in record.items() if k not in ("format", "checksum")})
+    rewritten(place, curves=record["curves"])
     place.weights(CONFIG.run_id).unlink()
     with pytest.raises(NotTheSame, match="measure it where it was trained") as caught:
         measure(JOB, place)
     one_line(caught)
     assert not place.weights(CONFIG.run_id).exists()
     assert "measure it where it was trained" in run_job(JOB, place, "cpu", None)
+
+
+def rewritten(place, **changes):
+    """The run's record with other values, as another place or an older run would have left it."""
+    record = store.read_one(place.runs / f"{CONFIG.run_id}.json")
+    kept = {k: v for k, v in record.items() if k not in ("format", "checksum")}
+    store.write(place.runs, kept | changes)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device", "advice"),
+    [
+        ("a GPU", "cuda", "copy them from where it was trained"),
+        ("a GPU", "cpu", "copy them from where it was trained"),
+        (None, "cuda", "measure it with --device cpu"),
+    ],
+)
+def test_no_run_is_repeated_for_a_gpu_to_end_otherwise(place, monkeypatch, gpu, device, advice):
+    record = store.read_one(place.runs / f"{CONFIG.run_id}.json")
+    rewritten(place, provenance=record["provenance"] | {"gpu": gpu})
+    place.weights(CONFIG.run_id).unlink()
+    monkeypatch.setattr(measurement, "train", None)
+    with pytest.raises(NotTheSame, match=advice) as caught:
+        measure(JOB, place, device=device)
+    assert "a GPU does not repeat a run bit for bit" in one_line(caught)
+
+
+def test_what_is_measured_is_in_full_precision_and_the_record_says_so(place, monkeypatch):
+    seen = []
+    monkeypatch.setitem(measurement.MEASURES, "sharpness", lambda run: seen.append(tf32()))
+    monkeypatch.setattr(measurement, "provenance", lambda *_, **__: {"tf32": tf32()})
+    assert measure(JOB, place)["provenance"] == {"tf32": seen[0]}
+    assert seen == [{"convolutions": False, "products": False}]
+    assert tf32() == {"convolutions": True, "products": False}
 
 
 def test_a_diverged_run_has_no_values(place):

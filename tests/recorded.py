@@ -1,0 +1,34 @@
+"""What recorded steps are held against: small runs of every method, optimizer and kind of mask."""
+
+from samlib.trainer.config import RunConfig
+
+# Four full batches and a short one.
+BASE = RunConfig(train_size=75, validation_size=20, epochs=3, batch_size=16, mask_samples=16)
+_VIT = {"model": "vit_micro", "lr": 1e-3}
+METHODS = {
+    "none": {},
+    "all": {"geometry": "l2", "mask": "all", "rho": 0.1},
+    "only_norm": {"geometry": "elementwise_l2", "mask": "only_norm", "rho": 1.0},
+    "blocks_23": {"geometry": "l2", "mask": "blocks_23", "rho": 1.0},
+    "blocks_3 first": {"geometry": "l2", "mask": "blocks_3", "rho": 1.0, "batchnorm": "first"},
+    "linf": {"geometry": "elementwise_linf", "mask": "no_norm", "rho": 0.01},
+    "layerwise": {"geometry": "layerwise_l2", "mask": "all", "rho": 0.1},
+    "fisher geometry": {"geometry": "fisher", "mask": "only_gamma", "rho": 0.1},
+    "no bias scaled": {"geometry": "elementwise_l2_orig", "mask": "only_beta", "rho": 0.1},
+    "nor in linf": {"geometry": "elementwise_linf_orig", "mask": "convolutions", "rho": 0.01},
+    "nor layerwise": {"geometry": "layerwise_l2_orig", "mask": "weights", "rho": 0.1},
+    "output scales": {"geometry": "output_scales", "mask": "weights", "rho": 0.1},
+    "input scales": {"geometry": "input_scales", "mask": "weights", "rho": 0.1},
+    "random": {"geometry": "l2", "mask": "random", "rho": 1.0, "radius_over": "all"},
+    "half": {"geometry": "l2", "mask": "random", "rho": 0.1, "sparsity": 0.5},
+    "redrawn": {"geometry": "l2", "mask": "random_redrawn", "rho": 1.0},
+    "fisher": {"geometry": "l2", "mask": "fisher", "rho": 0.1, "mask_every": 1},
+    "dynamic": {"geometry": "l2", "mask": "dynamic", "rho": 0.1, "mask_every": 1},
+    "late": {"geometry": "l2", "mask": "all", "rho": 0.1, "start": 1},
+    "early": {"geometry": "l2", "mask": "all", "rho": 0.1, "end": 1},
+    "bf16": {"geometry": "l2", "mask": "only_norm", "rho": 1.0, "precision": "bf16"},
+    "undecayed": {"geometry": "l2", "mask": "all", "rho": 0.1, "decayed": "no_norm"},
+    "not updated": {"geometry": "l2", "mask": "only_norm", "rho": 0.1, "updated": "no_norm"},
+    "adamw": {"optimizer": "adamw", "clip_norm": 1.0} | _VIT,
+    "lion": {"optimizer": "lion", "geometry": "l2", "mask": "only_norm", "rho": 0.1} | _VIT,
+}

@@ -1,0 +1,120 @@
+"""A step recorded and replayed without Python gives the bits of the plain one; see `tape`."""
+
+import sys
+
+import pytest
+import torch
+from conftest import identical
+from recorded import BASE, METHODS
+from tape import Refused, Tape, TapeRecorder
+
+from samlib.sam.geometry import GEOMETRIES
+from samlib.sam.masks.by_name import MASKS
+from samlib.trainer.config import NO_PERTURBATION, OPTIMIZERS
+from samlib.trainer.cuda_graphs import Replayed
+from samlib.trainer.loop import Trainer
+from samlib.trainer.one_run import train
+
+
+@pytest.fixture
+def capturable(monkeypatch):
+    """Has AdamW count its steps on the device, as on a GPU, or on the host."""
+    adamw = torch.optim.AdamW
+    # The module, which a function of that name hides.
+    module = sys.modules["torch.optim.adam"]
+    monkeypatch.setattr(module, "_get_capturable_supported_devices", lambda **_: ["cpu"])
+
+    def switch(on):
+        monkeypatch.setattr(
+            torch.optim, "AdamW", lambda p, **options: adamw(p, **options | {"capturable": on})
+        )
+
+    switch(True)
+    return switch
+
+
+@pytest.fixture
+def on_tape(monkeypatch):
+    """Has runs replay their steps from tapes, once called; the recorders of their epochs."""
+    made = []
+
+    def replayed(self, step):
+        made.append(TapeRecorder())
+        return Replayed(step, made[-1])
+
+    def switch():
+        monkeypatch.setattr(Trainer, "replayed", replayed)
+        return made
+
+    return switch
+
+
+def left(config):
+    """What a run leaves: weights and buffers, the optimizer's state, curves."""
+    runs = []
+    curves = train(config, on_epoch=runs.append)["curves"]
+    return runs[-1].model.state_dict(), runs[-1].optimizer.state_dict()["state"], curves
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_replayed_run_is_the_plain_one_bit_for_bit(method, capturable, on_tape):
+    config = BASE.replace(epochs=2, **METHODS[method])
+    plain, made = left(config), on_tape()
+    assert identical(left(config), plain)
+    # Anew every epoch, and never refused.
+    assert [(len(r.tapes), r.refused) for r in made] == [(1, None)] * config.epochs
+
+
+def test_methods_are_of_every_kind():
+    configs = [BASE.replace(**changes) for changes in METHODS.values()]
+    assert {c.optimizer for c in configs} == set(OPTIMIZERS)
+    assert {c.geometry for c in configs} == {NO_PERTURBATION, *GEOMETRIES}
+    assert {c.batchnorm for c in configs} == {"both", "first"}
+    assert {c.mask for c in configs} >= {mask for mask in MASKS if not mask.startswith("blocks")}
+
+
+def test_a_count_of_steps_on_the_host_is_found(capturable, on_tape):
+    """What a graph would not advance: AdamW that is not capturable reads it every step."""
+    capturable(False)
+    on_tape()
+    with pytest.raises(Refused, match="_local_scalar_dense"):
+        train(BASE.replace(**METHODS["adamw"]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool(x.any()),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: torch.masked_select(x, x > 0),
+        lambda x: torch.tensor([1.0, 2.0]),
+        lambda x: x.to("meta"),
+        lambda x: torch.equal(x, x),
+    ],
+)
+def test_what_a_capture_forbids_is_refused(call):
+    x = torch.arange(4.0)
+    with pytest.raises(Refused), Tape():
+        call(x)
+
+
+def test_a_recording_computes_nothing_and_a_replay_all():
+    weight, seen = torch.ones(3, requires_grad=True), torch.zeros(3)
+
+    def step():
+        loss = (weight * 2).square().sum()
+        weight.grad = None
+        loss.backward()
+        with torch.no_grad():
+            weight.sub_(weight.grad, alpha=0.125)
+            seen.add_(1)
+
+    replay = TapeRecorder().record(step)
+    assert weight.tolist() == [1.0] * 3
+    assert seen.tolist() == [0.0] * 3
+    replay()
+    replay()
+    assert weight.tolist() == [0.0] * 3, "1 - 8 / 8 is zero, and stays"
+    assert seen.tolist() == [2.0] * 3
