@@ -84,20 +84,19 @@ class Backlog:
     @property
     def total(self) -> int:
         """How many runs and measurements there will be, as far as can be told by now."""
-        measured = sum(m.count(self.runs) for m in self.measured)
-        return count_runs(self.cells, self.runs) + measured
+        expected = sum(m.expected(self.runs) for m in self.measured)
+        return count_runs(self.cells, self.runs) + len(self._to_measure()) + expected
+
+    def _to_measure(self) -> set[tuple[str, str]]:
+        """Measure and run id of every measurement that is known by now, done or not."""
+        return {(m.measure, r.run_id) for m in self.measured for r in m.runs(self.runs)}
 
     @property
     def done(self) -> int:
         """How many of the runs and measurements are there."""
         runs = {r.run_id for c in self.cells for r in c.runs(self.runs)} & self.runs.keys()
-        found = {
-            (m.measure, r.run_id)
-            for m in self.measured
-            for r in m.runs(self.runs)
-            if r.run_id in self.measures[m.measure]
-        }
-        return len(runs) + len(found)
+        found = [run_id in self.measures[name] for name, run_id in self._to_measure()]
+        return len(runs) + sum(found)
 
     def learn(self, job: Job, folder: ResultsFolder) -> dict:
         """Take in the record a job has written; returns it."""

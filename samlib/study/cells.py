@@ -145,12 +145,12 @@ class ToMeasure:
     def _searched(self, values: Iterable[float]) -> list[RunConfig]:
         return [run for v in values for run in self.cell.at(v, self.cell.tuning[: self.seeds])]
 
-    def count(self, records: Records) -> int:
-        """How many runs are measured, those not known yet included as far as can be told."""
+    def expected(self, records: Records) -> int:
+        """How many runs will join those that are known, as far as can be told."""
         if self.every_value:
-            more = self.cell.search(records).expected
-            return len(self.runs(records)) + more * min(self.seeds, len(self.cell.tuning))
-        return min(self.seeds, len(self.cell.seeds))
+            return self.cell.search(records).expected * min(self.seeds, len(self.cell.tuning))
+        known = self.cell.chosen(records) is not None
+        return 0 if known else min(self.seeds, len(self.cell.seeds))
 
 
 def missing_measurements(
