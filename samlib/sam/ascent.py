@@ -1,6 +1,6 @@
 """Which gradients the ascent takes, and the step eps it makes of them.
 
-    g = grad L(w) on the mask;  eps = rho T_w^2 g / ||T_w g||
+    g = grad L(w) on the mask;  eps = rho T_w^2 d / ||T_w d||,  d = g or what a source makes of it
 
 (Foret et al. 2021, eq. 2; the masked form is specification 1.0.) Autograd is asked for the masked
 gradients only: `.grad` stays untouched and the backward pass ends at the first masked layer.
@@ -13,19 +13,33 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
 from samlib.sam.geometry import Scale
 from samlib.sam.masks.base import Mask
 from samlib.sam.perturbation import Perturbation
-from samlib.sam.restore import take
+from samlib.sam.source.eigen import spread
+from samlib.sam.state import Where, on
+
+
+class Gradients(NamedTuple):
+    """Gradients of whole parameters, and names and parameters they are of."""
+
+    over: Where
+    whole: Sequence[Tensor]
 
 
 class Ascent(NamedTuple):
     """One ascent step; each list has a tensor per entry of `mask.entries`.
 
-    A tensor has its parameter's shape, or (k,) where the entry has k indices. `scale` is the
-    diagonal of T_w, with 0-dimensional tensors where one number stands for all; None is T_w = I.
+    A tensor has its parameter's shape, or (k,) where the entry has k indices.
+
+    Attributes:
+        eps: the step.
+        gradient: that of the first pass; without one, what the source looks along.
+        scale: the diagonal of T_w, with 0-dimensional tensors where one number stands for all;
+            None is T_w = I.
     """
 
     eps: list[Tensor]
@@ -33,52 +47,83 @@ class Ascent(NamedTuple):
     scale: Scale
 
 
-def ascent(perturbation: Perturbation, loss: Tensor) -> Ascent:
-    """The ascent step of a loss, whose graph is used up.
+def ascent(
+    perturbation: Perturbation, found: Gradients | None, optimizers: Sequence[Optimizer] = ()
+) -> Ascent | None:
+    """The step that a source, a geometry and a radius make; None leaves the weights where they are.
+
+    Args:
+        perturbation: what to do.
+        found: from `gradients`; None for a source without a pass of its own.
+        optimizers: those of the step, for a source or a radius that reads them.
+    """
+    mask, geometry, source = perturbation.mask, perturbation.geometry, perturbation.source
+    rho = source.factor * perturbation.radius.rho(perturbation.rho, optimizers)
+    with torch.no_grad():
+        g = found and _on(mask, found)
+        d = source.direction(mask, g, optimizers)
+        if d is None:
+            return None
+        along = found if d is g else Gradients(mask.entries, spread(mask, d))
+        T = geometry.T([o[0] for o in along.over], [o[1] for o in along.over], along.whole)
+        norm = geometry.norm(T, along.whole) if over_all(perturbation) else None
+        scale = T and _on(mask, Gradients(along.over, T))
+        eps = geometry.eps(rho, scale, d, 1.0 if perturbation.radius.free else norm)
+        return Ascent(eps, d if g is None else g, scale)
+
+
+def over_all(perturbation: Perturbation) -> bool:
+    """Whether the norm runs over every parameter; p = inf has none to take."""
+    return perturbation.radius_over == "all" and perturbation.geometry.p != math.inf
+
+
+def reached(perturbation: Perturbation, everything: bool = False) -> Where:
+    """All whose gradient the first pass takes."""
+    mask = perturbation.mask
+    return mask.trainable if everything or over_all(perturbation) else mask.entries
+
+
+def gradients(perturbation: Perturbation, loss: Tensor, everything: bool = False) -> Gradients:
+    """Gradients of a loss, whose graph is used up unless `when` asks them what to do.
+
+    Args:
+        perturbation: whose mask, or norm, they are for.
+        loss: scalar.
+        everything: of all trainable parameters, which costs a whole backward pass.
 
     Raises:
         ConfigError: the loss has no gradient in any parameter of the mask, or has been
             differentiated already.
     """
-    mask, geometry = perturbation.mask, perturbation.geometry
-    over = reached(perturbation)
-    grads = _gradients(mask, over, loss)
-    with torch.no_grad():
-        T = geometry.T([o[0] for o in over], [o[1] for o in over], grads)
-        norm = geometry.norm(T, grads) if over_all(perturbation) else None
-        g, scale = _on(mask, over, grads), T and _on(mask, over, T)
-        return Ascent(geometry.eps(perturbation.rho, scale, g, norm), g, scale)
-
-
-def over_all(perturbation: Perturbation) -> bool:
-    """Whether the step needs the gradient of every parameter; p = inf has no norm to take."""
-    return perturbation.radius_over == "all" and perturbation.geometry.p != math.inf
-
-
-def reached(perturbation: Perturbation) -> Sequence[tuple]:
-    """All whose gradient the ascent takes, in tuples that begin with name and parameter."""
-    mask = perturbation.mask
-    return mask.trainable if over_all(perturbation) else mask.entries
-
-
-def _on(mask: Mask, over: Sequence[tuple], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Of tensors over some parameters, the mask's coordinates."""
-    if over is not mask.entries:
-        of = {id(o[1]): t for o, t in zip(over, tensors, strict=True)}
-        tensors = [of[id(e.parameter)] for e in mask.entries]
-    return [take(t, e.index) for t, e in zip(tensors, mask.entries, strict=True)]
-
-
-def _gradients(mask: Mask, over: Sequence[tuple], loss: Tensor) -> Sequence[Tensor]:
+    mask, over = perturbation.mask, reached(perturbation, everything)
     weights = [o[1] for o in over]
+    keep = perturbation.when.looks
     try:
-        grads = torch.autograd.grad(loss, weights, allow_unused=True)
+        grads = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:
         if "backward through the graph a second time" not in str(error):
             raise
         raise ConfigError("the closure returns the loss and must not call backward()") from error
-    if not any(g is None or g.is_sparse for g in grads):
-        return grads
+    if any(g is None or g.is_sparse for g in grads):
+        grads = _dense(mask, over, weights, grads)
+    if perturbation.average is not None:
+        perturbation.average(grads)
+    return Gradients(over, grads)
+
+
+def _on(mask: Mask, of: Gradients) -> list[Tensor]:
+    """Of tensors over some parameters, the mask's coordinates."""
+    whole = of.whole
+    if of.over is not mask.entries:
+        by_id = {id(o[1]): t for o, t in zip(of.over, whole, strict=True)}
+        whole = [by_id[id(e.parameter)] for e in mask.entries]
+    return on(mask.entries, whole)
+
+
+def _dense(
+    mask: Mask, over: Where, weights: list[Tensor], grads: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Gradients as dense tensors, zeros where the loss does not use a weight; that is said once."""
     masked = {id(e.parameter) for e in mask.entries}
     pairs = list(zip(weights, grads, strict=True))
     if all(g is None for w, g in pairs if id(w) in masked):

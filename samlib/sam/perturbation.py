@@ -1,18 +1,40 @@
-"""What the ascent step does: which ball, how large, over which coordinates, and when."""
+"""What the ascent step does: which ball, how large, along what, on which coordinates, when."""
 
 import math
 import numbers
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
 
 from samlib.errors import ConfigError, choose
 from samlib.sam.geometry import Geometry
 from samlib.sam.masks.base import Mask
+from samlib.sam.radius import Radius
+from samlib.sam.source.base import Source
+from samlib.sam.source.this_step import Gradient
+from samlib.sam.when import When
+
+
+class Plan(NamedTuple):
+    """What the coming step does, decided outside of it: steps of one plan can be recorded once.
+
+    Attributes:
+        active: whether the epoch is.
+        perturb: whether the step is perturbed; None where its own gradient decides.
+        refresh: whether the source renews what it does not renew at every step.
+    """
+
+    active: bool = False
+    perturb: bool | None = False
+    refresh: bool = False
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What the ascent step does: which ball, how large, over which coordinates, and when.
+    """What the ascent step does: which ball, how large, along what, over which coordinates, when.
 
     Args:
         geometry: T_w and p, from `samlib.geometry`.
@@ -24,9 +46,15 @@ class Perturbation:
         batchnorm: "both": running statistics follow both passes (the authors' code). "first":
             those of the second pass are dropped.
         start, end: active epochs, start <= epoch < end; end None is for ever.
+        source: along what the ascent looks, from `samlib.sam.source`; this step's gradient.
+        radius: how rho becomes a length, a ball of constant radius.
+        when: which steps of the active epochs are perturbed, all.
+        average: called on the ascent's gradients, in place: data-parallel training whose workers
+            share one perturbation.
 
     Raises:
-        ConfigError: a value out of range, with the valid ones.
+        ConfigError: a value out of range, with the valid ones, or two parts that exclude each
+            other.
     """
 
     geometry: Geometry
@@ -36,11 +64,18 @@ class Perturbation:
     batchnorm: Literal["both", "first"] = "both"
     start: int = 0
     end: int | None = None
+    source: Source = field(default_factory=Gradient)
+    radius: Radius = field(default_factory=Radius)
+    when: When = field(default_factory=When)
+    average: Callable[[Sequence[Tensor]], None] | None = None
 
     def __post_init__(self):
         if isinstance(self.rho, bool) or not isinstance(self.rho, numbers.Real):
             raise ConfigError(f"rho must be a number, not {self.rho!r}")
-        for name, kind in (("geometry", Geometry), ("mask", Mask)):
+        if isinstance(self.source, list | tuple):
+            raise ConfigError(f"sources exclude each other: give one of {self.source!r}")
+        parts = {"geometry": Geometry, "mask": Mask, "source": Source}
+        for name, kind in (parts | {"radius": Radius, "when": When}).items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(
                     f"{name} must be a samlib {kind.__name__}, not {getattr(self, name)!r}"
@@ -54,9 +89,69 @@ class Perturbation:
         choose("batchnorm", self.batchnorm, ("both", "first"))
         if self.start < 0 or (self.end is not None and self.end < self.start):
             raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
+        for excluded, why in self._pairs():
+            if excluded:
+                raise ConfigError(why)
+
+    def _pairs(self) -> list[tuple[bool, str]]:
+        """What excludes each other: whether it was asked for, and why it cannot be had."""
+        over_all = self.radius_over == "all" and self.geometry.p != math.inf
+        one_pass, source = not self.source.own_pass, f"source {self.source.name}"
+        first = f"first pass, which {source} does without"
+        chosen = type(self.mask).observe is not Mask.observe
+        when, mask = f"when {self.when.name}", f"mask {self.mask.kind}"
+        return [
+            (one_pass and self.batchnorm == "first", f"batchnorm 'first' needs a {first}"),
+            (one_pass and self.when.looks, f"{when} needs the gradient of a {first}"),
+            (one_pass and chosen, f"{mask} needs the gradient of a {first}"),
+            (
+                over_all and not isinstance(self.source, Gradient),
+                f"radius_over 'all' needs everything's gradient, {source} is on the mask alone",
+            ),
+            (
+                self.radius.free and (over_all or self.geometry.p == math.inf),
+                "a free radius leaves out a norm: it needs p = 2 and radius_over 'mask'",
+            ),
+        ]
 
     def active(self, epoch: int | None) -> bool:
         """Whether this epoch (from 0) is perturbed; None, for a loop without epochs, is."""
         if epoch is None:
             return True
         return self.start <= epoch and (self.end is None or epoch < self.end)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the source has something to look along; the first step may be the base's."""
+        return self.source.ready
+
+    def plan(self, epoch: int | None = None) -> Plan:
+        """What the coming step does; asked once per step, because parts count and draw in it."""
+        if not self.active(epoch):
+            return Plan()
+        return Plan(True, self.when.plan(), self.source.plan(self.mask))
+
+    def after_step(self, plan: Plan) -> None:
+        """Called by `sam_step` after the optimizer's step, before its gradients are dropped."""
+        if plan.active:
+            with torch.no_grad():
+                self.source.after_step(self.mask, plan.refresh)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must hold to continue: of mask, source and when."""
+        parts = {"source": self.source, "when": self.when}
+        named = {kind: {"name": p.name, "state": p.state_dict()} for kind, p in parts.items()}
+        return {"mask": self.mask.state_dict()} | named
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`.
+
+        Raises:
+            ConfigError: the state is of another source or when.
+        """
+        for kind, part in (("source", self.source), ("when", self.when)):
+            if (other := state[kind]["name"]) != part.name:
+                raise ConfigError(f"the state is of {kind} {other}, this one is {part.name}")
+            part.load_state_dict(state[kind]["state"])
+        if state["mask"]:
+            self.mask.load_state_dict(state["mask"])

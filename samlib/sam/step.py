@@ -1,71 +1,32 @@
-"""The two-pass step around an untouched base optimizer.
+"""The step around an untouched base optimizer.
 
     w <- base(w, grad L(w + eps))
 
-(Foret et al. 2021, algorithm 1; `ascent` makes eps.) Weights come back bit for bit because they
-are copied back, which subtracting eps would not give in floating point.
+(Foret et al. 2021, algorithm 1; `ascent` makes eps, from a pass of its own or without one, and a
+`descent` may change the gradient.) Weights come back bit for bit because they are copied back,
+which subtracting eps would not give in floating point.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
-from samlib.sam.ascent import Ascent, ascent, over_all, reached
+from samlib.sam.ascent import Ascent, ascent, gradients, over_all, reached
+from samlib.sam.closure import Closure, losses
+from samlib.sam.descent import Descent
 from samlib.sam.masks.base import Mask
-from samlib.sam.perturbation import Perturbation
+from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
 from samlib.sam.reuse import reuse
 
-Closure = Callable[[], Tensor]
 OnAscent = Callable[[Ascent], None]
 Backward = Callable[[Tensor], None]
-
-
-def _check(loss: Tensor) -> None:
-    if not (isinstance(loss, Tensor) and loss.ndim == 0):
-        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ConfigError(f"the closure must return a scalar loss tensor, not {got}")
-    if not loss.requires_grad:
-        raise ConfigError(
-            "the closure's loss carries no gradient: return it undetached, and do not call "
-            "backward() inside the closure's no_grad block"
-        )
-    if loss.dtype == torch.float16:
-        raise ConfigError("fp16 needs a loss scaler, which SAM's step has no place for; use bf16")
-
-
-def _refuse_fp16(kind: str, module: nn.Module, inputs) -> None:
-    """Forward pre-hook of a model on some kind of device: sees autocast wherever it was entered."""
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
-        raise ConfigError(
-            "fp16 autocast needs a loss scaler, which SAM's step has no place for; use bfloat16"
-        )
-
-
-def _loss(closure: Closure, mask: Mask | None = None) -> Tensor:
-    """What the closure returns, checked; with a mask, the precision of its model's pass, too."""
-    if not callable(closure):
-        raise ConfigError(
-            "the closure must be a function without arguments that returns the loss, not a "
-            f"{type(closure).__name__}"
-        )
-    hook = None
-    if mask is not None:
-        kind = mask.entries[0].parameter.device.type
-        hook = mask.model.register_forward_pre_hook(partial(_refuse_fp16, kind))
-    try:
-        with torch.enable_grad():
-            loss = closure()
-    finally:
-        if hook is not None:
-            hook.remove()
-    _check(loss)
-    return loss
+REPLACE = Descent()
 
 
 class _Buffers:
@@ -95,14 +56,24 @@ class _Buffers:
 
 
 @contextmanager
-def _moved(mask: Mask, eps: list[Tensor]) -> Iterator[None]:
-    """The masked weights at w + eps inside the block, at w after it."""
+def _moved(
+    perturbation: Perturbation, found: Ascent | None, on_ascent: OnAscent | None
+) -> Iterator[None]:
+    """The masked weights at w + eps inside the block, at w after it; None does not move them."""
+    if found is None:
+        yield
+        return
+    mask = perturbation.mask
     with torch.no_grad():
         weights = Saved([e.parameter for e in mask.entries], [e.index for e in mask.entries])
     try:
         with torch.no_grad():
-            weights.add(eps)
-        del eps
+            weights.add(found.eps)
+        if on_ascent is not None:
+            on_ascent(found)
+        mask.observe(found.gradient)  # last: it may choose other coordinates for the next step
+        perturbation.source.follow(mask.entries)
+        del found
         torch.clear_autocast_cache()  # or an outer autocast would reuse casts of old weights
         yield
     finally:
@@ -111,17 +82,73 @@ def _moved(mask: Mask, eps: list[Tensor]) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
+class _First(NamedTuple):
+    """The loss of the first pass; with its graph where `when` leaves the step unperturbed."""
+
+    loss: Tensor | None = None
+    plain: Tensor | None = None
+
+
+@contextmanager
+def _perturbed(
+    closure: Closure,
+    perturbation: Perturbation,
+    plan: Plan,
+    descent: Descent = REPLACE,
+    on_ascent: OnAscent | None = None,
+    optimizers: Sequence[Optimizer] = (),
+) -> Iterator[_First]:
+    """`perturbed`, for a step that is planned to be, with what only a whole step knows."""
+    mask, source, everything = perturbation.mask, perturbation.source, descent.everything
+    both = perturbation.batchnorm == "both"
+    frozen = [name for name, p, *_ in reached(perturbation, everything) if not p.requires_grad]
+    if frozen:
+        raise ConfigError(
+            f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
+        )
+    with _Buffers(mask) as buffers:
+        if plan.refresh:
+            source.refresh(lambda: losses(closure, perturbation, descent.plain)[1], mask)
+        if not source.own_pass:
+            with _moved(perturbation, ascent(perturbation, None, optimizers), on_ascent):
+                yield _First()
+            return
+        # A first backward pass over everything uses up the whole graph.
+        kept_stages = 0 if everything or over_all(perturbation) else mask.untouched
+        with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
+            loss, up = losses(closure, perturbation, descent.first)
+            g = gradients(perturbation, up, everything)
+            if plan.perturb is None and not perturbation.when.sees(g.whole):
+                yield _First(loss.detach(), loss)
+                return
+            # A loss that lives through the second pass keeps the ascent graph alive with it.
+            first, loss, up = loss.detach(), None, None
+            found = ascent(perturbation, g, optimizers)
+            descent.saw(mask, g.whole if everything else found.gradient)
+            if not both:
+                buffers.keep()
+            with _moved(perturbation, found, on_ascent):
+                del found, g
+                if memory is not None:
+                    memory.replay()
+                yield _First(first)
+
+
 @contextmanager
 def perturbed(
-    closure: Closure, perturbation: Perturbation, on_ascent: OnAscent | None = None
-) -> Iterator[Tensor]:
+    closure: Closure,
+    perturbation: Perturbation,
+    on_ascent: OnAscent | None = None,
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    plan: Plan | None = None,
+) -> Iterator[Tensor | None]:
     """Weights at w + eps inside the block, at w again after it, bit for bit.
 
     Runs the closure once, for the ascent gradient; what is computed inside the block (usually a
     second forward and a backward that accumulates into `.grad`) sees the perturbed weights.
-    `sam_step` is this and an optimizer step; use it directly to accumulate over micro-batches.
-    An exception in the closure or the block leaves weights and norm-layer buffers as they were
-    before.
+    `sam_step` is this and an optimizer step; use it directly to accumulate over micro-batches. An
+    exception in the closure or the block leaves weights and norm-layer buffers as they were before.
 
     A parameter of the mask that this loss does not use, as a batch may leave out a part of a
     model, is not moved; each is named once per mask in a warning, because one that is used may
@@ -129,42 +156,29 @@ def perturbed(
 
     Args:
         closure: forward pass and loss, a scalar tensor; called once, in the caller's mode.
-        perturbation: what to do.
+        perturbation: what to do. In a step that its `when` leaves out, the block is at w.
         on_ascent: called at w + eps with the `Ascent`, for whoever measures it.
+        optimizer: one or several, for a source or a radius that reads them.
+        plan: from `perturbation.plan()`, which `perturbation.after_step` wants again after the
+            optimizer's step where a source looks back on it; None asks.
 
     Yields:
-        The unperturbed loss, detached.
+        The unperturbed loss, detached; None where the source takes no pass of its own, so that the
+        closure is not called.
 
     Raises:
         ConfigError: the closure's result is no scalar with a gradient, or with none in the mask;
             autocast is fp16; a parameter that the step needs was frozen.
     """
-    mask, both = perturbation.mask, perturbation.batchnorm == "both"
-    frozen = [name for name, p, *_ in reached(perturbation) if not p.requires_grad]
-    if frozen:
-        raise ConfigError(
-            f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
-        )
-    # With the radius over everything the first backward pass uses up the whole graph.
-    kept_stages = 0 if over_all(perturbation) else mask.untouched
-    with (
-        _Buffers(mask) as buffers,
-        reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory,
-    ):
-        loss = _loss(closure, mask)
-        found = ascent(perturbation, loss)
-        # A loss that lives through the second pass keeps the ascent graph alive with it.
-        first, loss = loss.detach(), None
-        if not both:
-            buffers.keep()
-        with _moved(mask, found.eps):
-            if on_ascent is not None:
-                on_ascent(found)
-            mask.observe(found.gradient)  # last: it may choose other coordinates for the next step
-            del found
-            if memory is not None:
-                memory.replay()
-            yield first
+    plan = perturbation.plan() if plan is None else plan
+    if plan.perturb is False:
+        yield losses(closure, perturbation, REPLACE.plain)[0].detach()
+        return
+    optimizers = () if optimizer is None else one_or_several(optimizer)
+    with _perturbed(
+        closure, perturbation, plan, on_ascent=on_ascent, optimizers=optimizers
+    ) as first:
+        yield first.loss
 
 
 def sam_step(
@@ -175,8 +189,10 @@ def sam_step(
     epoch: int | None = None,
     on_ascent: OnAscent | None = None,
     backward: Backward | None = None,
+    descent: Descent = REPLACE,
+    plan: Plan | None = None,
 ) -> Tensor:
-    """One training step: two passes, one step of the base optimizer.
+    """One training step: an ascent, a pass at w + eps, one step of the base optimizer.
 
     Zeroes the optimizer's gradients before the descent pass. Schedulers, clipping (a step
     pre-hook), parameter groups and `state_dict` stay the optimizer's own. Under
@@ -184,7 +200,9 @@ def sam_step(
     never sees, for a whole one, and its replicas drift apart.
 
     Args:
-        closure: forward pass and loss, a scalar tensor; called twice.
+        closure: forward pass and loss, a scalar tensor; called twice, or once where the
+            perturbation's source takes no pass of its own. A source or a descent may want it to
+            return more.
         optimizer: any `torch.optim.Optimizer` whose step needs no closure (LBFGS does), unwrapped,
             or several that share the parameters among them.
         perturbation: the ascent step; None is a plain step of the optimizer.
@@ -193,32 +211,53 @@ def sam_step(
         on_ascent: as in `perturbed`.
         backward: called with the descent pass's loss in place of `loss.backward()`, as
             `accelerator.backward` or Lightning's `manual_backward`.
+        descent: what gradient the optimizer gets, from `samlib.sam.descent`; that at w + eps.
+        plan: from `perturbation.plan(epoch)`, for a caller who must know it before; None asks.
 
     Returns:
-        The loss at the unperturbed weights, detached.
+        The loss at the unperturbed weights, detached; at the perturbed ones in a step of one pass.
 
     Raises:
-        ConfigError: as `perturbed`, or no optimizer that steps by itself.
+        ConfigError: as `perturbed`, no optimizer that steps by itself, or parts that exclude each
+            other.
     """
-    optimizers = _optimizers(optimizer)
+    optimizers = one_or_several(optimizer)
     backward = backward or Tensor.backward
-    if perturbation is None or not perturbation.active(epoch):
+    if plan is None:
+        plan = Plan() if perturbation is None else perturbation.plan(epoch)
+    if plan.active:
+        descent.check(perturbation)
+        if descent.own_step:
+            return descent.step(closure, optimizers, perturbation, on_ascent, backward)
+    if plan.perturb is False:
         torch.clear_autocast_cache()  # as the perturbed step does
-        _zero_grad(optimizers)
-        # Refused from the first epoch on, not when the perturbed ones begin.
-        loss = _loss(closure, perturbation and perturbation.mask)
+        zero_grad(optimizers)
+        # Precision is refused from the first epoch on, not when the perturbed ones begin.
+        loss = losses(closure, perturbation, descent.plain)[0]
         backward(loss)
-        first = loss.detach()
+        if plan.active:
+            descent.reuse(perturbation.mask)
+        result = loss.detach()
     else:
-        with perturbed(closure, perturbation, on_ascent) as first:
-            _zero_grad(optimizers)
-            backward(_loss(closure))
+        with _perturbed(closure, perturbation, plan, descent, on_ascent, optimizers) as first:
+            zero_grad(optimizers)
+            if first.plain is not None:
+                backward(first.plain)
+                descent.reuse(perturbation.mask)
+            else:
+                one_pass = first.loss is None
+                loss = losses(closure, perturbation, descent.second, checked=one_pass)[0]
+                backward(loss)
+                descent.combine(perturbation.mask)
+            result = loss.detach() if first.loss is None else first.loss
     for each in optimizers:
         each.step()
-    return first
+    if perturbation is not None:
+        perturbation.after_step(plan)
+    return result
 
 
-def _optimizers(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer]:
+def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer]:
     """One or several as several, checked."""
     optimizers = given if isinstance(given, Sequence) else (given,)
     for each in optimizers:
@@ -234,6 +273,7 @@ def _optimizers(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer]:
     return optimizers
 
 
-def _zero_grad(optimizers: Sequence[Optimizer]) -> None:
+def zero_grad(optimizers: Sequence[Optimizer]) -> None:
+    """Have every optimizer drop its gradients."""
     for each in optimizers:
         each.zero_grad()

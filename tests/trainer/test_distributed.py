@@ -19,7 +19,7 @@ from samlib.data.splits import make_splits, normalize
 from samlib.errors import ConfigError
 from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder
-from samlib.sam.ascent import ascent
+from samlib.sam.ascent import ascent, gradients
 from samlib.sam.masks.by_name import MASKS
 from samlib.sam.perturbation import Perturbation
 from samlib.trainer import checkpoint, distributed, process_group
@@ -125,7 +125,7 @@ def by_hand(config, workers=2):
 
                 model.train()
                 first = loss()
-                eps = ascent(step, first).eps
+                eps = ascent(step, gradients(step, first)).eps
                 total += first.item() * len(y[mine])
                 tensors = [e.parameter for e in step.mask.entries]
                 with torch.no_grad():

@@ -1,0 +1,164 @@
+"""Wrappers of a whole step: called as `sam_step` is, and knowing nothing of how it ascends."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samlib.errors import ConfigError
+from samlib.sam.closure import losses
+from samlib.sam.descent import Descent
+from samlib.sam.restore import Saved
+from samlib.sam.source.this_step import Gradient
+from samlib.sam.state import Stateful, dot
+from samlib.sam.step import one_or_several, perturbed, sam_step, zero_grad
+
+_FLOOR = 1e-16
+
+
+class Slow:
+    """Lookbehind (Mordido et al., 2024): k ascents that add up, then a pull back to their start.
+
+        p_i = p_(i-1) + B(grad L(p_(i-1))),  f_i = base(f_(i-1), grad L(p_i)),  p_0 = f_0 = s
+        s <- s + alpha (f_k - s)
+
+    Everything on one batch; momentum runs through the inner steps. A step is 2 k passes.
+
+    Args:
+        k: inner steps.
+        alpha: "adaptive" is (cos(f_1 - s, f_k - s) + 1) / 2, tensor by tensor.
+    """
+
+    def __init__(self, k: int = 2, alpha: float | Literal["adaptive"] = 0.5):
+        if k < 1 or not (alpha == "adaptive" or 0 <= alpha <= 1):
+            raise ConfigError(f"needs k >= 1 and alpha in [0, 1] or 'adaptive', not {k}, {alpha!r}")
+        self.k, self.alpha = k, alpha
+
+    def __call__(self, closure, optimizer, perturbation, *, epoch=None, plan=None, **options):
+        """One step, called as `sam_step` is."""
+        if plan is None and perturbation is not None:
+            plan = perturbation.plan(epoch)
+        if plan is None or not plan.perturb:
+            return sam_step(closure, optimizer, perturbation, epoch=epoch, plan=plan, **options)
+        if not isinstance(perturbation.source, Gradient) or "descent" in options:
+            raise ConfigError("Slow climbs by this step's gradient and descends on the last one's")
+        weights = [p for _, p in perturbation.mask.trainable]
+        slow = [p.detach().clone() for p in weights]
+        try:
+            several = one_or_several(optimizer)
+            first, last, loss = self._inner(closure, several, perturbation, weights, **options)
+        except BaseException:
+            _copy(weights, slow)
+            raise
+        with torch.no_grad():
+            _copy(weights, self._pulled(slow, first, last))
+        return loss
+
+    def _inner(self, closure, optimizers, perturbation, weights, on_ascent=None, backward=None):
+        """Fast weights after the first and after the last inner step, and the loss at s."""
+        high = fast = [p.detach().clone() for p in weights]
+        fasts, losses_at_high = [], []
+        for _ in range(self.k):
+            _copy(weights, high)
+            with perturbed(closure, perturbation, on_ascent) as loss:
+                zero_grad(optimizers)
+                (backward or Tensor.backward)(losses(closure, perturbation, Descent().second)[0])
+                high = [p.detach().clone() for p in weights]
+            _copy(weights, fast)
+            for each in optimizers:
+                each.step()
+            fast = [p.detach().clone() for p in weights]
+            fasts.append(fast)
+            losses_at_high.append(loss)
+        return fasts[0], fasts[-1], losses_at_high[0]
+
+    def _pulled(self, slow, first, last) -> Sequence[Tensor]:
+        if self.alpha != "adaptive":
+            return torch._foreach_lerp(slow, last, self.alpha)
+        one, all_of_it = torch._foreach_sub(first, slow), torch._foreach_sub(last, slow)
+        norms = [a.norm() * b.norm() + _FLOOR for a, b in zip(one, all_of_it, strict=True)]
+        pairs = zip(one, all_of_it, norms, strict=True)
+        alphas = [(dot([a], [b]) / n + 1) / 2 for a, b, n in pairs]
+        return torch._foreach_add(slow, torch._foreach_mul(all_of_it, alphas))
+
+
+class Stretch(Stateful):
+    """IRE (Wang et al., 2024): w <- w' + kappa M (w' - w) after an inner step from w to w'.
+
+    M is 1 where the diagonal Fisher is at most its (rank d)-th largest value: flat directions are
+    walked faster. The Fisher is the squared gradient on one batch of the whole run with labels
+    drawn from the model, in training mode; the authors let that pass into the running statistics.
+
+    Args:
+        kappa: how much further; 0 is the inner step.
+        logits: forward pass of that batch, (n, classes).
+        rank: share of the coordinates with the largest Fisher, in (0, 1].
+        every: steps between renewals of M.
+        start: first epoch.
+        seed: of the labels.
+        inner: the step it wraps.
+    """
+
+    tensors = ("flat",)
+    numbers = ("steps",)
+
+    def __init__(
+        self,
+        kappa: float,
+        logits: Callable[[], Tensor],
+        rank: float = 0.1,
+        every: int = 10,
+        start: int = 0,
+        seed: int = 0,
+        inner: Callable = sam_step,
+    ):
+        if not (0 < rank <= 1 and every >= 1):
+            raise ConfigError(f"needs rank in (0, 1] and every >= 1, not {rank} and {every}")
+        self.kappa, self.logits, self.rank, self.every = kappa, logits, rank, every
+        self.start, self.inner, self.steps = start, inner, 0
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, closure, optimizer, perturbation, *, epoch=None, **options):
+        """One step, called as `sam_step` is."""
+        if epoch is not None and epoch < self.start:
+            return self.inner(closure, optimizer, perturbation, epoch=epoch, **options)
+        if perturbation is None:
+            raise ConfigError("Stretch takes a perturbation: one of rho 0 for the base optimizer")
+        where = perturbation.mask.trainable
+        flat = self.held(where, "flat")
+        if self.steps % self.every == 0:
+            self._renew(perturbation.mask, flat)
+        self.steps += 1
+        weights = [p for _, p in where]
+        before = [p.detach().clone() for p in weights]
+        loss = self.inner(closure, optimizer, perturbation, epoch=epoch, **options)
+        with torch.no_grad():
+            way = torch._foreach_mul(torch._foreach_sub(weights, before), flat)
+            torch._foreach_add_(weights, way, alpha=self.kappa)
+        return loss
+
+    def _renew(self, mask, flat: list[Tensor]) -> None:
+        weights, statistics = [p for _, p in mask.trainable], Saved(mask.norm_buffers)
+        with torch.enable_grad():
+            logits = self.logits()
+            p = logits.detach().float().softmax(1).cpu()
+            labels = p.multinomial(1, generator=self.generator).flatten().to(logits.device)
+            loss = F.cross_entropy(logits, labels)
+            grads = torch.autograd.grad(loss, weights, materialize_grads=True)
+        with torch.no_grad():
+            statistics.restore()
+            fisher = torch._foreach_mul(grads, grads)
+            count = int(self.rank * sum(f.numel() for f in fisher))
+            if not count:
+                raise ConfigError(f"rank {self.rank} of the weights is not one of them")
+            least = torch.cat([f.flatten() for f in fisher]).topk(count).values[-1]
+            for kept, f in zip(flat, fisher, strict=True):
+                kept.copy_(f <= least)
+
+
+@torch.no_grad()
+def _copy(to: list[Tensor], of: Sequence[Tensor]) -> None:
+    torch._foreach_copy_(to, of)
+    torch.clear_autocast_cache()

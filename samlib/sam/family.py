@@ -1,0 +1,226 @@
+"""The family by name: each member as one answer to four questions, with its authors' defaults.
+
+    along what (`source`) · how far (`radius`) · when (`when`) · what descends (`descent`)
+
+and perhaps something around the whole step. Sources and quirks of each are in the parts'
+docstrings; what could not be sourced is said to be ours. A member of your own is a line in
+`MEMBERS`, and a class where none of the parts is its answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from samlib.errors import ConfigError, choose
+from samlib.sam import source
+from samlib.sam.around import Slow, Stretch
+from samlib.sam.descent import Descent, Hardest, Reuse, Subtract
+from samlib.sam.geometry import Geometry
+from samlib.sam.masks.base import Mask
+from samlib.sam.perturbation import Perturbation, Plan
+from samlib.sam.radius import Radius
+from samlib.sam.sampa import Aux, Mix
+from samlib.sam.state import Stateful
+from samlib.sam.step import sam_step
+from samlib.sam.when import Adaptive, Every, Sometimes, When
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What some members must know of a run.
+
+    Attributes:
+        seed: of what they draw, each from a generator of its own.
+        lr: the largest learning rate, for a radius that follows it.
+        steps: of the whole run, for what changes over it.
+        epochs: of the whole run, for what begins late.
+        logits: a forward pass on one batch of the whole run, for IRE.
+    """
+
+    seed: int = 0
+    lr: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    logits: Callable[[], Tensor] | None = None
+
+    def known(self, name: str) -> Any:
+        """A field that a member cannot do without.
+
+        Raises:
+            ConfigError: it is not given.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ConfigError(f"this member needs to know {name}: give its Setting one")
+        return value
+
+
+Part = Callable[[Setting], Any]
+
+
+class Member(NamedTuple):
+    """The four answers and what is around them, each made for a run; and passes per step."""
+
+    source: Part = lambda run: source.Gradient()
+    radius: Part = lambda run: Radius()
+    when: Part = lambda run: When()
+    descent: Part = lambda run: Descent()
+    around: Part = lambda run: sam_step
+    passes: str = "2"
+
+
+def _ire(run: Setting) -> Stretch:
+    # kappa is ours: the released default, 0, leaves it out. The start is theirs: epoch 70 of 200.
+    start = int(0.35 * run.known("epochs"))
+    return Stretch(1.0, run.known("logits"), rank=0.1, every=10, start=start, seed=run.seed)
+
+
+MEMBERS: dict[str, Member] = {
+    "sam": Member(),
+    "usam": Member(radius=lambda run: Radius(free=True)),
+    "vasso": Member(source=lambda run: source.Mean(theta=0.9)),
+    "fsam": Member(source=lambda run: source.Residual(sigma=1.0, lam=0.6)),
+    "obf": Member(source=lambda run: source.OtherLoss()),
+    "async_sam": Member(source=lambda run: source.LastClean()),
+    "eigen_sam": Member(
+        source=lambda run: source.Eigen(alpha=0.2, every=100, power=5, seed=run.seed),
+        radius=lambda run: Radius(free=True),
+        passes="2 + 6 per 100 steps",
+    ),
+    # one pass
+    "random_sam": Member(source=lambda run: source.Noise(seed=run.seed), passes="1"),
+    "msam": Member(source=lambda run: source.Momentum(sign=-1), passes="1"),
+    "msam_up": Member(source=lambda run: source.Momentum(sign=1), passes="1"),
+    "last": Member(source=lambda run: source.Last(), passes="1"),
+    "lesam": Member(source=lambda run: source.Drift(every=1, sign=-1), passes="1"),
+    "drift_on": Member(source=lambda run: source.Drift(every=1, sign=1), passes="1"),
+    # another descent; GSAM's radius runs from 0, which is ours: the authors' range is per task
+    "gsam": Member(
+        radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr")),
+        descent=lambda run: Subtract(alpha=0.4),
+    ),
+    "looksam": Member(
+        when=lambda run: Every(10), descent=lambda run: Reuse(alpha=0.7), passes="1 + 1/10"
+    ),
+    "looksam_mask": Member(
+        when=lambda run: Every(10),
+        descent=lambda run: Reuse(alpha=0.7, over="mask"),
+        passes="1 + 1/10",
+    ),
+    "sampa": Member(source=lambda run: Aux(), descent=lambda run: Mix(lam=0.2)),
+    # beta 1, as the command line's default: a mask takes the place of the random tensors
+    "esam": Member(descent=lambda run: Hardest(gamma=0.5)),
+    # p, k and the thresholds are ours
+    "ss_sam": Member(when=lambda run: Sometimes(0.5, seed=run.seed), passes="1 + 1/2"),
+    "every_k": Member(when=lambda run: Every(5), passes="1 + 1/5"),
+    "ae_sam": Member(when=lambda run: Adaptive(run.known("steps")), passes="1 to 2"),
+    # around
+    "lookbehind": Member(around=lambda run: Slow(k=2, alpha=0.5), passes="4"),
+    "ire": Member(around=_ire, passes="2 + 1 per 10 steps"),
+}
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """A member's step, ready to be called batch after batch as `sam_step` is.
+
+    Attributes:
+        name: of `MEMBERS`.
+        perturbation: its ascent.
+        descent: what it descends on.
+        around: `sam_step`, or what is around it.
+    """
+
+    name: str
+    perturbation: Perturbation
+    descent: Descent = field(default_factory=Descent)
+    around: Callable = sam_step
+
+    def __call__(self, closure, optimizer, **options) -> Tensor:
+        """One step; arguments and result as of `sam_step`."""
+        if type(self.descent) is not Descent:
+            options["descent"] = self.descent
+        return self.around(closure, optimizer, self.perturbation, **options)
+
+    def plan(self, epoch: int | None = None) -> Plan:
+        """What the coming step does."""
+        return self.perturbation.plan(epoch)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether steps of one plan are the same kernels, so that a graph may replay them."""
+        whole = self.around is sam_step and not self.descent.own_step
+        return whole and not self.perturbation.when.looks
+
+    @property
+    def shared(self) -> bool:
+        """Whether data-parallel workers must average the ascent's gradients to stay the same."""
+        p = self.perturbation
+        compares = self.descent.compares and not self.descent.per_example
+        return p.source.shared or p.when.looks or compares
+
+    def averaged(self, average: Callable) -> "Stepper":
+        """The same with gradients of the ascent averaged among workers."""
+        return replace(self, perturbation=replace(self.perturbation, average=average))
+
+    def _parts(self) -> dict[str, Stateful]:
+        around = {"around": self.around} if isinstance(self.around, Stateful) else {}
+        return {"descent": self.descent} | around
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must hold to continue."""
+        parts = {kind: part.state_dict() for kind, part in self._parts().items()}
+        return {"member": self.name, "perturbation": self.perturbation.state_dict()} | parts
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`.
+
+        Raises:
+            ConfigError: the state is another member's.
+        """
+        if state["member"] != self.name:
+            raise ConfigError(f"the state is of member {state['member']}, this one is {self.name}")
+        self.perturbation.load_state_dict(state["perturbation"])
+        for kind, part in self._parts().items():
+            part.load_state_dict(state[kind])
+
+
+def make(
+    name: str, geometry: Geometry, rho: float, mask: Mask, run: Setting | None = None, **options
+) -> Stepper:
+    """A member over a mask and a geometry.
+
+    Args:
+        name: of `MEMBERS`.
+        geometry, rho, mask: as of a `Perturbation`.
+        run: what it must know of the run.
+        options: of the `Perturbation`: `batchnorm`, `radius_over`, `start`, `end`.
+
+    Raises:
+        ConfigError: an unknown name, a pair of parts that exclude each other, or what it must know
+            of the run is not given.
+    """
+    member, run = MEMBERS[choose("member", name, MEMBERS)], run or Setting()
+    own = {"source": member.source(run), "radius": member.radius(run), "when": member.when(run)}
+    perturbation = Perturbation(geometry, rho, mask, **own, **options)
+    stepper = Stepper(name, perturbation, member.descent(run), member.around(run))
+    stepper.descent.check(perturbation)
+    return stepper
+
+
+def table(mask: Mask) -> str:
+    """Passes per step and bytes kept from step to step, of every member under a mask."""
+    weights = [p for _, p in mask.trainable]
+    everything = sum(p.nbytes for p in weights)
+    masked = sum(e.count * e.parameter.element_size() for e in mask.entries)
+    run = Setting(lr=1.0, steps=1, epochs=1, logits=lambda: weights[0])
+    lines = [f"{'member':14}{'passes':22}{'bytes kept':>14}"]
+    for name, member in MEMBERS.items():
+        descent, around = member.descent(run), member.around(run)
+        kept = len(member.source(run).tensors) * masked
+        kept += len(descent.tensors) * (everything if descent.everything else masked)
+        kept += len(getattr(around, "tensors", ())) * everything
+        lines.append(f"{name:14}{member.passes:22}{kept:14,}")
+    return "\n".join(lines)

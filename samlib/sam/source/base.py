@@ -1,0 +1,60 @@
+"""What a source is: along what the ascent looks, a direction on the mask in the gradient's place.
+
+The geometry makes eps of a direction as it makes it of a gradient, so that masks and geometries
+never learn where it came from. What a source remembers lives on the mask alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from samlib.sam.masks.base import Mask
+from samlib.sam.state import Stateful
+
+
+class Source(Stateful):
+    """Along what the ascent looks.
+
+    A zero direction gives eps = 0: a step before anything is remembered (`ready` is False) is the
+    base optimizer's.
+
+    Attributes:
+        own_pass: whether it needs this step's gradient on the mask, a pass of its own.
+        shared: whether data-parallel workers must average that gradient, because what is
+            remembered of it has to be the same for all.
+        other_loss: whether that gradient is another loss's than the one descended.
+        factor: times rho; -1 looks the other way.
+    """
+
+    own_pass: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
+    other_loss: ClassVar[bool] = False
+    factor: float = 1.0
+
+    def losses(self, returned: Any) -> tuple[Any, Any]:
+        """Of what the closure returned: the loss to descend, the one to ascend if it is another."""
+        return returned, None
+
+    def plan(self, mask: Mask) -> bool:
+        """Called once before every step, outside of what is recorded: whether it refreshes."""
+        return False
+
+    def refresh(self, closure: Callable[[], Tensor], mask: Mask) -> None:
+        """Called at w before the passes of a step that refreshes, with the loss it ascends."""
+
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor] | None:
+        """One tensor per entry of the mask, of its coordinates; None leaves the weights at w.
+
+        Args:
+            mask: the coordinates that move.
+            gradient: this step's, per entry; None without a pass of its own.
+            optimizers: of the step; empty where `perturbed` was not given one.
+        """
+        raise NotImplementedError
+
+    def after_step(self, mask: Mask, refresh: bool) -> None:
+        """Called after the optimizer's step, `.grad` still being what it stepped with."""

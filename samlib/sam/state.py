@@ -1,0 +1,112 @@
+"""What a part of the family remembers from step to step, and how a checkpoint holds it."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samlib.errors import ConfigError
+from samlib.sam.restore import take
+
+Where = Sequence[tuple]  # name, parameter and perhaps flat indices: a mask's entries, or all
+
+
+class Stateful:
+    """Tensors over some coordinates, numbers and a generator, which a checkpoint continues.
+
+    Tensors are zero at first, and again when the coordinates are others. They stay where they are
+    and are written in place, as a recorded step needs it.
+
+    Attributes:
+        tensors: names of what is held per entry of the coordinates.
+        numbers: names of attributes that a checkpoint holds, too.
+        ready: whether what is remembered is there to be used; False after every new start.
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[tuple[str, ...]] = ()
+    generator: torch.Generator | None = None
+    ready: bool = True
+    _where: Where | None = None
+    _loaded: dict | None = None
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return type(self).__name__
+
+    def follow(self, where: Where) -> None:
+        """Start anew where the coordinates are others; the same object means the same."""
+        if where is self._where or not self.tensors:
+            return
+        held = {name: zeros(where) for name in self.tensors}
+        if self._loaded is not None:
+            for name, mine in held.items():
+                there = self._loaded[name]
+                if [t.shape for t in mine] != [t.shape for t in there]:
+                    raise ConfigError(f"the state of {self.name} is over other coordinates")
+                for t, loaded in zip(mine, there, strict=True):
+                    t.copy_(loaded)
+        resumed = self._loaded is not None
+        self._where, self._held, self._loaded = where, held, None
+        self.begin(resumed)
+
+    def begin(self, resumed: bool) -> None:
+        """Called at every new start, and where a state was loaded."""
+        self.ready = self.ready and resumed
+
+    def held(self, where: Where, name: str) -> list[Tensor]:
+        """What is remembered under a name, a tensor per entry."""
+        self.follow(where)
+        return self._held[name]
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must hold to continue; of fixed parts nothing."""
+        state = {name: getattr(self, name) for name in self.numbers}
+        if self.generator is not None:
+            state["generator"] = self.generator.get_state()
+        if self._where is not None:
+            state |= {"ready": self.ready, "tensors": self._held}
+        elif self._loaded is not None:
+            state |= {"ready": self.ready, "tensors": self._loaded}
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, with its tensors on whatever device."""
+        for name in self.numbers:
+            setattr(self, name, state[name])
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
+        if "tensors" in state:  # taken over at the next step, which knows the coordinates
+            self._where, self._loaded, self.ready = None, state["tensors"], state["ready"]
+
+
+def zeros(where: Where) -> list[Tensor]:
+    """A tensor of zeros per entry, of its coordinates."""
+    return [
+        p.new_zeros(len(index[0]))
+        if index and index[0] is not None
+        else torch.zeros_like(p, requires_grad=False)
+        for _, p, *index in where
+    ]
+
+
+def on(where: Where, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The coordinates of tensors that are shaped as the parameters."""
+    return [take(t, *(index or [None])) for t, (_, _, *index) in zip(tensors, where, strict=True)]
+
+
+def grads_on(where: Where) -> list[Tensor]:
+    """The coordinates of `.grad`, 0 for a parameter without."""
+    return on(where, [torch.zeros_like(p) if p.grad is None else p.grad for _, p, *_ in where])
+
+
+def length(tensors: Sequence[Tensor]) -> Tensor:
+    """Their common 2-norm, a scalar tensor."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Their common inner product, a scalar tensor."""
+    return torch.stack([t.sum() for t in torch._foreach_mul(a, b)]).sum()
