@@ -66,25 +66,31 @@ Job = RunJob | MeasureJob
 
 ATTEMPTS = 3  # of a run whose worker died
 
-# How much of a GPU a run takes. Small networks on small images are a queue of short kernels that
-# leaves most of a GPU idle; whatever is not named here has one to itself. By judgement, until
-# `bench packing` has measured it on a GPU.
+# How much of a GPU a run takes, network by network. Small networks on small images are a queue of
+# short kernels that leaves most of a GPU idle. By judgement, until `bench packing` has measured it
+# on a GPU.
 GPU_SHARE = {
+    "wrn28_10": 1.0,
+    "resnet50": 1.0,
+    "vit_s32": 1.0,
     "vit_s": 0.5,
     "vit_t": 0.5,
     "wrn16_4": 0.5,
     "resnext29_32x4d": 0.5,
     "resnet56": 0.25,
+    "wrn10_4_patch4": 0.25,
+    "resnet10_4_patch4": 0.25,
     "resnet8": 0.25,
     "resnext11_4x2d": 0.25,
     "wrn10_1": 0.25,
+    "vit_mini": 0.25,
     "vit_micro": 0.25,
 }
 
 
 def gpu_share(job: Job) -> float:
     """How much of a GPU a job takes, by the network it trains or measures."""
-    return GPU_SHARE.get(job.config.model, 1.0)
+    return GPU_SHARE[job.config.model]
 
 
 @dataclass

@@ -212,3 +212,13 @@ def test_the_batched_policy_is_the_policy_image_by_image(images):
         one_by_one.append(image)
     assert_same(aa.apply(images, *draws), torch.stack(one_by_one), rounded=True)
     assert torch.equal(aa.autoaugment(images, generator(5)), aa.apply(images, *draws))
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_how_many_images_are_worked_on_at_once_changes_nothing(images, chunk, monkeypatch):
+    """Which differs by the kind of device."""
+    whole = aa.autoaugment(images, generator(5))
+    assert len(images) > chunk
+    monkeypatch.setitem(aa.CHUNK, "cpu", chunk)
+    assert torch.equal(aa.autoaugment(images, generator(5)), whole)
+    assert aa.CHUNK["cuda"] > 50_000 > aa.CHUNK["cpu"]

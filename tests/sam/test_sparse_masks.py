@@ -186,6 +186,15 @@ def test_fisher_scores_are_squared_gradients_of_single_samples(training, chunk, 
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_a_gpu_scores_as_many_samples_at_once_as_its_memory_has_room_for(monkeypatch):
+    free = 2**36  # bytes, 64 GiB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * 2**30))
+    assert ssam._at_once(torch.device("cpu")) == ssam._CHUNK
+    assert 4 * ssam._at_once(torch.device("cuda")) == free // 8
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 80 * 2**30))
+    assert ssam._at_once(torch.device("cuda")) == ssam._CHUNK
+
+
 def test_fisher_restores_the_mode_after_an_error():
     net = small_net()
     with pytest.raises(RuntimeError):

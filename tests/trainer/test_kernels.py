@@ -39,6 +39,9 @@ KERNELS = {  # of SAM and of SAM-ON
     "resnext11_4x2d": (347, 344),
     "wrn10_1": (251, 247),
     "vit_micro": (452, 422),
+    "vit_mini": (794, 740),
+    "wrn10_4_patch4": (251, 247),
+    "resnet10_4_patch4": (271, 268),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import identical, one_line, repeatable
 
 from samlib.data.splits import make_splits
 from samlib.errors import ConfigError, DataMissing
-from samlib.trainer import checkpoint
+from samlib.trainer import checkpoint, one_run
 from samlib.trainer.build import build_model, continue_optimizer
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train, usable_device
@@ -94,6 +95,47 @@ def test_a_run_uses_one_thread():
     assert during == [1]
 
 
+def test_a_run_on_a_gpu_uses_one_thread_and_gives_its_random_state_back(monkeypatch):
+    forked = []
+
+    @contextmanager
+    def fork(devices):
+        forked.append(devices)
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    threads, tried = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    gpu = torch.device("cuda")
+    torch.set_num_threads(2)
+    state = torch.get_rng_state()
+    try:
+        with one_run._deterministic(gpu, seed=0):
+            assert torch.get_num_threads() == 1
+            assert torch.backends.cudnn.benchmark
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+    assert forked == [[gpu]]
+    assert torch.backends.cudnn.benchmark is tried
+
+
+def test_convolutions_of_an_evaluation_are_not_searched():
+    """Its last batches have sizes of their own, each of which would be searched anew."""
+    seen = []
+
+    def on_epoch(run):
+        torch.backends.cudnn.benchmark = True
+        forward = run.forward
+        run.forward = lambda x: seen.append(torch.backends.cudnn.benchmark) or forward(x)
+        run.accuracy_on("test")
+        seen.append(torch.backends.cudnn.benchmark)
+        run.forward = forward
+
+    train(tiny(epochs=1), on_epoch=on_epoch)
+    assert seen == [False, True]
+
+
 def test_another_seed_is_another_run():
     first, second = (train(tiny(seed=seed)) for seed in (0, 1))
     assert first["curves"]["train_loss"] != second["curves"]["train_loss"]
@@ -120,6 +162,23 @@ def test_a_run_interrupted_twice_ends_as_an_uninterrupted_one(tmp_path):
     for epochs in (2, 3):
         interrupted(config, tmp_path / "run.pt", epochs)
     assert repeatable(train(config, checkpoints=tmp_path / "run.pt")) == repeatable(train(config))
+
+
+def test_a_checkpoint_holds_the_random_state_of_the_device(monkeypatch):
+    """For networks that draw there; none of the zoo does."""
+    runs, given = [], []
+    train(tiny(epochs=1), on_epoch=runs.append)
+    (run,) = runs
+    assert run.state_dict()["on_device"] is None
+    run.load_state_dict(run.state_dict())
+    run.device = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state of {device}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *state: given.append(state))
+    state = run.state_dict()
+    assert state["on_device"] == "state of cuda:1"
+    run.load_state_dict(state)
+    run.load_state_dict(state | {"on_device": None})  # written on a CPU
+    assert given == [("state of cuda:1", torch.device("cuda", 1))]
 
 
 def test_a_checkpoint_from_a_gpu_is_continued_on_the_cpu(tmp_path):

@@ -17,6 +17,7 @@ from samlib.sam.masks.sparse import SparseMask, keep_count
 from samlib.sam.restore import evaluating
 
 _CHUNK = 2**25  # coordinates of per-sample gradients held at once: 128 MiB of float32
+_SHARE = 8  # of a GPU's free memory one part in so many
 
 
 def fisher_scores(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -43,13 +44,21 @@ def fisher_scores(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 
     per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
     total = sum(p.numel() for p in parameters.values())
-    chunk = max(1, _CHUNK // total)
+    chunk = max(1, _at_once(inputs.device) // total)
     with evaluating(model):
         scores = {n: torch.zeros_like(p) for n, p in parameters.items()}
         for x, y in zip(inputs.split(chunk), labels.split(chunk), strict=True):
             for n, g in per_sample(parameters, x, y).items():
                 scores[n] += g.square_().sum(0)
     return torch.cat([s.flatten() for s in scores.values()])
+
+
+def _at_once(device: torch.device) -> int:
+    """Coordinates of per-sample gradients held at once: a GPU waits for networks scored alone."""
+    if device.type != "cuda":
+        return _CHUNK
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(_CHUNK, free // (4 * _SHARE))
 
 
 class _Fisher(SparseMask):

@@ -1,0 +1,28 @@
+"""Which kind of device records were computed on: arithmetic differs from one to the other.
+
+A GPU sums in another order, multiplies bf16 without rounding what a CPU rounds, and float32 in
+TensorFloat-32. Records of both may be of one seed and are no pair all the same.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+
+def kind(record: dict) -> str:
+    """GPU or CPU."""
+    return "GPU" if record["provenance"]["gpu"] else "CPU"
+
+
+def mixed(records: Iterable[dict]) -> str | None:
+    """How many records are of which kind, in one line; None where they are of one, or none.
+
+    >>> mixed([{"provenance": {"gpu": gpu}} for gpu in (None, "H100", "H100")])
+    '2 of these records were computed on a GPU, 1 on a CPU: their arithmetic differs'
+    """
+    found = Counter(map(kind, records))
+    if len(found) < 2:
+        return None
+    return (
+        f"{found['GPU']} of these records were computed on a GPU, {found['CPU']} on a CPU: their "
+        "arithmetic differs"
+    )
