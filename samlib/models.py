@@ -277,7 +277,10 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     if is_vit(name):
         patch = make.args[0]
         if image_size % patch:
-            raise ConfigError(f"{name} cuts {patch}-pixel patches; image size {image_size} is not")
+            raise ConfigError(
+                f"image_size must be a multiple of {patch} for {name}, which cuts patches of "
+                f"{patch} pixels; it is {image_size}"
+            )
         shape["image_size"] = image_size
     return make(**shape)
 

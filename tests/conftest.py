@@ -76,6 +76,7 @@ MASK_OF = {
     "no_norm": masks.no_norm,
     "coordinates": some_coordinates,
 }
+WHOLE = ("all", "only_norm", "no_norm")  # those of whole parameters
 
 
 def flat(tensors):

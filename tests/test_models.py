@@ -185,6 +185,6 @@ def test_bad_names_and_sizes():
     ) as e:
         models.build("resnet57", num_classes=10)
     one_line(e)
-    with pytest.raises(ConfigError, match="vit_t cuts 4-pixel patches; image size 30") as e:
+    with pytest.raises(ConfigError, match="image_size must be a multiple of 4 for vit_t") as e:
         models.build("vit_t", num_classes=10, image_size=30)
     one_line(e)

@@ -1,4 +1,4 @@
-"""Top eigenvalues of the Hessian of the training loss, over the coordinates of a mask.
+"""Top eigenvalues of the Hessian of the training loss, over the parameters of a mask.
 
     H = d^2 L / dw^2 on the mask,  L = mean cross-entropy over all examples given, in eval mode
 
@@ -56,7 +56,7 @@ def top_eigenvalues(
         model: a classifier; weights, buffers, `.grad` and modes are left as they are.
         inputs: examples, (n, ...).
         labels: their classes, int64 of shape (n,).
-        mask: the coordinates of H; of this model.
+        mask: the parameters of H, whole ones of this model.
         k: how many, fewer than the mask has coordinates.
         by: "algebraic": the most positive ones, as sharpness is usually meant; negative only
             where fewer than k are not. "magnitude": the largest |lambda|, signs kept: in an
@@ -90,7 +90,7 @@ def top_eigenvalues(
         if done == max_products:
             raise NotConverged(_advice(max_products, tolerance))
         done += 1
-        Hv = _hessian_vector(model, weights, inputs, labels, mask, v, batch_size)
+        Hv = _hessian_vector(model, weights, inputs, labels, v, batch_size)
         if not np.isfinite(Hv).all():
             raise ConfigError("the Hessian is not finite at the model's weights")
         return Hv
@@ -129,15 +129,15 @@ def _hessian_vector(
     weights: dict[str, Tensor],
     inputs: Tensor,
     labels: Tensor,
-    mask: Mask,
     v: np.ndarray,
     batch_size: int,
 ) -> np.ndarray:
-    """H v on the mask's coordinates, both float64 vectors in the order of its entries."""
+    """H v over the weights, both float64 vectors in their order."""
     there = {name: w.clone().requires_grad_() for name, w in weights.items()}
     leaves = list(there.values())
-    directions = _scatter(mask, v)
-    total = torch.zeros(mask.count, dtype=torch.float64, device=leaves[0].device)
+    parts = torch.from_numpy(np.ascontiguousarray(v).ravel()).split([w.numel() for w in leaves])
+    directions = [part.to(w).view(w.shape) for part, w in zip(parts, leaves, strict=True)]
+    total = torch.zeros(len(v), dtype=torch.float64, device=leaves[0].device)
     # Flash and memory-efficient attention have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
@@ -147,24 +147,6 @@ def _hessian_vector(
                 for g, d in zip(gradients(loss, leaves, True), directions, strict=True)
             )
             curved = torch.autograd.grad(slope, leaves, allow_unused=True, materialize_grads=True)
-            total += _gather(mask, curved) * (len(x) / len(inputs))
+            flat = torch.cat([t.reshape(-1) for t in curved]).double()
+            total += flat * (len(x) / len(inputs))
     return total.cpu().numpy()
-
-
-def _scatter(mask: Mask, v: np.ndarray) -> list[Tensor]:
-    """A vector over the mask as tensors of its parameters' shapes, 0 outside it."""
-    parts = torch.from_numpy(np.ascontiguousarray(v).ravel()).split([e.count for e in mask.entries])
-    dense = []
-    for (_, parameter, index), part in zip(mask.entries, parts, strict=True):
-        part = part.to(parameter)
-        if index is not None:
-            part = torch.zeros_like(parameter).flatten().index_put((index,), part)
-        dense.append(part.view(parameter.shape))
-    return dense
-
-
-def _gather(mask: Mask, tensors: tuple[Tensor, ...]) -> Tensor:
-    """The inverse of `_scatter`, as one float64 tensor."""
-    flat = [t.reshape(-1) for t in tensors]
-    pairs = zip(mask.entries, flat, strict=True)
-    return torch.cat([t if e.index is None else t[e.index] for e, t in pairs]).double()

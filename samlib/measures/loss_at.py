@@ -9,19 +9,22 @@ from torch import Tensor, nn
 from samlib.errors import ConfigError
 from samlib.sam.masks.base import Mask
 
-# Shared with `hessian`: a model's loss at weights that are not its own.
-
 
 def masked_weights(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
     """The mask's parameters by name, detached.
 
     Raises:
-        ConfigError: the mask was made of another model.
+        ConfigError: the mask was made of another model, or selects single coordinates.
     """
     own = dict(model.named_parameters())
     for entry in mask.entries:
         if own.get(entry.name) is not entry.parameter:
             raise ConfigError(f"the mask's {entry.name} is not a parameter of the model given")
+        if entry.index is not None:
+            raise ConfigError(
+                f"the mask selects single coordinates of {entry.name}; sharpness is measured over "
+                "whole parameters, such as those of all_parameters, only_norm and no_norm"
+            )
     return {entry.name: entry.parameter.detach() for entry in mask.entries}
 
 

@@ -16,6 +16,7 @@ restoring.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -50,13 +51,13 @@ def m_sharpness(
     normalize_logits: bool = True,
     damped_first_step: bool = False,
 ) -> float:
-    """Worst-case m-sharpness in nats, over the coordinates of a mask, in eval mode.
+    """Worst-case m-sharpness in nats, over the parameters of a mask, in eval mode.
 
     Args:
         model: a classifier; weights, buffers, `.grad` and modes are left as they are.
         inputs: examples, (n, ...).
         labels: their classes, int64 of shape (n,).
-        mask: the coordinates delta may use; of this model.
+        mask: the parameters delta may use, whole ones of this model.
         rho: radius, finite and >= 0.
         steps: APGD steps, each one gradient per batch. One is the sign (p = inf) or normalised
             (p = 2) gradient step to the boundary.
@@ -88,21 +89,12 @@ def m_sharpness(
         )
     weights = masked_weights(model, mask)
     with evaluating(model), torch.no_grad():
-        c = _ball(mask, adaptive)
+        c = [w.abs() if adaptive else torch.ones_like(w) for w in weights.values()]
+        start = [torch.zeros_like(w) for w in weights.values()]
         rises = []
         for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
-
-            def loss_at(u: list[Tensor], gradient: bool, x=x, y=y):
-                moved = torch._foreach_add(list(weights.values()), torch._foreach_mul(c, u))
-                there = dict(zip(weights, moved, strict=True))
-                loss, grads = _loss(model, there, x, y, normalize_logits, gradient)
-                if not math.isfinite(loss):
-                    where = f"within rho = {rho:g} of" if any(map(torch.any, u)) else "at"
-                    raise ConfigError(f"the loss is not finite {where} the model's weights")
-                return loss, torch._foreach_mul(grads, c) if gradient else grads
-
-            start = [torch.zeros_like(w) for w in weights.values()]
-            rises.append(_apgd(loss_at, start, rho, steps, p, damped_first_step))
+            batch = _Batch(model, weights, c, x, y, normalize_logits, rho)
+            rises.append(_apgd(batch.loss_at, start, rho, steps, p, damped_first_step))
     return math.fsum(rises) / len(rises)
 
 
@@ -133,32 +125,44 @@ def halving_steps(steps: int) -> list[int]:
     return sorted({i for i in found if i <= steps})
 
 
-def _ball(mask: Mask, adaptive: bool) -> list[Tensor]:
-    """c per parameter, 0 at coordinates outside the mask: what keeps delta on the mask."""
-    c = []
-    for entry in mask.entries:
-        scale = entry.parameter.abs() if adaptive else torch.ones_like(entry.parameter)
-        if entry.index is not None:
-            chosen = torch.zeros(scale.numel(), dtype=torch.bool, device=scale.device)
-            chosen[entry.index] = True
-            scale = torch.where(chosen.view(scale.shape), scale, 0)
-        c.append(scale)
-    return c
+@dataclass(frozen=True)
+class _Batch:
+    """The loss of one batch as a function of u = delta / c."""
+
+    model: nn.Module
+    weights: dict[str, Tensor]
+    c: list[Tensor]
+    x: Tensor
+    y: Tensor
+    normalize_logits: bool
+    rho: float
+
+    def loss_at(self, u: list[Tensor], gradient: bool) -> tuple[float, list[Tensor]]:
+        """Loss at w + c u, and its gradient in u if that is wanted.
+
+        Raises:
+            ConfigError: the loss is not finite there.
+        """
+        moved = torch._foreach_add(list(self.weights.values()), torch._foreach_mul(self.c, u))
+        there = dict(zip(self.weights, moved, strict=True))
+        transform = normalized if self.normalize_logits else None
+        with torch.set_grad_enabled(gradient):
+            there = {name: w.requires_grad_(gradient) for name, w in there.items()}
+            loss = cross_entropy_at(self.model, there, self.x, self.y, transform)
+            grads = gradients(loss, list(there.values())) if gradient else []
+        if not math.isfinite(loss.item()):
+            where = f"within rho = {self.rho:g} of" if any(map(torch.any, u)) else "at"
+            raise ConfigError(f"the loss is not finite {where} the model's weights")
+        return loss.item(), list(torch._foreach_mul(grads, self.c)) if gradient else []
 
 
-def _loss(
-    model: nn.Module,
-    weights: dict[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    normalize_logits: bool,
-    gradient: bool,
-) -> tuple[float, list[Tensor]]:
-    """Loss of one batch with the model at other weights, and the gradient there if wanted."""
-    with torch.set_grad_enabled(gradient):
-        there = {name: w.requires_grad_(gradient) for name, w in weights.items()}
-        loss = cross_entropy_at(model, there, x, y, normalized if normalize_logits else None)
-        return loss.item(), gradients(loss, list(there.values())) if gradient else []
+@dataclass(frozen=True)
+class _Iterate:
+    """A point of the ball, the loss there, and its gradient; none after the last step."""
+
+    u: list[Tensor]
+    loss: float
+    grad: list[Tensor]
 
 
 def _apgd(
@@ -175,33 +179,29 @@ def _apgd(
     c = 0 have gradient 0 and stay. `loss_at(u, gradient)` gives the loss and, if asked for, its
     gradient in u.
     """
-    u = before = best_u = start
-    last, grad = loss_at(u, True)
-    first = best = last
-    best_grad = grad
+    first = here = best = _Iterate(start, *loss_at(start, True))
+    before = start
     size = 2 * rho
     length = {end: end - begin for begin, end in pairwise([0, *halving_steps(steps)])}
-    improving, halved, best_before = 0, False, first
+    improved, halved, best_before = 0, False, first.loss
     for i in range(1, steps + 1):
-        z = _project(torch._foreach_add(u, _direction(grad, p), alpha=size), rho, p)
+        z = _project(torch._foreach_add(here.u, _direction(here.grad, p), alpha=size), rho, p)
         alpha = 1.0 if i == 1 and not damped_first_step else _STEP
-        momentum = torch._foreach_mul(torch._foreach_sub(u, before), 1 - alpha)
-        mixed = torch._foreach_add(torch._foreach_lerp(u, z, alpha), momentum)
-        before, u = u, _project(mixed, rho, p)
-        loss, grad = loss_at(u, i < steps)
-        improving += loss > last
-        last = loss
-        if loss > best:
-            best, best_u, best_grad = loss, u, grad
+        momentum = torch._foreach_mul(torch._foreach_sub(here.u, before), 1 - alpha)
+        u = _project(torch._foreach_add(torch._foreach_lerp(here.u, z, alpha), momentum), rho, p)
+        before, there = here.u, _Iterate(u, *loss_at(u, i < steps))
+        improved += there.loss > here.loss
+        here = there
+        if here.loss > best.loss:
+            best = here
         if i in length:
-            few = improving < _IMPROVING * length[i]
-            stuck = not halved and best == best_before
-            halved = few or stuck
-            if halved:  # from the best point, with the gradient and the loss found there
-                size /= 2
-                u, grad, last = best_u, best_grad, best
-            improving, best_before = 0, best
-    return best - first
+            few_steps_improved = improved < _IMPROVING * length[i]
+            best_stands_still = not halved and best.loss == best_before
+            halved = few_steps_improved or best_stands_still
+            if halved:
+                size, here = size / 2, best
+            improved, best_before = 0, best.loss
+    return best.loss - first.loss
 
 
 def _direction(grad: list[Tensor], p: float) -> list[Tensor]:

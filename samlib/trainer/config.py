@@ -20,6 +20,31 @@ SPARSE = ("random", "random_redrawn", "fisher", "dynamic")  # masks that take a 
 PRECISIONS = ("fp32", "bf16")
 NO_PERTURBATION = "none"
 
+# The least and the largest value of every number.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "rho": (0, math.inf),
+    "eta": (0, math.inf),
+    "sparsity": (0, 1),
+    "mask_every": (1, math.inf),
+    "mask_samples": (1, math.inf),
+    "start": (0, math.inf),
+    "end": (0, math.inf),
+    "train_size": (1, math.inf),
+    "validation_size": (0, math.inf),
+    "label_noise": (0, 1),
+    "epochs": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "lr": (0, math.inf),
+    "momentum": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "eval_every": (1, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "clip_norm": (0, math.inf),
+}
+_EXCLUDED = (("lr", 0), ("sparsity", 1))  # bounds that are no values themselves
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -103,35 +128,19 @@ class RunConfig:
             raise ConfigError("fp16 needs a loss scaler, which SAM has no place for; use bf16")
         choose("precision", self.precision, PRECISIONS)
         choose("mask", self.mask, MASKS)
-        at_least = {"seed": 0, "rho": 0, "eta": 0, "start": 0, "end": 0, "validation_size": 0}
-        at_least |= {
-            "epochs": 1,
-            "batch_size": 1,
-            "mask_every": 1,
-            "mask_samples": 1,
-            "eval_every": 1,
-        }
-        at_least |= {"train_size": 1, "momentum": 0, "weight_decay": 0}
-        at_least |= {"warmup_epochs": 0, "clip_norm": 0}
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, not {value!r}")
-        if self.seed >= 2**32:
-            raise ConfigError(f"seed must be below 2**32, not {self.seed}")
+        for name in RANGES:
+            _check_range(name, getattr(self, name))
+        self._check_contradictions()
+
+    def _check_contradictions(self) -> None:
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"warmup_epochs must be at most epochs ({self.epochs}), not {self.warmup_epochs}"
             )
-        if self.lr <= 0:
-            raise ConfigError(f"lr must be positive, not {self.lr!r}")
-        for name in ("label_noise", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)!r}")
-        if self.sparsity is not None:
-            choose("mask with a sparsity", self.mask, SPARSE)
-            if not 0 <= self.sparsity < 1:
-                raise ConfigError(f"sparsity must be in [0, 1), not {self.sparsity!r}")
+        if self.sparsity is not None and self.mask not in SPARSE:
+            raise ConfigError(
+                f"sparsity applies to the masks {', '.join(SPARSE)}; mask is {self.mask}"
+            )
         if self.end is not None and self.end < self.start:
             raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
         if self.geometry == NO_PERTURBATION:
@@ -200,3 +209,13 @@ def _typed(name: str, kind: typing.Any, value: typing.Any) -> typing.Any:
     if target is float and not math.isfinite(value):
         raise ConfigError(f"{name} must be finite, not {value!r}")
     return value
+
+
+def _check_range(name: str, value: float | None) -> None:
+    low, high = RANGES[name]
+    if value is None or (low <= value <= high and (name, value) not in _EXCLUDED):
+        return
+    allowed = f"{'above' if (name, low) in _EXCLUDED else 'at least'} {low}"
+    if high < math.inf:
+        allowed += f" and {'below' if (name, high) in _EXCLUDED else 'at most'} {high}"
+    raise ConfigError(f"{name} must be {allowed}, not {value!r}")

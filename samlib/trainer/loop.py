@@ -89,7 +89,7 @@ class Trainer:
 
     @property
     def among(self) -> dict:
-        """Who trains this run, who alone may continue its checkpoint: see `parallel`."""
+        """Who trains this run, who alone may continue its checkpoint: see `distributed`."""
         return {"workers": 1, "perturbation": "worker"}
 
     @property
@@ -268,8 +268,8 @@ class Trainer:
             count = state["workers"]
             raise OtherWorkers(
                 f"the checkpoint of {self.config.run_id} was written by {count} "
-                f"worker{'s' * (count > 1)}, perturbation {state['perturbation']}: continue it "
-                "alike, or remove it from the folder checkpoints"
+                f"worker{'s' * (count > 1)}, perturbation {state['perturbation']}: resume with the "
+                "same, or remove it from the folder checkpoints"
             )
         self.model.load_state_dict(state["model"])
         continue_optimizer(self.optimizer, state["optimizer"])

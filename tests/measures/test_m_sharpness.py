@@ -8,13 +8,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import MASK_OF, flat, identical, one_line, selected, small_batch, small_net, snapshot
+from conftest import (
+    MASK_OF,
+    WHOLE,
+    flat,
+    identical,
+    one_line,
+    selected,
+    small_batch,
+    small_net,
+    snapshot,
+)
 from torch import nn
 
 from samlib import masks
 from samlib.errors import ConfigError
 from samlib.measures import m_sharpness as measuring
 from samlib.measures.m_sharpness import halving_steps, m_sharpness, normalized
+from samlib.sam.masks.base import Entry, Mask
 
 INF = math.inf
 
@@ -165,7 +176,7 @@ def visited(net, mask, **options):
 
 @pytest.mark.parametrize("p", [INF, 2])
 @pytest.mark.parametrize("adaptive", [True, False])
-@pytest.mark.parametrize("name", MASK_OF)
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_iterate_is_in_the_ball_and_on_the_mask(name, adaptive, p):
     net = small_net(torch.float64)
     mask = MASK_OF[name](net)
@@ -289,7 +300,7 @@ def test_the_step_is_halved_when_the_best_loss_stands_still():
     np.testing.assert_allclose(seen[:81], expected, atol=1e-12)
 
 
-def test_checkpoints():
+def test_the_step_may_be_halved_after():
     assert halving_steps(20) == [5, 9, 12, 15, 16, 18, 19, 20]
     assert halving_steps(1) == [1]
     assert halving_steps(100) == [22, 41, 58, 70, 80, 87, 93, 99]
@@ -335,39 +346,48 @@ def test_a_step_that_only_lowers_the_loss_counts_as_zero():
     assert 0 <= found <= 0.51e-6
 
 
-def test_subsets_are_no_sharper_than_the_whole():
-    net = Two()
-    x, y = two_data(1)
+class Pair(nn.Module):
+    """`Two` with a parameter for each of its two numbers."""
 
-    def over(keep):
-        mask = masks.from_booleans(net, {"w": torch.tensor(keep)})
-        return m_sharpness(net, x, y, mask, rho=0.3, steps=40, batch_size=3)
+    def __init__(self, w=(0.7, -1.3)):
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.tensor([v], dtype=torch.float64)) for v in w)
 
-    whole, first, second = over([True, True]), over([True, False]), over([False, True])
-    assert 0 < first < whole
-    assert 0 < second < whole
+    def forward(self, x):
+        return two_logits(torch.cat([self.first, self.second]), x)
+
+
+def test_subsets_are_as_sharp_as_brute_force_says_and_no_sharper_than_the_whole():
+    net, (x, y) = Pair(), two_data(1)
+
+    def over(*names):
+        mask = Mask(net, [Entry(name, getattr(net, name)) for name in names])
+        return m_sharpness(net, x, y, mask, rho=0.3, steps=40, batch_size=6)
+
+    def brute(at):
+        losses = []
+        for u in np.linspace(-0.3, 0.3, 601):
+            w = torch.tensor([0.7, -1.3], dtype=torch.float64)
+            w[at] *= 1 + u
+            losses.append(cross_entropy(two_logits(w, x), y, True))
+        return max(losses) - losses[300]
+
+    whole = over("first", "second")
+    for at, name in enumerate(("first", "second")):
+        assert over(name) == pytest.approx(brute(at), rel=1e-3)
+        assert 0 < over(name) < whole
     assert whole == m_sharpness(
-        net, x, y, masks.all_parameters(net), rho=0.3, steps=40, batch_size=3
+        net, x, y, masks.all_parameters(net), rho=0.3, steps=40, batch_size=6
     )
 
 
-def test_a_single_coordinate_against_brute_force():
-    """Along its line; the weights are channels-last, their coordinates are not."""
-    net = small_net(torch.float64).to(memory_format=torch.channels_last).eval()
-    x, y = small_batch(torch.float64)
-    grad = torch.autograd.grad(F.cross_entropy(net(x), y), net.conv2.weight)[0].abs()
-    chosen = grad == grad.max()  # not one of a channel behind a dead relu
-    mask = masks.from_booleans(net, {"conv2.weight": chosen})
-    assert mask.count == 1
-    found = m_sharpness(net, x, y, mask, rho=0.9, steps=30, batch_size=8)
-    other, rises = copy.deepcopy(net), []
-    with torch.no_grad():
-        base = cross_entropy(net(x), y, True)
-        for u in np.linspace(-0.9, 0.9, 181):
-            other.conv2.weight.copy_(net.conv2.weight * (1 + u * chosen))
-            rises.append(cross_entropy(other(x), y, True) - base)
-    assert found > 0
-    assert found == pytest.approx(max(rises), rel=1e-3)
+def test_a_mask_of_single_coordinates_is_refused():
+    net = small_net()
+    with pytest.raises(
+        ConfigError, match=r"single coordinates of conv1.weight.* whole param"
+    ) as no:
+        m_sharpness(net, *small_batch(), MASK_OF["coordinates"](net), **GOOD)
+    one_line(no)
 
 
 @pytest.mark.parametrize("p", [INF, 2])
@@ -432,7 +452,7 @@ class Fails(RuntimeError):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("name", MASK_OF)
+@pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_is_left_behind(name, fails, dtype):
     net = small_net(dtype).to(memory_format=torch.channels_last)
@@ -502,7 +522,7 @@ def test_tied_and_unused_parameters():
     mask = masks.all_parameters(net)
     assert m_sharpness(net, x, y, mask, rho=0.1, steps=2, batch_size=4) > 0
     assert not torch.equal(seen[1], weight)
-    only_unused = masks.from_booleans(net, {"unused.bias": torch.ones(3, dtype=torch.bool)})
+    only_unused = Mask(net, [Entry("unused.bias", net.unused.bias)])
     with pytest.raises(ConfigError, match="no gradient in any parameter of the mask") as caught:
         m_sharpness(net, x, y, only_unused, rho=0.1, steps=2, batch_size=4)
     one_line(caught)

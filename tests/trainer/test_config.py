@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samlib.errors import ConfigError
-from samlib.trainer.config import RunConfig
+from samlib.trainer.config import RANGES, RunConfig
 
 # One value away from the default for every field, valid together with BASE.
 BASE = {"geometry": "l2", "mask": "random"}  # of which every other field is allowed
@@ -207,13 +207,30 @@ def test_an_integer_beyond_all_floats_is_refused():
 
 
 def test_a_seed_beyond_the_generators_is_refused():
-    with pytest.raises(ConfigError, match="seed must be below"):
+    with pytest.raises(ConfigError, match="seed must be at least 0 and at most 4294967295, not"):
         RunConfig(seed=2**70)
 
 
 def test_a_sparsity_the_mask_would_ignore_is_refused():
-    with pytest.raises(ConfigError, match="random, random_redrawn, fisher, dynamic"):
+    with pytest.raises(ConfigError) as caught:
         RunConfig(geometry="l2", rho=0.1, mask="only_norm", sparsity=0.5)
+    assert one_line(caught) == (
+        "sparsity applies to the masks random, random_redrawn, fisher, dynamic; mask is only_norm"
+    )
+
+
+def test_every_number_has_a_range_and_says_which():
+    numbers = {name for name, value in OTHER.items() if not isinstance(value, str)}
+    assert RANGES.keys() == NUMBERS.keys() == numbers
+    for field, value, said in (
+        ("lr", 0, "lr must be above 0, not 0.0"),
+        ("sparsity", 1, "sparsity must be at least 0 and below 1, not 1.0"),
+        ("label_noise", 1.5, "label_noise must be at least 0 and at most 1, not 1.5"),
+        ("epochs", 0, "epochs must be at least 1, not 0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            RunConfig(**BASE | {field: value})
+        assert one_line(caught) == said
 
 
 def test_unknown_fields_are_refused_with_the_valid_ones_in_order():
