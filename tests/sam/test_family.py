@@ -272,7 +272,6 @@ def same(a, b, atol=1e-12):
         {"radius": Radius(follows="lr", largest_lr=0.1)},
         {"radius": Radius(follows="sqrt_lr", largest_lr=0.1)},
     ],
-    ids=str,
 )
 def test_limits_that_are_sam(parts):
     parts = {k: v() if callable(v) else v for k, v in parts.items()}
@@ -685,7 +684,6 @@ def test_a_source_looks_back_on_a_step_of_ones_own():
             "mask dynamic needs the gradient of a first",
         ),
     ],
-    ids=str,
 )
 def test_pairs_that_exclude_each_other(parts, message):
     from samlib.sam.masks.ssam import dynamic
