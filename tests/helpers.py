@@ -10,6 +10,7 @@ from PIL import Image
 from samlib import models
 from samlib.__main__ import main
 from samlib.data import augment, datasets
+from samlib.sam.family import MEMBERS
 from samlib.sam.geometry import GEOMETRIES
 from samlib.sam.masks.by_name import MASKS
 from samlib.trainer.config import OPTIMIZERS, PRECISIONS, RunConfig
@@ -104,6 +105,7 @@ OTHER = {
     "clip_norm": 1.0,
     "updated": "no_norm",
     "decayed": "no_norm",
+    "member": "every_k",
 }
 
 
@@ -122,6 +124,7 @@ CHOICES = {
     "precision": PRECISIONS,
     "updated": ("all", "no_norm"),
     "decayed": ("all", "no_norm"),
+    "member": tuple(MEMBERS),
 }
 
 ANYTHING = st.one_of(

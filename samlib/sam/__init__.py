@@ -10,6 +10,7 @@ from samlib.sam.step import perturbed, sam_step
 __all__ = [
     "Perturbation",
     "ascent",
+    "family",
     "geometry",
     "masks",
     "perturbation",
@@ -17,5 +18,6 @@ __all__ = [
     "restore",
     "reuse",
     "sam_step",
+    "source",
     "step",
 ]

@@ -60,14 +60,14 @@ def ascent(
     mask, geometry, source = perturbation.mask, perturbation.geometry, perturbation.source
     rho = source.factor * perturbation.radius.rho(perturbation.rho, optimizers)
     with torch.no_grad():
-        g = found and _on(mask, found)
+        g = found and masked(mask, found)
         d = source.direction(mask, g, optimizers)
         if d is None:
             return None
         along = found if d is g else Gradients(mask.entries, spread(mask, d))
         T = geometry.T([o[0] for o in along.over], [o[1] for o in along.over], along.whole)
         norm = geometry.norm(T, along.whole) if over_all(perturbation) else None
-        scale = T and _on(mask, Gradients(along.over, T))
+        scale = T and masked(mask, Gradients(along.over, T))
         eps = geometry.eps(rho, scale, d, 1.0 if perturbation.radius.free else norm)
         return Ascent(eps, d if g is None else g, scale)
 
@@ -111,7 +111,7 @@ def gradients(perturbation: Perturbation, loss: Tensor, everything: bool = False
     return Gradients(over, grads)
 
 
-def _on(mask: Mask, of: Gradients) -> list[Tensor]:
+def masked(mask: Mask, of: Gradients) -> list[Tensor]:
     """Of tensors over some parameters, the mask's coordinates."""
     whole = of.whole
     if of.over is not mask.entries:

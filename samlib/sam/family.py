@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from samlib.errors import ConfigError, choose
@@ -19,7 +21,7 @@ from samlib.sam.around import Slow, Stretch
 from samlib.sam.descent import Descent, Hardest, Reuse, Subtract
 from samlib.sam.geometry import Geometry
 from samlib.sam.masks.base import Mask
-from samlib.sam.perturbation import Perturbation, Plan
+from samlib.sam.perturbation import Perturbation, Plan, refuse_pairs
 from samlib.sam.radius import Radius
 from samlib.sam.sampa import Aux, Mix
 from samlib.sam.state import Stateful
@@ -122,6 +124,9 @@ MEMBERS: dict[str, Member] = {
 }
 
 
+_ANY = Setting(lr=1.0, steps=1, epochs=1, logits=lambda: torch.zeros(()))
+
+
 @dataclass(frozen=True)
 class Stepper:
     """A member's step, ready to be called batch after batch as `sam_step` is.
@@ -187,6 +192,23 @@ class Stepper:
             part.load_state_dict(state[kind])
 
 
+def losses(
+    stepper: Stepper | None, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> Tensor | tuple[Tensor, Tensor]:
+    """What a closure that classifies returns: the mean loss, or what the member wants of it.
+
+    Args:
+        stepper: the member; None is the base optimizer.
+        logits: (n, classes).
+        labels: (n,) int64.
+        label_smoothing: of the cross-entropy.
+    """
+    reduction = "none" if stepper and stepper.descent.per_example else "mean"
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction=reduction)
+    other = stepper and stepper.perturbation.source.other_loss
+    return (loss, source.obf(logits, labels)) if other else loss
+
+
 def make(
     name: str, geometry: Geometry, rho: float, mask: Mask, run: Setting | None = None, **options
 ) -> Stepper:
@@ -210,16 +232,33 @@ def make(
     return stepper
 
 
+def check(
+    name: str, geometry: Geometry, radius_over: str, batchnorm: str, chooser: str | None = None
+) -> None:
+    """Refuse a member by name, before there is a network.
+
+    Args:
+        name: of `MEMBERS`.
+        geometry, radius_over, batchnorm: as of a `Perturbation`.
+        chooser: a mask that chooses its coordinates by the ascent's gradient.
+
+    Raises:
+        ConfigError: an unknown name, or a pair of parts that exclude each other.
+    """
+    member = MEMBERS[choose("member", name, MEMBERS)]
+    parts = member.source(_ANY), member.radius(_ANY), member.when(_ANY)
+    refuse_pairs(geometry, radius_over, batchnorm, *parts, chooser)
+
+
 def table(mask: Mask) -> str:
     """Passes per step and bytes kept from step to step, of every member under a mask."""
     weights = [p for _, p in mask.trainable]
     everything = sum(p.nbytes for p in weights)
     masked = sum(e.count * e.parameter.element_size() for e in mask.entries)
-    run = Setting(lr=1.0, steps=1, epochs=1, logits=lambda: weights[0])
     lines = [f"{'member':14}{'passes':22}{'bytes kept':>14}"]
     for name, member in MEMBERS.items():
-        descent, around = member.descent(run), member.around(run)
-        kept = len(member.source(run).tensors) * masked
+        descent, around = member.descent(_ANY), member.around(_ANY)
+        kept = len(member.source(_ANY).tensors) * masked
         kept += len(descent.tensors) * (everything if descent.everything else masked)
         kept += len(getattr(around, "tensors", ())) * everything
         lines.append(f"{name:14}{member.passes:22}{kept:14,}")

@@ -89,30 +89,16 @@ class Perturbation:
         choose("batchnorm", self.batchnorm, ("both", "first"))
         if self.start < 0 or (self.end is not None and self.end < self.start):
             raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
-        for excluded, why in self._pairs():
-            if excluded:
-                raise ConfigError(why)
-
-    def _pairs(self) -> list[tuple[bool, str]]:
-        """What excludes each other: whether it was asked for, and why it cannot be had."""
-        over_all = self.radius_over == "all" and self.geometry.p != math.inf
-        one_pass, source = not self.source.own_pass, f"source {self.source.name}"
-        first = f"first pass, which {source} does without"
-        chosen = type(self.mask).observe is not Mask.observe
-        when, mask = f"when {self.when.name}", f"mask {self.mask.kind}"
-        return [
-            (one_pass and self.batchnorm == "first", f"batchnorm 'first' needs a {first}"),
-            (one_pass and self.when.looks, f"{when} needs the gradient of a {first}"),
-            (one_pass and chosen, f"{mask} needs the gradient of a {first}"),
-            (
-                over_all and not isinstance(self.source, Gradient),
-                f"radius_over 'all' needs everything's gradient, {source} is on the mask alone",
-            ),
-            (
-                self.radius.free and (over_all or self.geometry.p == math.inf),
-                "a free radius leaves out a norm: it needs p = 2 and radius_over 'mask'",
-            ),
-        ]
+        chooses = type(self.mask).observe is not Mask.observe
+        refuse_pairs(
+            self.geometry,
+            self.radius_over,
+            self.batchnorm,
+            self.source,
+            self.radius,
+            self.when,
+            chooser=self.mask.kind if chooses else None,
+        )
 
     def active(self, epoch: int | None) -> bool:
         """Whether this epoch (from 0) is perturbed; None, for a loop without epochs, is."""
@@ -155,3 +141,38 @@ class Perturbation:
             part.load_state_dict(state[kind]["state"])
         if state["mask"]:
             self.mask.load_state_dict(state["mask"])
+
+
+def refuse_pairs(
+    geometry: Geometry,
+    radius_over: str,
+    batchnorm: str,
+    source: Source,
+    radius: Radius,
+    when: When,
+    chooser: str | None,
+) -> None:
+    """Raise a ConfigError for two parts of a perturbation that exclude each other.
+
+    Args:
+        geometry, radius_over, batchnorm, source, radius, when: as of a `Perturbation`.
+        chooser: kind of a mask that chooses its coordinates by the ascent's gradient.
+    """
+    over_all, one_pass = radius_over == "all" and geometry.p != math.inf, not source.own_pass
+    first = f"first pass, which source {source.name} does without"
+    refused = [
+        (one_pass and batchnorm == "first", f"batchnorm 'first' needs a {first}"),
+        (one_pass and when.looks, f"when {when.name} needs the gradient of a {first}"),
+        (one_pass and chooser, f"mask {chooser} needs the gradient of a {first}"),
+        (
+            over_all and not isinstance(source, Gradient),
+            f"radius_over 'all' needs everything's gradient: source {source.name} is on the mask",
+        ),
+        (
+            radius.free and (over_all or geometry.p == math.inf),
+            "a free radius leaves out a norm: it needs p = 2 and radius_over 'mask'",
+        ),
+    ]
+    for excluded, why in refused:
+        if excluded:
+            raise ConfigError(why)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
-from samlib.sam.ascent import Ascent, ascent, gradients, over_all, reached
+from samlib.sam.ascent import Ascent, ascent, gradients, masked, over_all, reached
 from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
 from samlib.sam.masks.base import Mask
@@ -108,7 +108,8 @@ def _perturbed(
         )
     with _Buffers(mask) as buffers:
         if plan.refresh:
-            source.refresh(lambda: losses(closure, perturbation, descent.plain)[1], mask)
+            ascended = lambda: losses(closure, perturbation, descent.plain)[1]  # noqa: E731
+            source.refresh(ascended, mask, perturbation.average)
         if not source.own_pass:
             with _moved(perturbation, ascent(perturbation, None, optimizers), on_ascent):
                 yield _First()
@@ -118,7 +119,7 @@ def _perturbed(
         with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
             loss, up = losses(closure, perturbation, descent.first)
             g = gradients(perturbation, up, everything)
-            if plan.perturb is None and not perturbation.when.sees(g.whole):
+            if plan.perturb is None and not perturbation.when.sees(masked(mask, g)):
                 yield _First(loss.detach(), loss)
                 return
             # A loss that lives through the second pass keeps the ascent graph alive with it.

@@ -1,18 +1,17 @@
 """From a RunConfig to the objects a run is made of: network, optimizer, perturbation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from samlib import models
 from samlib.data import datasets
-from samlib.sam import geometry
+from samlib.sam import family, geometry
 from samlib.sam.masks.by_name import MASKS
 from samlib.sam.masks.whole import no_norm, only_norm
-from samlib.sam.perturbation import Perturbation
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 
@@ -107,14 +106,33 @@ def build_scheduler(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def build_perturbation(config: RunConfig, model: nn.Module) -> Perturbation | None:
-    """The configured ascent step; None for the base optimizer alone."""
+def build_stepper(
+    config: RunConfig, model: nn.Module, steps: int, logits: Callable[[], Tensor]
+) -> family.Stepper | None:
+    """The configured member of the family; None for the base optimizer alone.
+
+    Args:
+        config: of the run.
+        model: its network.
+        steps: of the whole run.
+        logits: forward pass on one batch of the whole run, for the member that wants one.
+    """
     if config.geometry == NO_PERTURBATION:
         return None
-    return Perturbation(
+    setting = family.Setting(
+        # A stream of its own: what a member draws must not shift batches or augmentation.
+        seed=config.seed + 3_000_003,
+        lr=config.lr,
+        steps=steps,
+        epochs=config.epochs,
+        logits=logits,
+    )
+    return family.make(
+        config.member,
         geometry.by_name(config.geometry, config.eta),
         config.rho,
         MASKS[config.mask](model, config),
+        setting,
         radius_over=config.radius_over,
         batchnorm=config.batchnorm,
         start=config.start,

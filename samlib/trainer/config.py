@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from samlib import models
 from samlib.data import augment, datasets
 from samlib.errors import ConfigError, choose
-from samlib.sam.geometry import GEOMETRIES
+from samlib.sam import family
+from samlib.sam.geometry import GEOMETRIES, by_name
 from samlib.sam.masks.by_name import MASKS
 
 OPTIMIZERS = ("sgd", "adamw", "lion")
@@ -64,7 +65,7 @@ class RunConfig:
     `eta` (None: the variant's default), `rho`, `mask`, `sparsity` (of random, fisher and dynamic
     masks; None keeps as many coordinates as the norm layers have), `mask_every` (epochs between
     updates), `mask_samples` (examples SSAM-F scores), `radius_over`, `batchnorm`, `start`, `end`
-    (active epochs).
+    (active epochs), `member` (of `samlib.sam.family`: SAM or a relative of it).
 
     Controls: `updated` and `decayed` (all, or no_norm: the base optimizer leaves the norm layers'
     affine parameters at their initial values, or out of the weight decay).
@@ -111,6 +112,8 @@ class RunConfig:
     # controls
     updated: str = "all"
     decayed: str = "all"
+    # the family
+    member: str = "sam"
 
     def __post_init__(self):
         for name, kind in _field_types().items():
@@ -143,8 +146,15 @@ class RunConfig:
             )
         if self.end is not None and self.end < self.start:
             raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
-        if self.geometry == NO_PERTURBATION:
-            given = {"mask": self.mask != "all", "eta": self.eta is not None}
+        if self.geometry != NO_PERTURBATION:
+            shape, chooser = by_name(self.geometry), "dynamic" if self.mask == "dynamic" else None
+            family.check(self.member, shape, self.radius_over, self.batchnorm, chooser)
+        else:
+            given = {
+                "member": self.member != "sam",
+                "mask": self.mask != "all",
+                "eta": self.eta is not None,
+            }
             given |= {"rho": self.rho, "start": self.start, "end": self.end is not None}
             if idle := next((name for name, is_given in given.items() if is_given), None):
                 raise ConfigError(f"{idle} means nothing without a geometry: give one, l2 for SAM")
@@ -185,6 +195,8 @@ class RunConfig:
         method = self.geometry
         if method != NO_PERTURBATION:
             method += f"-{self.mask}-rho{self.rho:g}"
+        if self.member != "sam":
+            method = f"{self.member}-{method}"
         return f"{self.model}-{method}-s{self.seed}-{digest}"
 
 

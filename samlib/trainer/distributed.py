@@ -8,8 +8,7 @@ normalises each worker's share; its running statistics are averaged at the end o
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from torch import Tensor
 from samlib.data.image_folders import FolderSplits, batches
 from samlib.errors import ConfigError, choose
 from samlib.provenance import source_digest
-from samlib.sam.geometry import Geometry
 from samlib.trainer import checkpoint
 from samlib.trainer import one_run as single
-from samlib.trainer.build import build_model, build_optimizer, build_scheduler, clip_gradients
+from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import restored
@@ -83,36 +81,6 @@ class _Shard:
         yield from self._mine(self.whole.plain_batches(split, size, most))
 
 
-class _Synchronised(Geometry):
-    """A geometry that sees the gradient of the whole batch."""
-
-    def __init__(self, inner: Geometry, workers: Workers, shard: _Shard):
-        object.__setattr__(self, "inner", inner)
-        object.__setattr__(self, "workers", workers)
-        object.__setattr__(self, "shard", shard)
-
-    @property
-    def p(self) -> float:
-        """That of the geometry inside."""
-        return self.inner.p
-
-    def _T(self, weights, grads):
-        return self.inner._T(weights, grads)
-
-    def T(self, names, weights, grads):
-        """T_w of the averaged gradients, which take the place of this worker's."""
-        self.workers.average(list(grads), self.shard.share)
-        return self.inner.T(names, weights, grads)
-
-    def norm(self, T, grads):
-        """That of the geometry inside."""
-        return self.inner.norm(T, grads)
-
-    def eps(self, rho, T, grads, norm=None):
-        """That of the geometry inside."""
-        return self.inner.eps(rho, T, grads, norm)
-
-
 class ParallelRun(Trainer):
     """A run whose batches are shared among workers; see `train`."""
 
@@ -123,21 +91,19 @@ class ParallelRun(Trainer):
 
     def __post_init__(self):
         super().__post_init__()
-        # Gradients are averaged before they are clipped.
-        config = self.config.replace(clip_norm=0.0)
-        self.optimizer = build_optimizer(config, self.model)
-        self.optimizer.register_step_pre_hook(self._average)
-        clip_gradients(self.optimizer, self.model, self.config.clip_norm)
-        self.scheduler = build_scheduler(self.config, self.optimizer)
-        if self.perturbation is None:
+        if self.stepper is None:
             return
         if self.kind == "synchronised":
-            geometry = _Synchronised(self.perturbation.geometry, self.workers, self.splits)
-            self.perturbation = replace(self.perturbation, geometry=geometry)
+            self.stepper = self.stepper.averaged(self._average)
         elif self.config.mask == "dynamic":
             raise ConfigError(
                 "SSAM-D drops coordinates by their gradient: with more than one worker its "
                 "perturbation must be synchronised"
+            )
+        elif self.stepper.shared:
+            raise ConfigError(
+                f"member {self.config.member} goes on from gradients of the first pass: with more "
+                "than one worker its perturbation must be synchronised"
             )
 
     @property
@@ -149,9 +115,13 @@ class ParallelRun(Trainer):
         """As it is."""
         return step
 
-    def _average(self, *_) -> None:
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.workers.average(grads, self.splits.share)
+    def backward(self, loss: Tensor) -> None:
+        """That of this worker's share, and the mean of all: before it is clipped."""
+        super().backward(loss)
+        self._average([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def _average(self, grads: Sequence[Tensor]) -> None:
+        self.workers.average(list(grads), self.splits.share)
 
     def train_epoch(self) -> None:
         """One epoch on this worker's shares; curves are those of the whole batches."""

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samlib.data.image_folders import FolderSplits
@@ -15,13 +15,15 @@ from samlib.data.splits import Splits, normalize
 from samlib.errors import SamlibError
 from samlib.models import is_vit
 from samlib.provenance import source_digest
+from samlib.sam import family
 from samlib.sam.ascent import Ascent
+from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.step import sam_step
 from samlib.trainer import cuda_graphs
 from samlib.trainer.build import (
     build_optimizer,
-    build_perturbation,
     build_scheduler,
+    build_stepper,
     continue_optimizer,
 )
 from samlib.trainer.config import RunConfig
@@ -59,7 +61,8 @@ class Trainer:
     def __post_init__(self):
         config = self.config
         self.optimizer = build_optimizer(config, self.model)
-        self.perturbation = build_perturbation(config, self.model)
+        steps = config.epochs * math.ceil(self.splits.count("train") / config.batch_size)
+        self.stepper = build_stepper(config, self.model, steps, self._fixed_logits)
         self.scheduler = build_scheduler(config, self.optimizer)
         # Drawn on the CPU, so that every device sees the same batches.
         self.order = torch.Generator().manual_seed(config.seed)
@@ -81,6 +84,12 @@ class Trainer:
         self.tensor_shares: list[Tensor] = []  # of ||T g||^2, epoch by epoch
         self.seconds: list[float] = []
         self.diverged = False
+        self._fixed: Tensor | None = None
+
+    @property
+    def perturbation(self) -> Perturbation | None:
+        """The ascent step; None for the base optimizer alone."""
+        return self.stepper and self.stepper.perturbation
 
     @property
     def epoch(self) -> int:
@@ -104,10 +113,14 @@ class Trainer:
     @property
     def replays(self) -> bool | str:
         """Whether an epoch's steps are replayed CUDA graphs; False on a CPU, elsewhere why not."""
+        if self._gpu and self.stepper and not self.stepper.recordable:
+            return f"steps of member {self.config.member} are not recorded"
         return cuda_graphs.status(self.full_batches, self.device)
 
     def replayed(self, step: Callable[..., None]) -> Callable[..., None]:
         """The step of an epoch in the form that is fastest here."""
+        if self.stepper and not self.stepper.recordable:
+            return step
         return cuda_graphs.replayed(step, self.full_batches, self.device)
 
     def inputs(self, images: Tensor) -> Tensor:
@@ -130,12 +143,16 @@ class Trainer:
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         watched: list[Shares] = []
-        step = self.replayed(self.step(loss_sum, correct, watched))
+        step = self.step(loss_sum, correct, watched)
+        steps: dict[Plan | None, Callable[..., None]] = {}  # those of one plan are one recording
         count = splits.count("train")
         for images, y in splits.train_batches(
             config.augment, config.batch_size, self.order, self.draws
         ):
-            step(images, y)
+            plan = self.stepper and self.stepper.plan(self.epoch)
+            if plan not in steps:
+                steps[plan] = self.replayed(partial(step, plan=plan))
+            steps[plan](images, y)
         self.scheduler.step()
         mean_loss = loss_sum.item() / count
         # The loss is taken before the step, so the last one shows in the weights only.
@@ -155,39 +172,56 @@ class Trainer:
         if found:
             self.tensor_shares.append(found.by_tensor.cpu())
 
-    def step(
-        self, loss_sum: Tensor, correct: Tensor, watched: list[Shares]
-    ) -> Callable[[Tensor, Tensor], None]:
-        """This epoch's step on a batch of uint8 images and their labels.
+    def step(self, loss_sum: Tensor, correct: Tensor, watched: list[Shares]) -> Callable[..., None]:
+        """This epoch's step on a batch of uint8 images and their labels, and perhaps its plan.
 
         Args:
             loss_sum, correct: scalars that every batch's losses and right answers are added to.
             watched: given the shares of the first step; a few reductions.
         """
-        config, epoch = self.config, self.epoch
+        epoch = self.epoch
 
         def watch(found: Ascent) -> None:
             watched.append(shares(self.perturbation.mask, found))
 
         first = [watch] if self.perturbation else []
+        taken = self.stepper or partial(sam_step, perturbation=None)
 
-        def step(images: Tensor, y: Tensor) -> None:
+        def step(images: Tensor, y: Tensor, plan: Plan | None = None) -> None:
             x = self.inputs(images)
             seen: list[Tensor] = []
 
-            def closure() -> Tensor:
+            def closure() -> Tensor | tuple[Tensor, Tensor]:
                 logits = self.forward(x)
-                seen.append(logits.detach())
-                return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+                if self.model.training:  # not what a source looks at in between
+                    seen.append(logits.detach())
+                return family.losses(self.stepper, logits, y, self.config.label_smoothing)
 
-            on_ascent = first.pop() if first else None
-            loss = sam_step(
-                closure, self.optimizer, self.perturbation, epoch=epoch, on_ascent=on_ascent
+            perturbed = plan is None or plan.perturb is not False
+            loss = taken(
+                closure,
+                self.optimizer,
+                epoch=epoch,
+                on_ascent=first.pop() if first and perturbed else None,
+                backward=self.backward,
+                plan=plan,
             )
             loss_sum.add_(loss * len(y))
             correct.add_((seen[0].argmax(1) == y).sum())
 
         return step
+
+    def backward(self, loss: Tensor) -> None:
+        """The descent's backward pass."""
+        loss.backward()
+
+    def _fixed_logits(self) -> Tensor:
+        """Logits of one batch that stays the same for the whole run."""
+        if self._fixed is None:
+            draw = torch.Generator().manual_seed(self.config.seed + 4_000_003)
+            images, _ = self.splits.sample(self.config.batch_size, self.config.augment, draw)
+            self._fixed = self.inputs(images)
+        return self.forward(self._fixed)
 
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
         """The first n examples of a fresh shuffle of the training set, augmented."""
@@ -238,14 +272,13 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs to end as an uninterrupted one."""
-        mask = self.perturbation.mask.state_dict() if self.perturbation else {}
         return {
             "run_id": self.config.run_id,
             "source": source_digest(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "mask": mask,
+            "stepper": self.stepper and self.stepper.state_dict(),
             "order": self.order.get_state(),
             "draws": self.draws.get_state(),
             "scored": self.scored.get_state(),
@@ -274,8 +307,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         continue_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        if self.perturbation and state["mask"]:
-            self.perturbation.mask.load_state_dict(state["mask"])
+        if self.stepper:
+            self.stepper.load_state_dict(state["stepper"])
         self.order.set_state(state["order"])
         self.draws.set_state(state["draws"])
         self.scored.set_state(state["scored"])

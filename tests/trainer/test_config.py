@@ -20,7 +20,7 @@ BASE = {"geometry": "l2", "mask": "random"}  # of which every other field is all
 def test_run_ids_do_not_change():
     """Records are found by these: a renamed field or another default would orphan them all."""
     assert RunConfig().run_id == "wrn10_1-none-s0-44136fa355"
-    later = ("warmup_epochs", "clip_norm", "updated", "decayed")
+    later = ("warmup_epochs", "clip_norm", "updated", "decayed", "member")
     other = {k: v for k, v in (BASE | OTHER).items() if k not in later}
     assert RunConfig(**other).run_id == "resnet8-fisher-dynamic-rho0.5-s1-1a02e5f3e0"
     few = RunConfig(
@@ -64,6 +64,7 @@ def test_defaults_do_not_change():
         "clip_norm": 0.0,
         "updated": "all",
         "decayed": "all",
+        "member": "sam",
     }
 
 

@@ -41,8 +41,19 @@ class Source(Stateful):
         """Called once before every step, outside of what is recorded: whether it refreshes."""
         return False
 
-    def refresh(self, closure: Callable[[], Tensor], mask: Mask) -> None:
-        """Called at w before the passes of a step that refreshes, with the loss it ascends."""
+    def refresh(
+        self,
+        closure: Callable[[], Tensor],
+        mask: Mask,
+        average: Callable[[Sequence[Tensor]], None] | None,
+    ) -> None:
+        """Called at w before the passes of a step that refreshes.
+
+        Args:
+            closure: forward pass and the loss that is ascended.
+            mask: the coordinates that move.
+            average: as of the perturbation.
+        """
 
     def direction(
         self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]

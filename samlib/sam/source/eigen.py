@@ -44,7 +44,7 @@ class Eigen(Source):
         self.steps += 1
         return due
 
-    def refresh(self, closure, mask):
+    def refresh(self, closure, mask, average):
         """Power steps on the Hessian of the closure's loss."""
         v = self.held(mask.entries, "v")
         if not self.ready:
@@ -53,7 +53,10 @@ class Eigen(Source):
         with evaluating(mask.model), torch.enable_grad():
             curved = _hessian(closure(), mask)
             for _ in range(self.power):
-                torch._foreach_copy_(v, curved(torch._foreach_div(v, length(v) + _FLOOR)))
+                turned = curved(torch._foreach_div(v, length(v) + _FLOOR))
+                if average is not None:
+                    average(turned)
+                torch._foreach_copy_(v, turned)
         torch._foreach_div_(v, length(v) + _FLOOR)
         self.ready = True
 
