@@ -55,7 +55,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have a rename survive a power cut, on file systems that flush folders."""
+    """Have a rename survive a power cut, on systems that flush folders."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens none
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,6 +19,8 @@ from samlib.files import DiskError
 from samlib.records import journal
 from samlib.records.results_folder import OtherCode, ResultsFolder, origin
 
+_KILLED = -9  # exit code of a process that SIGKILL ended
+
 
 def default_workers(device: str, jobs: Iterable[Job]) -> int:
     """Worker processes where none were asked for: one per core, or as many as share a GPU well.
@@ -85,7 +87,7 @@ class _Worker:
         self._pool.shutdown()
         self._pool = self._start()
         code = next((process.exitcode for process in processes), None)
-        if code == -signal.SIGKILL:
+        if code == _KILLED:
             return " (killed: out of memory?)"
         return f" (exit code {code})" if code else ""
 

@@ -6,7 +6,6 @@ what cannot be written is left out.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -14,9 +13,10 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from samlib.records.results_folder import ResultsFolder, held
+from samlib.records import lock
+from samlib.records.results_folder import ResultsFolder
 from samlib.trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Journal:
     def __init__(self, folder: ResultsFolder, run_id: str, config: RunConfig, device: str):
         self._folder, self._run_id, self._epochs = folder, run_id, config.epochs
         self._path = _running(folder) / f"{run_id}.json"
-        self._note: int | None = None
+        self._note: BinaryIO | None = None
         self._state = {
             "run_id": run_id,
             "host": socket.gethostname(),
@@ -66,19 +66,17 @@ class Journal:
         self.say(json.dumps(config.to_dict()))
 
     def __enter__(self) -> "Journal":
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
-            self._note = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._note = open(self._path, "wb", buffering=0)
+            lock.hold(self._note)
             self._write_note()
-            fcntl.flock(self._note, fcntl.LOCK_EX)
-            temporary.replace(self._path)  # locked by now: nobody takes it for a left one
         return self
 
     def __exit__(self, *exception) -> None:
         if self._note is not None:
+            self._note.close()
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
-            os.close(self._note)
         if self._log is not None:
             self._log.close()
 
@@ -118,9 +116,9 @@ class Journal:
         self.stamp(f"{text}, {result['times']['wall']:.2f} s in all")
 
     def _write_note(self) -> None:
-        if self._note is not None:  # in place: the lock is on this file, and one line is read
+        if self._note is not None:
             with contextlib.suppress(OSError):
-                os.pwrite(self._note, json.dumps(self._state).encode() + b"\n", 0)
+                lock.write_note(self._note, json.dumps(self._state).encode() + b"\n")
 
 
 def begin(folder: ResultsFolder) -> None:
@@ -134,7 +132,7 @@ def running(folder: ResultsFolder) -> list[dict]:
     """The jobs that some process is at work on now, as `Journal` notes them."""
     found = []
     for path in sorted(_running(folder).glob("*.json")):
-        content = held(path)
+        content = lock.held(path)
         with contextlib.suppress(ValueError):  # caught while it was written
             if content is not None:
                 found.append(json.loads(content.split(b"\n", 1)[0]))

@@ -1,12 +1,10 @@
 """A folder of results and who is writing to it: paths, lock, and the change of old for new."""
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import BinaryIO
 from samlib.errors import SamlibError
 from samlib.files import TEMPORARY, DiskError, as_disk_error, write_atomically
 from samlib.provenance import MEASURING, packages, source_digest
+from samlib.records import lock
 
 
 class FolderInUse(SamlibError):
@@ -61,8 +60,8 @@ class ResultsFolder:
     @property
     def holder(self) -> str | None:
         """Who holds the folder now, or None."""
-        content = held(self.path / ".lock")
-        return None if content is None else _holder(content)
+        note = lock.held(self.path / ".lock")
+        return None if note is None else _holder(note)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -76,19 +75,18 @@ class ResultsFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what a full disk refuses is not tried again when the file is closed.
-            handle = open(path, "ab+", buffering=0)  # noqa: SIM115 (held until given back)
+            handle = open(path, "rb+", buffering=0, opener=_opened_or_made)  # noqa: SIM115
         except OSError as error:
             raise DiskError(f"cannot write to {self.path}: {error.strerror}") from error
         with handle:
-            if not _lock(handle, path):
-                handle.seek(0)
+            if not _hold(handle, path):
                 raise FolderInUse(
-                    f"{self.path} is being written by {_holder(handle.read())}: "
+                    f"{self.path} is being written by {_holder(lock.read_note(handle))}: "
                     "wait for it or stop it"
                 )
             handle.truncate(0)
             with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
-                handle.write(f"process {os.getpid()}".encode())
+                lock.write_note(handle, f"process {os.getpid()}".encode())
             self._sweep()
             yield
 
@@ -100,39 +98,25 @@ class ResultsFolder:
                     left.unlink()
 
 
-def _lock(handle: BinaryIO, path: Path) -> bool:
-    for wait in (0.05, 0.05, 0.0):  # whoever only looks, in `held`, is gone at once
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A folder put in place meanwhile took its lock along; the one at `path` is not ours.
-            return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
-        except BlockingIOError:
-            time.sleep(wait)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise DiskError(
-                f"cannot lock {path.parent}: {error.strerror}; choose a folder on a file system "
-                "with locks with --results (Lustre has them where it is mounted with -o flock)"
-            ) from error
-    return False
+def _opened_or_made(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
-def _holder(content: bytes) -> str:
-    return content.decode(errors="replace").strip() or "another process"
-
-
-def held(path: Path) -> bytes | None:
-    """Content of a lock file that a process holds; None if it is unlocked or missing."""
+def _hold(handle: BinaryIO, path: Path) -> bool:
     try:
-        with open(path, "rb") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read()
-    except OSError:
-        pass
-    return None
+        # New results put in place meanwhile took their lock along; that at `path` is not ours.
+        return lock.hold(handle) and os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskError(
+            f"cannot lock {path.parent}: {error.strerror}; choose a folder on a file system "
+            "with locks with --results (Lustre has them where it is mounted with -o flock)"
+        ) from error
+
+
+def _holder(note: bytes) -> str:
+    return note.decode(errors="replace").strip("\0 ") or "another process"
 
 
 def committed(results: Path, profile: str) -> ResultsFolder:

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 
+import filelock
 import pytest
 import torture
 from conftest import one_line, repeatable
@@ -14,7 +15,7 @@ from helpers import result
 
 from samlib.campaign.jobs import RunJob, run_job
 from samlib.files import DiskError
-from samlib.records import results_folder, store
+from samlib.records import lock, results_folder, store
 from samlib.records.results_folder import FolderInUse, ResultsFolder
 from samlib.records.store import FormatError, RecordError
 from samlib.trainer import checkpoint
@@ -107,10 +108,10 @@ def test_a_read_only_disk_is_one_clear_error_whatever_is_tried(disk):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
 def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch, number):
-    def no_locks(handle, how):
+    def no_locks(descriptor, blocking):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(results_folder.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock, "lock_descriptor", no_locks)
     place = ResultsFolder(tmp_path / "quick")
     with pytest.raises(DiskError, match="choose a folder on a file system with locks") as caught:
         place.locked().__enter__()
@@ -216,14 +217,13 @@ def test_a_lock_that_moved_with_its_folder_is_not_taken_for_the_new_ones(tmp_pat
     """Between opening the lock and holding it, the holder put its campaign in place."""
     begun = results_folder.in_progress(tmp_path, "quick")
     begun.path.mkdir()
-    flock = results_folder.fcntl.flock
 
-    def moved_before(handle, how):
+    def moved_before(descriptor, blocking):
         if begun.path.exists():
             results_folder.replace_committed(begun, tmp_path, "quick")
-        flock(handle, how)
+        return filelock.lock_descriptor(descriptor, blocking=blocking)
 
-    monkeypatch.setattr(results_folder.fcntl, "flock", moved_before)
+    monkeypatch.setattr(lock, "lock_descriptor", moved_before)
     with pytest.raises(FolderInUse, match="is being written"), begun.locked():
         pass
 
@@ -232,7 +232,7 @@ def test_a_lock_file_of_any_bytes_is_told_in_one_line(tmp_path):
     place = ResultsFolder(tmp_path)
     (tmp_path / ".lock").write_bytes(b"\xff\xfe\x00")
     with open(tmp_path / ".lock", "rb") as other:
-        results_folder.fcntl.flock(other, results_folder.fcntl.LOCK_EX)
+        assert filelock.lock_descriptor(other.fileno(), blocking=False)
         assert place.holder
         with pytest.raises(FolderInUse, match="wait for it or stop it") as caught, place.locked():
             pass
