@@ -1,3 +1,3 @@
-"""Who trains the runs that are missing, where, and for how long."""
+"""Training of missing runs: in which order, on which machines, for how long."""
 
 __all__ = ["backlog", "jobs", "local", "progress", "ray_cluster", "runner", "torchrun"]

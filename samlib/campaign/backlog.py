@@ -1,4 +1,4 @@
-"""What a profile still needs, and how long it is expected to take."""
+"""The jobs a profile still needs, and their expected time."""
 
 import statistics
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from samlib.trainer.config import NO_PERTURBATION
 
 
 class Estimate:
-    """How long jobs take, learned from records of this machine's campaign."""
+    """Expected time of jobs, estimated from the campaign's records."""
 
     def __init__(self, runs: Records, measures: MeasureRecords | None = None):
         self._seconds: dict[tuple, list[float]] = {}
@@ -32,13 +32,13 @@ class Estimate:
         return *where, perturbed, config["mask"] == "only_norm", config["batch_size"]
 
     def add(self, record: dict) -> None:
-        """Learn from one more record, of a run or of a measurement."""
+        """Include one more record, of a run or of a measurement."""
         kind = self._kind(record["config"], record.get("measure"))
         epochs = len(record["times"].get("epochs", [1]))
         self._seconds.setdefault(kind, []).append(record["times"]["wall"] / epochs)
 
     def seconds(self, job: Job) -> float | None:
-        """Expected wall time of a job; None if nothing like it on its model has run."""
+        """Expected wall time of a job; None without a record of its model."""
         kind, epochs = self._kind(job.config.to_dict(), job.measure), job.epochs
         known = self._seconds.get(kind)
         if known is None:  # the slowest kind on the same model stands in
@@ -47,7 +47,7 @@ class Estimate:
         return statistics.median(known) * epochs
 
     def total(self, jobs: Sequence[Job], unknown: int = 0) -> float | None:
-        """Expected seconds of some jobs one after the other, and of as many more like them."""
+        """Expected seconds of some jobs in sequence, and of `unknown` jobs like them."""
         known = [s for s in map(self.seconds, jobs) if s is not None]
         if not known:
             return None if jobs or unknown else 0.0
@@ -56,10 +56,10 @@ class Estimate:
 
 @dataclass
 class Backlog:
-    """What some chapters need, and what of it is there.
+    """The jobs of some chapters, done and missing.
 
     Attributes:
-        needs: the chapters' needs, in the order they should be met.
+        needs: the chapters' needs, in the order of the work.
         runs, measures: the records so far; a new one is added by `learn`.
     """
 
@@ -72,7 +72,7 @@ class Backlog:
         self.measured = list(dict.fromkeys(m for need in self.needs for m in need.measured))
 
     def jobs(self, needs: Sequence[Needs] | None = None) -> list[Job]:
-        """What is missing and can be done by now: runs, then measurements of runs that are done."""
+        """Missing jobs that can start now: runs, then measurements of finished runs."""
         needs = self.needs if needs is None else needs
         cells = all_cells(needs)
         measured = [m for need in needs for m in need.measured]
@@ -83,23 +83,23 @@ class Backlog:
 
     @property
     def total(self) -> int:
-        """How many runs and measurements there will be, as far as can be told by now."""
+        """Estimated number of all runs and measurements."""
         expected = sum(m.expected(self.runs) for m in self.measured)
         return count_runs(self.cells, self.runs) + len(self._to_measure()) + expected
 
     def _to_measure(self) -> set[tuple[str, str]]:
-        """Measure and run id of every measurement that is known by now, done or not."""
+        """Measure and run id of every known measurement, done or not."""
         return {(m.measure, r.run_id) for m in self.measured for r in m.runs(self.runs)}
 
     @property
     def done(self) -> int:
-        """How many of the runs and measurements are there."""
+        """Number of runs and measurements with a record."""
         runs = {r.run_id for c in self.cells for r in c.runs(self.runs)} & self.runs.keys()
         found = [run_id in self.measures[name] for name, run_id in self._to_measure()]
         return len(runs) + sum(found)
 
     def learn(self, job: Job, folder: ResultsFolder) -> dict:
-        """Take in the record a job has written; returns it."""
+        """Read the record a job has written into the backlog; returns the record."""
         kept = self.runs if job.measure is None else self.measures[job.measure]
         kept[job.config.run_id] = found = store.read_one(job.record(folder))
         return found

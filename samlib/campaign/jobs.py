@@ -1,7 +1,6 @@
 """One job of a campaign: a run to train or a measurement to take, and its record written.
 
-The worker writes the record itself, so that a finished run is on disk whatever happens to
-anybody else.
+The worker writes the record itself, so that a finished run is on disk even if the campaign dies.
 """
 
 import traceback
@@ -89,13 +88,13 @@ GPU_SHARE = {
 
 
 def gpu_share(job: Job) -> float:
-    """How much of a GPU a job takes, by the network it trains or measures."""
+    """Share of a GPU that a job takes, by its network."""
     return GPU_SHARE[job.config.model]
 
 
 @dataclass
 class Outcome:
-    """What became of some jobs, by name: done, failed with their reasons, not started."""
+    """Outcome of some jobs, by name: done, failed with their reasons, not started."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -103,7 +102,7 @@ class Outcome:
 
 
 def run_job(job: Job, folder: ResultsFolder, device: str, data_dir: Path | None) -> str | None:
-    """Train or measure one run and write its record; returns why it failed, or None."""
+    """Train or measure one run and write its record; returns the reason of a failure, or None."""
     with Journal(folder, job.name, job.config, device) as log:
         try:
             job.run(folder, log, device, data_dir)

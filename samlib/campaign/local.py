@@ -23,15 +23,15 @@ _KILLED = -9  # exit code of a process that SIGKILL ended
 
 
 def default_workers(device: str, jobs: Iterable[Job]) -> int:
-    """Worker processes where none were asked for: one per core, or as many as share a GPU well.
+    """Default number of worker processes: one per core, or as many as share a GPU well.
 
-    Runs share a device as processes, not as one network with batched weights, so that a run
-    computes what it would alone, on the CPU bit for bit: it has BatchNorm statistics of its own,
-    and diverges, fails or is resumed by itself.
+    Runs share a device as processes, not as one network with batched weights. A run therefore
+    computes the same numbers as alone, on the CPU bit for bit, has BatchNorm statistics of its
+    own, and diverges, fails or resumes by itself.
 
     Args:
         device: cpu or cuda.
-        jobs: what is to be done; on a GPU the largest share among them decides.
+        jobs: jobs to be done; on a GPU the largest share among them decides.
     """
     cores = os.cpu_count() or 1
     if device == "cpu":
@@ -40,7 +40,7 @@ def default_workers(device: str, jobs: Iterable[Job]) -> int:
 
 
 def _run_job(begun_by: dict, job: Job, *place) -> str | None:
-    """`run_job`, in a worker that may have been started long after the campaign was."""
+    """`run_job`, in a worker that may have been started long after the campaign."""
     if origin() != begun_by:
         raise OtherCode(
             "the code or a package was changed while the campaign ran, and a worker started since "
@@ -62,7 +62,7 @@ def _start_worker() -> None:
 
 
 class _Worker:
-    """One process, started when it gets a job and again after it died."""
+    """One process, started for its first job and again after a death."""
 
     def __init__(self):
         self._pool = self._start()
@@ -72,7 +72,7 @@ class _Worker:
         return ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_worker)
 
     def submit(self, *call) -> Future:
-        """Hand it a call; one that died while it had nothing to do is started again."""
+        """Hand the worker a call; a worker that died while idle is started again."""
         if any(process.exitcode is not None for process in self._processes()):
             self.restart()
         try:
@@ -82,7 +82,7 @@ class _Worker:
             return self._pool.submit(*call)
 
     def restart(self) -> str:
-        """Start it again; returns what is known of how it died."""
+        """Start the worker again; returns the known cause of its death."""
         processes = self._processes()
         self._pool.shutdown()
         self._pool = self._start()
@@ -92,7 +92,7 @@ class _Worker:
         return f" (exit code {code})" if code else ""
 
     def end(self, at_once: bool) -> None:
-        """End it after what it is at, or at once."""
+        """End the worker after its current job, or at once."""
         for process in self._processes() if at_once else ():
             process.terminate()
         self._pool.shutdown(cancel_futures=True)
@@ -104,10 +104,10 @@ class _Worker:
 class LocalExecutor:
     """Worker processes on this machine, kept from one call of `run` to the next.
 
-    Each is a pool of its own, so that a death is blamed on the one job its worker was at.
+    Each worker is a pool of its own, so that a death is blamed on the one job of that worker.
 
     Args:
-        folder: where records and weights go.
+        folder: results folder of records and weights.
         workers: processes, one thread each.
         device, data_dir: as in `one_run.train`.
     """
@@ -131,7 +131,7 @@ class LocalExecutor:
         return self
 
     def __exit__(self, kind, *exception) -> None:
-        """End the workers; in mid-run at once, as what they had finished is on disk already."""
+        """End the workers, in mid-run at once: finished runs are on disk already."""
         for worker in (*self._idle, *(worker for _, worker in self._busy.values())):
             worker.end(at_once=kind is not None)
 
@@ -145,13 +145,13 @@ class LocalExecutor:
         """Run jobs; their records do not depend on the number of workers.
 
         Args:
-            jobs: what to train or measure, in this order.
-            may_start: asked before each start; a job refused is skipped.
-            on_done: told of every job that ended, with the reason if it failed.
+            jobs: jobs, in the order of the work.
+            may_start: called before each start; False skips the job.
+            on_done: called after every job, with the reason if the job failed.
 
         Raises:
-            DiskError: a record cannot be written; what was written before is kept.
-            OtherCode: the code was changed meanwhile, and a new worker has the new one.
+            DiskError: a record cannot be written; earlier records are kept.
+            OtherCode: a new worker would run changed code.
         """
         outcome, deaths = Outcome(), Counter()
         waiting: deque[Job] = deque(jobs)

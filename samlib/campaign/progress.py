@@ -1,4 +1,4 @@
-"""How far a campaign is, as one line that is rewritten or logged."""
+"""Progress of a campaign, as one line that is rewritten or logged."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 def clock(seconds: float | None) -> str:
-    """A duration for people.
+    """A readable duration.
 
     >>> clock(75), clock(3 * 3600 + 120), clock(None)
     ('1m15s', '3h02m', '?')
@@ -19,7 +19,7 @@ def clock(seconds: float | None) -> str:
 
 
 def bar(done: int, total: int) -> str:
-    """How much of a whole is done.
+    """A bar for the done part of a whole.
 
     >>> bar(1, 2)
     '[############............]'
@@ -38,7 +38,7 @@ class Progress:
         self._every, self._last, self._shown = every, -every, -1
 
     def show(self, left: float | None, final: bool = False) -> None:
-        """Print the state if it is due; `left` is the expected time in seconds."""
+        """Print the state if an update is due; `left` is the expected time in seconds."""
         now = time.monotonic()
         due = self.live or final or now - self._last >= self._every
         if not due or (final and self._shown == self.done):

@@ -1,12 +1,12 @@
 """Jobs as tasks of a Ray cluster, which may be many machines.
 
-A node that sees the campaign's folder works in it as a local worker would: a run whose node died
-is continued elsewhere from its checkpoint. One that does not see it works in a folder of its own,
-and record, weights and log come back through Ray. Either way the record is written by the process
-that holds the folder, so that no delay of a network's file system is between it and its reader.
+A node that shares the campaign's folder works there like a local worker: a run whose node died
+resumes elsewhere from its checkpoint. A node without the folder works in a folder of its own, and
+record, weights and log return through Ray. The process that holds the folder writes every record,
+so that no delay of a network file system stands between a record and its reader.
 
-This package, at the same versions, has to be installed on every node, and the data there or in the
-same folder. Nothing else in it imports Ray.
+Every node needs this package at the same versions, and the data there or in the shared folder. No
+other module imports Ray.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class ClusterError(SamlibError):
 
 
 def resources(job: Job, device: str) -> dict[str, float]:
-    """What a job asks Ray for: one core, as it uses one thread, and its share of a GPU."""
+    """Ray resources of a job: one core, for its one thread, and its share of a GPU."""
     asked = {"num_cpus": 1.0}
     if device != "cpu":
         asked["num_gpus"] = gpu_share(job)
@@ -50,13 +50,13 @@ def resources(job: Job, device: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Site:
-    """What a task has to know of the campaign.
+    """Campaign data that a task needs.
 
     Attributes:
-        folder: where it is on the machine that holds it.
-        token: what that folder's `logs/shared` says; None: not to be looked for.
-        name: tells this campaign from others in a node's folder for temporary files.
-        origin: code and versions a node must have.
+        folder: path on the machine that holds the folder.
+        token: content of the folder's `logs/shared`; None: nodes do not look for the folder.
+        name: name of the campaign in a node's folder for temporary files.
+        origin: code and versions required of a node.
         device, data_dir: as in `local.LocalExecutor`.
     """
 
@@ -69,7 +69,7 @@ class Site:
 
     @property
     def shared(self) -> bool:
-        """Whether the campaign's folder is the same one here."""
+        """Whether this node shares the campaign's folder."""
         try:
             return self.token is not None and _token(self.folder).read_text() == self.token
         except (OSError, ValueError):
@@ -78,7 +78,7 @@ class Site:
 
 @dataclass
 class Answer:
-    """What a task returns: why it failed, if no other run could be kept either, and its files."""
+    """Result of a task: reason of a failure, whether the disk failed, and the files."""
 
     failure: str | None = None
     disk: bool = False
@@ -87,12 +87,12 @@ class Answer:
 
 
 def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
-    """Train or measure one run on the node this is called on.
+    """Train or measure one run on the calling node.
 
     Args:
         job: the run, or the measurement.
-        site: whose it is.
-        inputs: files of the campaign the job reads, for a node that does not see its folder.
+        site: campaign of the job.
+        inputs: files that the job reads, for a node without the campaign's folder.
     """
     if origin() != site.origin:
         return Answer(
@@ -127,7 +127,7 @@ def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
 
 @contextmanager
 def _apart(site: Site, job: Job) -> Iterator[ResultsFolder]:
-    """A folder on this node for one job; a checkpoint that a killed worker left is still in it."""
+    """A folder on this node for one job, with the checkpoint of a killed worker, if any."""
     place = Path(tempfile.gettempdir()) / f"samlib-{os.getuid()}" / site.name / job.name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = ResultsFolder(place)
@@ -148,7 +148,7 @@ def import_ray():
     """Ray, without its usage statistics.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray will do by default one day: leave CUDA_VISIBLE_DEVICES alone where no GPU is asked.
@@ -170,7 +170,7 @@ def connect(workers: int | None) -> None:
 
     Raises:
         ConfigError: Ray is not installed.
-        ClusterError: there should be a cluster, and it cannot be reached.
+        ClusterError: the named cluster cannot be reached.
     """
     ray = import_ray()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -203,7 +203,7 @@ def _address() -> str:
 
 
 def _check(address: str) -> None:
-    """Raise what connecting raises: where nobody answers Ray would try for many minutes."""
+    """Raise an error of the connection at once; Ray itself would try for many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK).close()
@@ -211,7 +211,7 @@ def _check(address: str) -> None:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """What a SIGTERM does is the command line's to say: Ray puts its own in its place."""
+    """Keep the command line's SIGTERM handler, which Ray replaces."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -225,11 +225,11 @@ class RayExecutor:
 
     Args:
         folder: where records and weights go.
-        workers: at most so many jobs at once, and CPUs of a cluster that is started here; None:
-            as many as there is room for.
-        device: cpu or cuda; which GPU is Ray's to choose.
+        workers: largest number of jobs at once, and CPUs of a cluster that is started here; None:
+            as many as fit.
+        device: cpu or cuda; Ray chooses the GPU.
         data_dir: as in `one_run.train`, on every node.
-        shared: let nodes look whether they see the campaign's folder.
+        shared: nodes may look for the campaign's folder.
 
     Raises:
         ConfigError: Ray is not installed, or a GPU is given by its number.
@@ -281,7 +281,7 @@ class RayExecutor:
         return self
 
     def __exit__(self, *exception) -> None:
-        """End the tasks at once; what they had finished and handed over is on disk already."""
+        """End the tasks at once; finished runs are on disk already."""
         with contextlib.suppress(OSError):
             _token(self._folder).unlink(missing_ok=True)
         with contextlib.suppress(self._ray.exceptions.RayError):
@@ -300,11 +300,11 @@ class RayExecutor:
         may_start: Callable[[Job], bool] = lambda job: True,
         on_done: Callable[[Job, str | None], None] = lambda job, failure: None,
     ) -> Outcome:
-        """Run jobs; their records do not depend on where. See `local.LocalExecutor.run`.
+        """Run jobs; records do not depend on the node. See `local.LocalExecutor.run`.
 
         Raises:
             DiskError: a record cannot be written, here or on a node.
-            ClusterError: no node has been left for a minute.
+            ClusterError: the cluster has had no node for a minute.
         """
         outcome, deaths = Outcome(), Counter()
         waiting: deque[Job] = deque(jobs)
@@ -353,7 +353,7 @@ class RayExecutor:
             )
 
     def _fits(self, job: Job, room: Counter) -> bool:
-        """Whether a job would begin at once: one that waits in Ray could not be refused later."""
+        """Whether a job would start at once: a job that waits in Ray cannot be refused later."""
         if not self._flying:
             return True
         asked = Counter()
@@ -372,7 +372,7 @@ class RayExecutor:
         self._flying[task.remote(job, self._site, inputs)] = job
 
     def _answer(self, flown) -> Answer | str:
-        """What a task returned; how its worker or its node died, if it did."""
+        """Result of a task, or the cause of its worker's or node's death."""
         try:
             return self._ray.get(flown)
         except self._ray.exceptions.RayTaskError as error:  # not in the run: `run_job` returns
@@ -400,9 +400,9 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def simulated(nodes: int) -> Iterator:
-    """A cluster of that many nodes of one CPU on this machine, beside a head that runs nothing.
+    """A cluster of `nodes` nodes with one CPU each on this machine, beside an idle head.
 
-    Its processes are those of a real one; `RAY_ADDRESS` names it inside the block.
+    Its processes are those of a real cluster; `RAY_ADDRESS` names the cluster inside the block.
     """
     import_ray()
     from ray.cluster_utils import Cluster

@@ -1,4 +1,4 @@
-"""Train and measure everything a profile misses, in order."""
+"""Train and measure the missing runs of a profile, in order."""
 
 import sys
 import time
@@ -31,8 +31,8 @@ def start_executor(
     Args:
         name: one of `EXECUTORS`.
         folder, device, data_dir: as in `local.LocalExecutor`.
-        workers: None is `local.default_workers`, or as many as the cluster has room for.
-        jobs: what is to be done, as far as it is known: how well it shares a GPU.
+        workers: None means `local.default_workers`, or as many as fit the cluster.
+        jobs: known jobs, whose shares of a GPU set the default number of workers.
 
     Raises:
         ConfigError: an unknown name, or Ray is not installed.
@@ -57,20 +57,19 @@ def run_missing(
     quiet: bool = False,
     executor: str = "local",
 ) -> Outcome:
-    """Train and measure everything some chapters need that has no record yet.
+    """Train and measure the runs of some chapters that have no record yet.
 
     Args:
-        needs: chapter by chapter; each is complete before the next begins, so that what is
-            most decisive comes first.
-        folder: where the records are; the caller holds its lock.
+        needs: chapter by chapter, the most decisive first; each is complete before the next begins.
+        folder: results folder; the caller holds its lock.
         workers, device, data_dir: as in `start_executor`.
-        time_budget: seconds; nothing is started that is expected to end after them.
+        time_budget: seconds; no job is started that is expected to end later.
         quiet: show no progress.
-        executor: where runs run, one of `EXECUTORS`; records do not depend on it.
+        executor: one of `EXECUTORS`; records do not depend on it.
 
     Raises:
-        ConfigError: Ray is asked for and not installed.
-        ClusterError: its cluster cannot be reached, or is gone.
+        ConfigError: Ray is not installed.
+        ClusterError: the cluster cannot be reached, or is gone.
         RecordError: the folder was made by another record format.
     """
     begun = time.monotonic()

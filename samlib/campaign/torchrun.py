@@ -29,17 +29,17 @@ def run_missing_on_all_workers(
 ) -> int:
     """Train the missing runs of some chapters one after the other, each on all workers.
 
-    The folder is the first worker's alone; others need not see it. Measurements of final weights
-    are left to `runner.run_missing`, in one process.
+    Only the first worker uses the folder. `runner.run_missing` in one process measures the final
+    weights.
 
     Args:
         needs: as in `runner.run_missing`.
-        folder: where the records are; the first worker holds its lock.
+        folder: results folder; the first worker holds its lock.
         workers, perturbation, data_dir: as in `distributed.train_distributed`.
         time_budget: seconds after which no run is started.
 
     Returns:
-        How many runs were done.
+        Number of finished runs.
     """
     begun, done = time.monotonic(), 0
     if workers.rank == 0:
@@ -50,7 +50,7 @@ def run_missing_on_all_workers(
             spent = time_budget is not None and time.monotonic() - begun > time_budget
             if workers.total(float(spent))[0]:
                 return done
-            with _told(config, folder, workers) as log:
+            with _journal(config, folder, workers) as log:
                 record = train_distributed(
                     config,
                     workers,
@@ -69,18 +69,20 @@ def run_missing_on_all_workers(
 
 
 def _next(chapter: Needs, folder: ResultsFolder, workers: Workers) -> RunConfig | None:
-    """The first run missing, as the first worker sees it: network disks show others later."""
+    """The first missing run, read by the first worker: network disks may lag for others."""
     found = None
     if workers.rank == 0:
         missing = missing_runs(chapter.cells, store.read(folder.runs))
         found = missing[0].to_dict() if missing else None
-    told = workers.first_ones(found)
-    return told and RunConfig.from_dict(told)
+    fields = workers.first_ones(found)
+    return fields and RunConfig.from_dict(fields)
 
 
 @contextmanager
-def _told(config: RunConfig, folder: ResultsFolder, workers: Workers) -> Iterator[Journal | None]:
-    """The journal of a run, for the first worker; it says why the run stopped, if it did."""
+def _journal(
+    config: RunConfig, folder: ResultsFolder, workers: Workers
+) -> Iterator[Journal | None]:
+    """The journal of a run, for the first worker; a failure is noted with its reason."""
     if workers.rank:
         yield None
         return

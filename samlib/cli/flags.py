@@ -10,8 +10,8 @@ from samlib.bench import KINDS
 from samlib.errors import ConfigError
 
 _FOLDERS = (
-    "A relative path is meant from the current folder, a default from the project's: the checkout "
-    "around the current folder, or else the one samlib is run from."
+    "Paths you type are relative to the current directory; default paths are relative to the "
+    "project root: the checkout around the current directory, or else the one that holds samlib."
 )
 _DURATION = {"s": 1, "m": 60, "h": 3600}
 
@@ -49,7 +49,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def path(text: str) -> Path:
-    """An absolute path that can be asked for."""
+    """An absolute path, checked to be usable."""
     try:
         return files.typed(text)
     except ConfigError as error:
@@ -58,18 +58,18 @@ def path(text: str) -> Path:
 
 def _common(parser: argparse.ArgumentParser, *, compute: bool = False) -> None:
     parser.add_argument("--profile", default="quick", help="scale of the study (default: quick)")
-    _results(parser, "folder of results; records go to DIR/PROFILE/runs/")
+    _results(parser, "results folder; records go to DIR/PROFILE/runs/")
     if compute:
         parser.add_argument(
             "--workers",
             type=workers,
-            help="runs at once (default: one per core; cuda: by network; ray: all it has room for)",
+            help="runs at once (default: one per core; cuda: by network; ray: as many as fit)",
         )
         parser.add_argument(
             "--executor",
             choices=["local", "ray"],
             default="local",
-            help="local, worker processes here, or ray, a cluster (default: local)",
+            help="local: processes on this machine; ray: tasks of a Ray cluster (default: local)",
         )
         _device(parser, default=None, note="the profile's")
 
@@ -93,7 +93,7 @@ def _perturbation(parser: argparse.ArgumentParser) -> None:
         "--perturbation",
         choices=["worker", "synchronised"],
         default="worker",
-        help="under torchrun: each worker's own, or that of the whole batch (default: worker)",
+        help="under torchrun: along each worker's gradient, or the whole batch's (default: worker)",
     )
 
 
@@ -115,34 +115,34 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb(
         "reproduce",
-        "train a whole profile anew, put it in place (replaces DIR/PROFILE as a whole), build "
+        "train a whole profile anew, replace DIR/PROFILE once the new runs are complete, and build "
         "the book",
     )
     _common(p, compute=True)
     _folder(p, "book", "folder for the built book (default: book)")
-    p = verb("run", "train only what is missing")
+    p = verb("run", "train and measure only what has no record yet")
     _common(p, compute=True)
-    p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one notebook")
-    p.add_argument("--time-budget", type=duration, help="start nothing that would end after it")
+    p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one chapter")
+    p.add_argument("--time-budget", type=duration, help="start no run expected to end later")
     _perturbation(p)
-    p = verb("status", "runs done, missing and diverged, and time left, per notebook")
+    p = verb("status", "runs done, missing and diverged, and time left, per chapter")
     _common(p)
-    p.add_argument("--watch", action="store_true", help="go on showing it, and what runs now")
+    p.add_argument("--watch", action="store_true", help="keep showing it, with running jobs")
     p.add_argument(
         "--every", type=duration, default=2.0, metavar="SECONDS", help="with --watch (default: 2)"
     )
     p = verb("train", "train one configuration and print its record")
-    p.add_argument("--profile", default="quick", help="whose base run the flags change")
-    p.add_argument("--family", help="which of its models: wrn, resnet, ... (default: the first)")
+    p.add_argument("--profile", default="quick", help="profile of the base configuration")
+    p.add_argument("--family", help="network: wrn, resnet, ... (default: the headline's)")
     p.add_argument(
-        "--results", type=path, metavar="DIR", help="also keep record and weights in DIR/PROFILE"
+        "--results", type=path, metavar="DIR", help="also write record and weights to DIR/PROFILE"
     )
     _device(p, default=None, note="the profile's")
     _perturbation(p)
     _config_flags(p)
     p = verb("prepare", "build a data set's cache")
     p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")
-    p.add_argument("--profile", default="quick", help="without --dataset: all it needs")
+    p.add_argument("--profile", default="quick", help="without --dataset: all data sets of it")
     p.add_argument("--data", type=path, help="folder of data caches (default: data)")
     p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
     p.add_argument("name")
@@ -152,28 +152,28 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("KEY", "VALUE"),
-        help="a parameter of the notebook; a folder in it is meant from the project's",
+        help="parameter of the notebook; paths are relative to the project root",
     )
     p.add_argument("--output", type=path, help="executed copy (default: build/NAME.ipynb)")
     _common(p)
     p = verb("book", "execute the notebooks from the records and build the book; trains nothing")
-    p.add_argument("--profile", help="pages of one profile (default: all that have records)")
-    _results(p, "folder of results")
+    p.add_argument("--profile", help="pages of one profile (default: every profile with records)")
+    _results(p, "results folder")
     _folder(p, "book", "folder for the built book (default: book)")
-    p = verb("tables", "write the tables made from the records")
+    p = verb("tables", "write the tables of a profile as CSV files")
     _common(p)
-    p = verb("bench", "measure what things cost; records in DIR/bench")
+    p = verb("bench", "time steps, epochs and augmentation; records go to DIR/bench")
     p.add_argument(
         "what",
         choices=list(KINDS),
         help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
     )
-    _results(p, "folder of results")
-    group = p.add_argument_group("what is timed", "where not given, as `samlib.bench` says")
+    _results(p, "results folder")
+    group = p.add_argument_group("what is timed", "defaults: see the modules of samlib.bench")
     for name, kind, note in (
-        ("profile", str, "step, packing: the network of its headline, on its data's size"),
-        ("family", str, "step, packing: another of the profile's networks"),
-        ("model", str, "step, epoch, augment: one of the zoo at 32 x 32 (default: resnet56)"),
+        ("profile", str, "step, packing: the profile's headline network, at its image size"),
+        ("family", str, "step, packing: another network of the profile"),
+        ("model", str, "step, epoch, augment: a model at 32 x 32 pixels (default: resnet56)"),
         ("batch-size", int, "step, epoch, augment: images in a batch"),
         ("images", int, "epoch, augment, packing: images in an epoch"),
         ("augment", str, "epoch: none, basic or autoaugment (default: autoaugment)"),
@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
         ("epochs", int, "packing: epochs of a run"),
         ("runs", int, "packing: runs per worker"),
         ("workers", counts, "packing, growth: numbers of worker processes, such as 1,2,4"),
-        ("rounds", int, "how often each is timed"),
+        ("rounds", int, "how often each contender is timed"),
         ("threads", workers, "CPU threads (default: 1)"),
         ("device", str, "cpu or cuda (default: cpu)"),
     ):
@@ -203,5 +203,5 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
             "--" + field.name.replace("_", "-"),
             type=kind,
             default=argparse.SUPPRESS,
-            help="default: the profile's",
+            help="default: the profile's value",
         )

@@ -13,7 +13,7 @@ from samlib.errors import ConfigError, choose
 
 # shift: for signs that have a right way round, such as digits
 # basic: the recipe of the SAM-ON authors; autoaugment: theirs with the CIFAR-10 policy after it
-# inception: of data sets in folders, which are augmented as they are decoded (`samlib.folders`)
+# inception: for data sets in folders, augmented while decoded (`samlib.data.image_folders`)
 AUGMENTATIONS = ("none", "shift", "basic", "autoaugment", "inception")
 
 
@@ -54,7 +54,7 @@ def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
 
 
 def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Pad images (N, C, H, W) with `pad` black pixels and cut each back at its own place.
+    """Pad images (N, C, H, W) with `pad` black pixels and crop each at a random place.
 
     All (2 pad + 1)^2 places are equally likely.
     """

@@ -92,7 +92,7 @@ def apply(images: Tensor, policy: Tensor, used: Tensor, sign: Tensor) -> Tensor:
 
 
 def magnitude(name: str, level: int | None, sign: Tensor) -> Tensor:
-    """What operation `name` is given at level 0..9, once per entry of `sign`: float64."""
+    """Magnitude of operation `name` at level 0..9, one float64 per entry of `sign`."""
     if name not in RANGES:
         return torch.zeros(len(sign), dtype=torch.float64)
     amount = np.linspace(*RANGES[name], 10)[level]
@@ -182,7 +182,7 @@ def _shear_x(images: Tensor, amount: Tensor) -> Tensor:
 def _transposed(
     operation: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The same along columns."""
+    """The operation along columns instead of rows."""
     return lambda images, amount: operation(images.mT, amount).mT
 
 

@@ -1,4 +1,4 @@
-"""Data sets as arrays: what is known of them, where their caches are, how these are checked."""
+"""Data sets as arrays: their properties, their caches and the checks of a cache."""
 
 import errno
 import functools
@@ -20,7 +20,7 @@ from samlib.files import DiskError, resolve, write_atomically
 
 @dataclass(frozen=True)
 class Info:
-    """What is known about a data set before it is read.
+    """Properties of a data set that are known before its data are read.
 
     `mean` and `std` normalise raw pixels divided by 255, one value per channel. `channel_means`
     are the published means of the training pixels / 255, by which a cache is recognised; empty
@@ -184,7 +184,7 @@ def _own_images(info: Info, data_dir: str | Path | None) -> str:
 
 
 def _command(name: str, cache: Path) -> str:
-    """What prepares a cache where it is looked for."""
+    """The command that prepares a cache at its path."""
     command = f"python -m samlib prepare --dataset {name}"
     if cache.resolve() == _cache_path(name, None).resolve():
         return command
@@ -202,7 +202,7 @@ def _cache_path(name: str, data_dir: str | Path | None) -> Path:
 
 @functools.lru_cache(maxsize=2)
 def _read(info: Info, path: Path, mtime_ns: int, size: int) -> Arrays:
-    """The cache at `path`, checked; mtime and size are there to notice a changed file."""
+    """The cache at `path`, checked; with another mtime or size the file is read again."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):  # its directory is at the end: truncation shows here
@@ -253,7 +253,7 @@ def _download(info: Info, archives: Path) -> Arrays:
 
 
 def _problem(info: Info, arrays: Arrays) -> str | None:
-    """The first thing that is wrong with the arrays of a downloaded set, None if nothing is."""
+    """The first fault of a downloaded set's arrays; None if there is none."""
     for split, count in (("train", info.train_count), ("test", info.test_count)):
         images = getattr(arrays, f"{split}_images")
         labels = getattr(arrays, f"{split}_labels")
@@ -280,8 +280,8 @@ def _problem(info: Info, arrays: Arrays) -> str | None:
 def canonical(arrays: Arrays) -> Arrays:
     """The same images in the order of their SHA-256 digests, equal images by label.
 
-    Archives of one data set hold its images in different orders; a seed means the same images to
-    all of them only if the order is that of the images themselves.
+    Archives of one data set hold its images in different orders. A seed selects the same images
+    from every archive only if the order follows from the images themselves.
     """
 
     def order(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

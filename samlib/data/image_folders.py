@@ -1,7 +1,7 @@
 """Data sets too large for memory: images in one folder per class, decoded as they are needed.
 
-The same face as `splits.Splits`: batches of uint8 images and labels on a device. How an image is
-cropped and flipped follows from the run's seed, the epoch and the image alone, so that neither the
+The interface is that of `splits.Splits`: batches of uint8 images and labels on a device. Crop and
+flip of an image follow from the run's seed, the epoch and the image alone, so that neither the
 number of loading processes nor an interruption changes a run.
 """
 
@@ -101,7 +101,7 @@ def inception(image: Tensor, size: int, seed: int) -> Tensor:
 
 
 class Files(Dataset):
-    """Image files and labels; with an epoch's seed augmented, without cut out centrally."""
+    """Image files and labels; augmented with an epoch's seed, without one cropped centrally."""
 
     def __init__(self, files: np.ndarray, labels: np.ndarray, size: int, epoch: int | None = None):
         self.files, self.labels, self.size, self.epoch = files, labels, size, epoch
@@ -206,7 +206,7 @@ class FolderSplits:
 
 
 def check(name: str, data_dir: str | Path | None) -> tuple[Path, list[str]]:
-    """Where a data set's folders are, and its classes, once both have the same ones.
+    """Folder and classes of a data set whose training and validation classes agree.
 
     Raises:
         DataMissing: a folder that is not there or has no folders in it.

@@ -1,6 +1,6 @@
-"""What a run trains and tests on: how a seed splits a data set, and the network's input.
+"""The splits of a seed, and the input of the network.
 
-The data sets themselves are `datasets`'; their names, constants and caches can be had from here.
+Names, constants and caches of the data sets are those of `datasets`, exported from here, too.
 """
 
 import functools
@@ -72,7 +72,7 @@ class Splits:
     def plain_batches(
         self, split: str, size: int, most: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split as it is, in order; of the first `most` images."""
+        """Batches of a split in order, without augmentation; of the first `most` images."""
         images, labels = self._of(split)
         yield from zip(images[:most].split(size), labels[:most].split(size), strict=True)
 

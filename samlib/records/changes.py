@@ -1,14 +1,14 @@
-"""How new records of a profile compare with the old ones, run by run."""
+"""Comparison of a profile's new records with the old ones, run by run."""
 
 from pathlib import Path
 
 from samlib.records import store
 
-_SHOWN = 20  # changed runs told one by one
+_SHOWN = 20  # changed runs listed one by one
 
 
 def changes(old: Path, new: Path) -> str:
-    """How new records compare with the old ones, run by run, the largest changes first."""
+    """Compare new records with the old ones, run by run, the largest changes first."""
     after = store.read(new)
     try:
         before = store.read(old)

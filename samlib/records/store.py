@@ -1,8 +1,8 @@
 """Run records on disk: one JSON file per run, written once, whole, and never edited.
 
 `results/<profile>/runs/<run_id>.json` holds what `one_run.train` returns, the format's number and
-a checksum of everything else. A file that is truncated or was edited is told from a good one,
-set aside, and its run is done again.
+a checksum of everything else. A truncated or edited file is recognised and set aside, and its run
+is trained again.
 """
 
 import gc
@@ -25,15 +25,15 @@ Records = dict[str, dict]  # by run id
 
 
 class RecordError(SamlibError):
-    """A record that is not what was written; the message says which and why."""
+    """A damaged record; the message names the file and the fault."""
 
 
 class FormatError(RecordError):
-    """A record of another format: the whole folder is, and is not touched."""
+    """A record of another format, as is its whole folder; the folder is left alone."""
 
 
 class UnreadableError(RecordError):
-    """A record or a folder that the system does not let us read: it may be whole, and stays."""
+    """A record or folder without read permission: possibly whole, and left alone."""
 
 
 def _unreadable(path: Path, error: OSError) -> UnreadableError:
@@ -71,7 +71,7 @@ def write(folder: Path, result: dict) -> Path:
 
 
 def encode(result: dict) -> bytes:
-    """What the file of a record holds."""
+    """Content of a record's file."""
     record = {"format": FORMAT, **result}
     record["checksum"] = _checksum(record)
     # One line per top-level field: small diffs without a line per number.
@@ -80,7 +80,7 @@ def encode(result: dict) -> bytes:
 
 
 def _interned(pairs: list[tuple]) -> dict:
-    """An object of a record; what thousands of records repeat is in memory once."""
+    """An object of a record; strings repeated in thousands of records are in memory once."""
     return {intern(key): intern(v) if type(v) is str else v for key, v in pairs}
 
 
@@ -90,8 +90,8 @@ def read_one(path: str | Path) -> dict:
     Raises:
         RecordError: truncated, edited or misnamed.
         FormatError: written by another format.
-        UnreadableError: no permission to read it, or its disk fails.
-        FileNotFoundError: it is not there.
+        UnreadableError: no permission to read the file, or the disk fails.
+        FileNotFoundError: no such file.
     """
     path = Path(path)
     try:
@@ -115,10 +115,10 @@ def read_one(path: str | Path) -> dict:
 
 
 def files(folder: Path) -> list[Path]:
-    """The records of a folder by name; none if it is not there.
+    """The record files of a folder in order of their names; none if the folder is missing.
 
     Raises:
-        UnreadableError: the system does not let us look, of which `Path.glob` says nothing.
+        UnreadableError: no permission to list the folder, on which `Path.glob` is silent.
     """
     try:
         names = os.listdir(folder)
@@ -132,13 +132,13 @@ def files(folder: Path) -> list[Path]:
 def read(folder: str | Path, *, set_aside: bool = False) -> Records:
     """Every good record of a folder by run id.
 
-    A folder that is not there has none: before a profile's first run none is. So a misspelt name
-    gives {} here; `results.load` with `needs` says which runs it lacks, and in which folder.
+    A missing folder has no records, as before a profile's first run. A misspelt name therefore
+    gives {}; `results.load` with `needs` names missing runs and their folder.
 
     Args:
         folder: a `runs` folder.
         set_aside: move damaged files to `set_aside` beside the folder, so that their runs are
-            done again; otherwise they are only left out. Either way a warning names them.
+            trained again; else damaged files are left out. A warning names them in both cases.
 
     Raises:
         FormatError: the folder was made by another record format.
@@ -170,7 +170,7 @@ def read(folder: str | Path, *, set_aside: bool = False) -> Records:
 
 
 def frame(records: Records | Iterable[dict]) -> pd.DataFrame:
-    """One row per record, of what `read` returns or of some: configuration and final numbers."""
+    """One row per record: configuration and final numbers."""
     if isinstance(records, Mapping):
         records = records.values()
     with uncollected():
@@ -196,7 +196,7 @@ def _row(r: dict) -> dict:
 
 
 def without_times(record: dict) -> dict:
-    """A record less its times and checksum: what must repeat bit for bit."""
+    """A record without times and checksum: the part that must repeat bit for bit."""
     return {key: value for key, value in record.items() if key not in ("times", "checksum")}
 
 
@@ -204,7 +204,7 @@ def without_times(record: dict) -> dict:
 def uncollected() -> Iterator[None]:
     """No garbage collection inside the block.
 
-    It would go through everything that is read there again and again, and free what is older.
+    The collector would scan the growing records again and again.
     """
     enabled = gc.isenabled()
     gc.disable()

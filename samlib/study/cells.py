@@ -23,7 +23,7 @@ class Cell:
     Attributes:
         base: configuration of the base optimizer; its seed is ignored.
         method: what is perturbed.
-        start: values the search begins with; a single one is taken as it is.
+        start: values the search begins with; a single value is taken without a search.
         tuning: seeds that run at every value searched and choose one.
         seeds: seeds of the comparisons, which run at the chosen value; none of them is in `tuning`.
         refine: whether the ladder is extended and refined; see `ladder.search`.
@@ -53,15 +53,15 @@ class Cell:
         return fmean(record["validation_accuracy"] for record in found)
 
     def search(self, records: Records) -> Search:
-        """Where the search for this cell's value stands."""
+        """State of the search for this cell's value."""
         return search(self.start, lambda v: self.validation(v, records), refine=self.refine)
 
     def values(self, records: Records) -> tuple[float, ...]:
-        """Every value the search has asked for by now, ascending."""
+        """Every value the search needs so far, ascending."""
         return self.search(records).values
 
     def chosen(self, records: Records) -> float | None:
-        """The value the cell is compared at; None while it is not known."""
+        """The value the cell is compared at; None while unknown."""
         if self.method.rho_from == "law":
             return self._by_law(records)
         return (self.like or self).search(records).chosen
@@ -82,7 +82,7 @@ class Cell:
         return self.at(self.start[0], self.tuning)[0]
 
     def tuning_runs(self, records: Records) -> list[RunConfig]:
-        """The runs that choose the value, as far as they are known; none if nothing is chosen."""
+        """The known runs that choose the value; none for a cell without a search."""
         cell = self.like or self
         if len(cell.start) == 1:
             return []
@@ -90,12 +90,12 @@ class Cell:
         return found + ([self.counted.any_run] if self.counted else [])
 
     def runs(self, records: Records) -> list[RunConfig]:
-        """Every run of the cell that is known by now, done or not."""
+        """Every known run of the cell, done or not."""
         value = self.chosen(records)
         return self.tuning_runs(records) + ([] if value is None else self.at(value))
 
     def expected(self, records: Records) -> int:
-        """How many runs will join those that are known, as far as can be told."""
+        """Estimated number of runs that will join the known ones."""
         if self.chosen(records) is not None:
             return 0
         more = 0 if self.like else self.search(records).expected
@@ -114,7 +114,7 @@ def missing_runs(cells: Iterable[Cell], records: Records) -> list[RunConfig]:
 
 
 def count_runs(cells: Iterable[Cell], records: Records) -> int:
-    """How many runs some cells come to, those not known yet included as far as can be told."""
+    """Number of runs of some cells, with an estimate of those not known yet."""
     cells = list(dict.fromkeys(cells))
     return len(known_runs(cells, records)) + sum(cell.expected(records) for cell in cells)
 
@@ -126,8 +126,8 @@ class ToMeasure:
     Attributes:
         cell: the cell they belong to.
         measure: name in `measurement.MEASURES`.
-        seeds: how many, the first ones.
-        every_value: those of the search, at each value, instead of those compared.
+        seeds: number of seeds, counted from the first.
+        every_value: measure the tuning runs at every value of the search, not the compared runs.
     """
 
     cell: Cell
@@ -136,7 +136,7 @@ class ToMeasure:
     every_value: bool = False
 
     def runs(self, records: Records) -> list[RunConfig]:
-        """The runs to be measured that are known by now, done or not."""
+        """The known runs to be measured, done or not."""
         if self.every_value:
             return self._searched(self.cell.values(records))
         chosen = self.cell.chosen(records)
@@ -146,7 +146,7 @@ class ToMeasure:
         return [run for v in values for run in self.cell.at(v, self.cell.tuning[: self.seeds])]
 
     def expected(self, records: Records) -> int:
-        """How many runs will join those that are known, as far as can be told."""
+        """Estimated number of runs that will join the known ones."""
         if self.every_value:
             return self.cell.search(records).expected * min(self.seeds, len(self.cell.tuning))
         known = self.cell.chosen(records) is not None
@@ -156,7 +156,7 @@ class ToMeasure:
 def missing_measurements(
     measured: Iterable[ToMeasure], runs: Records, measures: MeasureRecords
 ) -> list[MeasureJob]:
-    """What is still to be measured, of the runs that are known and done, in order."""
+    """Missing measurements of finished runs, in order."""
     jobs = {
         MeasureJob(run, wanted.measure): None
         for wanted in measured

@@ -1,4 +1,4 @@
-"""Which values of a hyperparameter a method is given to choose from: the same rule for all.
+"""The search for a hyperparameter: the same rule for every method.
 
 A ladder of factor 2 is extended at an end until its best value is inside it; then both neighbours
 of the best at a factor of sqrt(2) join. Scores are means of validation accuracy over tuning seeds.
@@ -14,13 +14,13 @@ Score = Callable[[float], float | None]
 
 
 class Search(NamedTuple):
-    """How far a search is.
+    """State of a search.
 
     Attributes:
-        values: every value known to be needed by now, ascending.
-        chosen: the best of them, the smaller one of equals; None while a score is missing.
+        values: every value the search needs so far, ascending.
+        chosen: the best value, of equal ones the smaller; None while a score is missing.
         at_edge: whether the chosen value is the smallest or largest that was tried.
-        expected: how many more values will join, as far as can be told.
+        expected: estimated number of values that will still join.
     """
 
     values: tuple[float, ...]
@@ -49,12 +49,12 @@ def neighbours(value: float) -> tuple[float, float]:
 
 
 def search(start: Sequence[float], score: Score, *, refine: bool = True) -> Search:
-    """Where the search that began with some values stands, given the scores there are.
+    """State of the search that begins with some values, given the known scores.
 
     Args:
-        start: values a factor of 2 apart; a single one is not searched but taken.
-        score: of a value; None while it is not known.
-        refine: False takes the best of `start` as it is.
+        start: values a factor of 2 apart; a single value is taken without a search.
+        score: score of a value; None while unknown.
+        refine: False takes the best of `start`, without extension or refinement.
     """
     if len(start) == 1:
         return Search(tuple(start), start[0])

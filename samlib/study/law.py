@@ -1,12 +1,12 @@
-"""A law under test: the tuned rho of a mask is that of SAM, over the root of the mask's share.
+"""A law under test: a mask's tuned rho is SAM's rho divided by the root of the mask's share.
 
 If tuning equalises the first-order rise of the loss, rho ||T g|| on the mask, then
 
     rho_mask / rho_all = 1 / sqrt(share),    share = ||T g||^2 on the mask / ||T g||^2
 
-with the shares of runs of the same geometry that perturb everything. Found in records after they
-were seen; whether it predicts is what the study asks. It needs p = 2: for p = inf the length of a
-step does not depend on g.
+with the shares of runs of the same geometry that perturb everything. The law was found in records
+after they were seen, and the study tests whether the law predicts. The law needs p = 2: for p = inf
+the length of a step does not depend on g.
 """
 
 import math
@@ -17,7 +17,7 @@ from samlib.trainer.config import RunConfig
 
 
 def predicted(rho: float, share: float) -> float:
-    """The rho the law gives a mask, to three significant digits.
+    """The rho the law predicts for a mask, to three significant digits.
 
     >>> predicted(0.1, 0.04)
     0.5
@@ -43,7 +43,7 @@ def _finite(records: Records, run: RunConfig) -> Sequence[float]:
 
 
 def counted_share(run: RunConfig, records: Records) -> float | None:
-    """Share of the coordinates that a run's mask holds: what a random mask of that size has.
+    """Share of the coordinates in a run's mask: the expected share of a random mask of that size.
 
     A coordinate drawn at random carries the mean share of ||g||^2, so that the expected share of k
     of d coordinates is k / d. None without a record.

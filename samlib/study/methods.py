@@ -14,10 +14,10 @@ class Method:
     Attributes:
         geometry, mask, radius_over, sparsity: as in RunConfig.
         changes: other fields of RunConfig in which the method differs, with their values.
-        rho_from: "search": validation chooses it; "plain": that of the method without its changes;
-            "law": predicted from SAM's (see `law`), untuned.
-        tunes: the field of RunConfig that the search is over; for the base optimizer, which has no
-            rho, None tunes nothing.
+        rho_from: "search": tuned on validation accuracy; "plain": the rho of the method without its
+            changes; "law": predicted from SAM's rho (see `law`), untuned.
+        tunes: field of RunConfig that the base optimizer, which has no rho, is tuned over; None
+            tunes nothing.
     """
 
     geometry: str = NO_PERTURBATION
@@ -39,7 +39,7 @@ class Method:
 
     @functools.cache  # noqa: B019 (methods and bases are few and live as long as the study)
     def on(self, base: RunConfig, value: float, seed: int) -> RunConfig:
-        """The configuration of one run; value is rho, or of the field that the method tunes."""
+        """The configuration of one run; `value` is rho, or the value of the field in `tunes`."""
         if self.geometry == NO_PERTURBATION:
             tuned = {self.tunes: value} if self.tunes else {}
             return base.replace(seed=seed, **dict(self.changes) | tuned)

@@ -20,7 +20,7 @@ SWITCHES = (0.25, 0.5, 0.75)
 
 
 class Needs(NamedTuple):
-    """What a chapter is made from."""
+    """Runs and measurements of a chapter."""
 
     cells: Sequence[Cell]
     measured: Sequence[ToMeasure] = ()
@@ -71,7 +71,7 @@ def _of_headline(profile: Profile, methods: Iterable[Method]) -> list[Cell]:
 
 
 def carriers(profile: Profile) -> Needs:
-    """The runs of the rho sweep: what falls on norm layers, and what leaving them out costs."""
+    """The runs of the rho sweep: the share on norm layers, and the cost of leaving them out."""
     return rho_sweep(profile)
 
 
@@ -88,7 +88,7 @@ def _known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
 
 
 def law(profile: Profile) -> Needs:
-    """SAM-ON and a random mask at the rho the law predicts from SAM's runs, beside their own."""
+    """SAM-ON and a random mask at the rho predicted from SAM's runs, and at their tuned rho."""
     own = _known(profile, (ALL, ON, Method("l2", "random")))
     predicted = [replace(method, rho_from="law") for method in own if method != ALL]
     return Needs(_of_headline(profile, (*own, *predicted)))
@@ -153,17 +153,17 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
 
 
 def chapters(profile: Profile) -> tuple[str, ...]:
-    """Names of the chapters a profile runs, in the order their needs should be met."""
+    """Names of a profile's chapters, in the order of the work."""
     return tuple(NEEDS) if profile.chapters is None else profile.chapters
 
 
 def has(profile: Profile, notebook: str) -> bool:
-    """Whether a notebook is part of a profile; one that needs no runs is part of each."""
+    """Whether a notebook is part of a profile; a notebook without runs is part of every one."""
     return notebook not in NEEDS or notebook in chapters(profile)
 
 
 def groups(profile: Profile) -> list[Needs]:
-    """What is run first, whatever its chapter: should time run out, this much is there."""
+    """Runs that come before the chapters, so that they exist if time runs out."""
     return [Needs([profile.cell(f, method) for f, method in group]) for group in profile.order]
 
 
@@ -172,12 +172,10 @@ def _in(profile: Profile) -> list[Callable[[Profile], Needs]]:
 
 
 def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
-    """The needs of every chapter, or of one, in the order they should be met.
-
-    Of every chapter: after the profile's `groups`.
+    """The needs of one chapter, or the profile's `groups` and then the needs of every chapter.
 
     Raises:
-        ConfigError: no such chapter, or not one of the profile's.
+        ConfigError: the profile has no such chapter.
     """
     if only is not None:
         of_profile = f"notebook of profile {profile.name}"

@@ -18,11 +18,11 @@ class Row:
     """A line of a profile's grids: a method that the profile runs.
 
     Attributes:
-        method: with changes, if these are to have a search that begins elsewhere.
+        method: with its changes, if the changed method has a search of its own.
         start: values its search begins with, a factor of 2 apart; none for the base optimizer.
-        family: the network it is meant for; None is every network.
-        seeds: how many are compared; None is as many as the profile has by default, which is also
-            what a method has that differs from the row's.
+        family: the network of the row; None means every network.
+        seeds: number of compared seeds; None means the profile's default, which also applies to a
+            method that differs from the row's.
     """
 
     method: Method
@@ -42,19 +42,19 @@ class Profile:
         bases: configuration of the base optimizer by family: wrn, resnet, resnext or vit, and
             after a dash what it differs in (wrn-autoaugment, vit-lion).
         headline: the family of the headline, the rho curves and the masks.
-        grids: which methods are run, and where their search begins. Of the rows for a method, one
-            of its family comes before one for all, and one with the method's changes before one
-            without. A variant with rows for all and only_norm is a row of the table of variants, a
-            mask with a row for l2 one of the table of masks.
+        grids: which methods are run, and where each search begins. A row with the method's changes
+            comes before a row without, and a row of the family before a row for all families. A
+            variant with rows for all and only_norm joins the table of variants, a mask with a row
+            for l2 the table of masks.
         seeds: seeds of a comparison, unless its row says otherwise.
-        first_seed: the first of them; the others follow.
+        first_seed: the first seed of a comparison; the others follow.
         tuning: the seeds that choose rho.
         measured_seeds: seeds of the base optimizer, SAM and SAM-ON whose final weights are
             measured.
         refine: whether a search is extended and refined; see `ladder.search`.
         order: what is run before the chapters, group by group: pairs of family and method.
-        chapters: which chapters it runs; None is all of them.
-        device: where the runs are meant to run, cpu or cuda.
+        chapters: the chapters of the profile; None means all.
+        device: default device of the runs, cpu or cuda.
     """
 
     name: str
@@ -73,10 +73,10 @@ class Profile:
     device: str = "cpu"
 
     def cell(self, family: str, method: Method) -> Cell:
-        """The one cell of a method in a family: every notebook gets the same.
+        """The cell of a method in a family.
 
         Raises:
-            ConfigError: no row to begin the method's search from.
+            ConfigError: the profile has no row for the method.
         """
         row = self.row(family, method)
         count = self._count(row) if row.method == method else self.seeds
@@ -93,10 +93,10 @@ class Profile:
         return cell
 
     def row(self, family: str, method: Method) -> Row:
-        """The row a method's search begins from.
+        """The row where a method's search begins.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the profile has no row for the method.
         """
         found = self._row(family, method)
         if found is None:
@@ -123,7 +123,7 @@ class Profile:
         return self.seeds if row.seeds is None else row.seeds
 
     def _most_seeds(self, family: str) -> int:
-        """The base optimizer is compared with everything, so that it has every seed."""
+        """Seeds of the base optimizer, which is compared with every method."""
         return max(self._count(row) for row in self._rows(family))
 
     def _seeds(self, count: int) -> tuple[int, ...]:

@@ -40,12 +40,12 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, model: nn.Module, norm: float) -> None:
-    """Have the optimizer clip the descent gradient, over all parameters, just before its step.
+    """Register a hook that clips the descent gradient, over all parameters, before each step.
 
     Args:
-        optimizer: of the model.
-        model: whose gradients.
-        norm: the largest norm they keep; 0 does not clip.
+        optimizer: optimizer of the model.
+        model: model whose gradients are clipped.
+        norm: largest norm of the gradient; 0 does not clip.
     """
     parameters = list(model.parameters())
 
@@ -78,7 +78,7 @@ def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
 def continue_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load a state_dict, on the CPU, that may have been written from another device.
 
-    `capturable` belongs to the device, not to the run; AdamW's count of steps goes where it says.
+    `capturable` belongs to the device, not to the run, and decides where AdamW's step count lives.
     """
     groups = [
         group | {name: mine[name] for name in mine.keys() & {"capturable"}}

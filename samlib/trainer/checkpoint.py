@@ -14,7 +14,7 @@ _DIGEST = 64  # hexadecimal characters of a SHA-256 in front of the payload
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint; the one before it stays beside it until this one is whole.
+    """Write a checkpoint; the previous one is kept until the new one is whole.
 
     Raises:
         DiskError: the disk is full or the folder not writable.
@@ -31,7 +31,7 @@ def save(path: Path, state: dict) -> None:
 def load(path: Path) -> dict | None:
     """The newest checkpoint that is whole, or None; a damaged one is named in a warning.
 
-    Its tensors are on the CPU: the device it was written from may not be there.
+    Tensors are loaded to the CPU, because the device of the writer may be absent.
     """
     for candidate in (path, _previous(path)):
         try:

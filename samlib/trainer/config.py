@@ -165,7 +165,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "RunConfig":
-        """The configuration a record holds; fields it does not know yet take their default.
+        """The configuration in a record; fields the record lacks take their default.
 
         Raises:
             ConfigError: a field this version does not have.

@@ -24,19 +24,19 @@ SWITCH = "SAMLIB_GRAPHS"  # environment variable; 0 has every step launched from
 
 
 class Recorder(Protocol):
-    """Where a step runs for the first time, and how it is recorded.
+    """How a step runs for the first time, and how it is recorded.
 
     Attributes:
-        refused: why a step could not be recorded; None while none was refused.
+        refused: why recording a step failed; None while no recording failed.
     """
 
     refused: str | None
 
     def plain(self, call: Callable[[], None]) -> None:
-        """Call it, so that whatever it needs once exists before it is recorded."""
+        """Call the step once, so that its lazy set-up precedes the recording."""
 
     def record(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Record what it does without doing it; what is returned does it."""
+        """Record the call without running it; return a function that replays it."""
 
 
 class CudaRecorder:
@@ -54,7 +54,7 @@ class CudaRecorder:
         self.refused: str | None = None
 
     def plain(self, call):
-        """Call it on the recorder's stream, in order with what is queued before and after."""
+        """Call the step on the recorder's stream, in order with the work queued around it."""
         around = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(around)
         with torch.cuda.stream(self._stream):

@@ -1,4 +1,4 @@
-"""What is measured on a model: while it trains, and at the end of its run."""
+"""Diagnostics of a model, while it trains and at the end of its run."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from samlib.sam.restore import evaluating
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for what JSON has no number for."""
+    """The value; None if it is not finite, for which JSON has no number."""
     return value if math.isfinite(value) else None
 
 
@@ -32,7 +32,7 @@ def weight_norm(model: nn.Module) -> tuple[float, float]:
 
 
 class Shares(NamedTuple):
-    """Who carries an ascent step.
+    """Which parameters carry an ascent step.
 
     Attributes:
         of_eps: share of ||eps||^2 on the norm layers, a scalar.
@@ -59,7 +59,7 @@ def shares(mask: Mask, found: Ascent) -> Shares:
 
 
 def _squared(tensors: Sequence[Tensor]) -> Tensor:
-    """||.||^2 of each."""
+    """||x||^2 of each tensor."""
     return torch.stack(torch._foreach_norm(tensors)).square()
 
 
@@ -101,7 +101,7 @@ def _affine(name: str, layer: nn.Module) -> dict:
 
 @contextmanager
 def recalibrated(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[bool]:
-    """BatchNorm statistics replaced by those of the unperturbed weights, the old ones back after.
+    """Replace BatchNorm statistics by those of the unperturbed weights; restore them afterwards.
 
     They are averaged over the given inputs with equal weight (momentum None), in training mode.
     The block sees the model in eval mode; after it every module is in its own again. Yields whether

@@ -64,7 +64,7 @@ class _Shard:
             yield from self._mine(self.whole.train_batches(augmentation, size, order, draws))
 
     def _decoded(self, augmentation, size, order, draws):
-        """The same without decoding the others' images."""
+        """The same batches, without decoding the other workers' images."""
         rank, count = self.workers.rank, self.workers.count
         epoch = int(torch.randint(2**62, (), generator=draws))
         shuffled = torch.randperm(self.whole.count("train"), generator=order)
@@ -82,7 +82,7 @@ class _Shard:
 
 
 class ParallelRun(Trainer):
-    """A run whose batches are shared among workers; see `train`."""
+    """A run whose batches are shared among workers; see `train_distributed`."""
 
     def __init__(self, run: Trainer, workers: Workers, perturbation: str):
         self.workers, self.kind = workers, perturbation
@@ -108,7 +108,7 @@ class ParallelRun(Trainer):
 
     @property
     def replays(self) -> bool | str:
-        """Never: workers wait for each other inside a step."""
+        """Never: a step waits for other workers, and collectives are not captured."""
         return self._gpu and "steps of several workers are not recorded"
 
     def replayed(self, step):
@@ -148,7 +148,7 @@ class ParallelRun(Trainer):
         return 100 * right / count
 
     def recalibrated_accuracy(self) -> float | None:
-        """None: not measured in parallel."""
+        """None: workers do not measure it."""
         return None
 
     @property
@@ -168,18 +168,19 @@ def train_distributed(
     checkpoint_seconds: float = 600.0,
     on_epoch: Callable[[Trainer], None] | None = None,
 ) -> dict:
-    """Train one configuration on all workers; what every one of them returns is the record.
+    """Train one configuration on all workers; every worker returns the record.
 
     Args:
         config: the run; its batch size is that of all workers together.
         workers: from `process_group.join`.
-        perturbation: "worker", each for its own share, or "synchronised"; the record has it.
+        perturbation: "worker" (each worker perturbs for its share) or "synchronised"; the record
+            names the choice.
         data_dir, weights, checkpoints, checkpoint_seconds, on_epoch: as in `one_run.train`; files
             are written by the first worker, which alone calls `on_epoch`.
 
     Raises:
         ConfigError: as `one_run.train`, or a batch that cannot be shared.
-        OtherWorkers: as `Run.load_state_dict`.
+        OtherWorkers: as `Trainer.load_state_dict`.
     """
     choose("perturbation", perturbation, PERTURBATIONS)
     started, first = time.perf_counter(), workers.rank == 0

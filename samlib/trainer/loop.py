@@ -1,4 +1,4 @@
-"""The moving parts of one run: an epoch of training, an evaluation, and what a checkpoint holds."""
+"""The state of one run: an epoch of training, an evaluation, and the content of a checkpoint."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -45,12 +45,12 @@ def _unsearched() -> Iterator[None]:
 
 
 class OtherWorkers(SamlibError):
-    """A checkpoint of another number of workers, whose steps would not be continued exactly."""
+    """A checkpoint of another number of workers, which cannot be resumed exactly."""
 
 
 @dataclass
 class Trainer:
-    """The moving parts of one run; see `train`."""
+    """The state of one run; see `one_run.train`."""
 
     config: RunConfig
     model: nn.Module
@@ -107,7 +107,7 @@ class Trainer:
 
     @property
     def full_batches(self) -> int:
-        """Batches of an epoch, a short last one aside."""
+        """Number of full batches in an epoch."""
         return self.splits.count("train") // self.config.batch_size
 
     @property
@@ -124,7 +124,7 @@ class Trainer:
         return cuda_graphs.replayed(step, self.full_batches, self.device)
 
     def inputs(self, images: Tensor) -> Tensor:
-        """uint8 images as the model takes them: normalised, convolutions channels-last."""
+        """Network input from uint8 images: normalised, channels-last for convolutions."""
         x = normalize(images, self.splits.info)
         return x if is_vit(self.config.model) else x.to(memory_format=torch.channels_last)
 
@@ -165,7 +165,7 @@ class Trainer:
         self._keep(watched)
 
     def _keep(self, watched: list[Shares]) -> None:
-        """The shares of an epoch's first step; None where it was not perturbed."""
+        """Keep the shares of an epoch's first step; None where the step was not perturbed."""
         found = watched[0] if watched else None
         self.curves["norm_share"].append(found and finite(found.of_eps.item()))
         self.curves["gradient_share"].append(found and finite(found.of_gradient.item()))
@@ -271,7 +271,7 @@ class Trainer:
             return self.accuracy_on("test") if any_statistics else None
 
     def state_dict(self) -> dict:
-        """Everything a resumed run needs to end as an uninterrupted one."""
+        """The state from which a resumed run ends like an uninterrupted one."""
         return {
             "run_id": self.config.run_id,
             "source": source_digest(),

@@ -50,19 +50,19 @@ def train(
     checkpoint_seconds: float = 60.0,
     on_epoch: Callable[[Trainer], None] | None = None,
 ) -> dict:
-    """Train one configuration and return what its record holds (see `records`).
+    """Train one configuration and return the content of its record (see `records.store`).
 
     Args:
         config: the run.
         device: a torch device; on "cpu" results repeat bit for bit. One thread of the CPU is used.
         data_dir: where data caches are; None is `datasets.default_data_dir()`.
         weights: file to write the final weights to.
-        checkpoints: file to resume from if it is there and to write to at epoch ends.
+        checkpoints: file to resume from, if it exists, and to write to at epoch ends.
         checkpoint_seconds: least time between two checkpoints.
         on_epoch: called after every epoch.
 
     Raises:
-        ConfigError: the device is not there, or the configuration does not fit the data.
+        ConfigError: the device is missing, or the configuration does not fit the data.
         DataMissing: the data set is not on disk.
         DiskError: weights or checkpoints cannot be written.
     """
@@ -87,7 +87,7 @@ def until_done(
     checkpoint_seconds: float,
     on_epoch: Callable[[Trainer], None] | None,
 ) -> None:
-    """Train a run from where it is to its end or until it diverges; arguments as in `train`."""
+    """Train a run from its current epoch until it ends or diverges; arguments as in `train`."""
     saved = time.monotonic()
     while run.epoch < run.config.epochs and not run.diverged:
         begun = time.perf_counter()
@@ -121,7 +121,7 @@ def _begin(config: RunConfig, where: torch.device, data_dir: Path | None) -> Tra
 def restored(
     config: RunConfig, weights: dict, *, device: str = "cpu", data_dir: Path | None = None
 ) -> Iterator[Trainer]:
-    """A finished run as it was at its end: for whatever is measured on its final weights.
+    """A finished run with its final weights, for measurements.
 
     Inside the block, as in `train`, one thread is used and on the CPU results repeat bit for bit.
 
@@ -171,7 +171,7 @@ def tensor_shares(run: Trainer) -> dict[str, float | None]:
 
 
 def result_of(run: Trainer) -> dict:
-    """What the record of a finished run holds, its times aside.
+    """Content of a finished run's record, without its times.
 
     `replayed` in its provenance is `Trainer.replays`.
     """

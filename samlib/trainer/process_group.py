@@ -34,12 +34,12 @@ class Workers:
         return found.tolist()
 
     def first_ones(self, state: dict | None) -> dict | None:
-        """What the first worker has, a checkpoint or less, sent to all; none needs to see a file.
+        """Send the first worker's state, such as a checkpoint, to all; no shared file is needed.
 
-        It is pickled on the way: workers trust each other, as those of PyTorch's process groups do.
+        The state is pickled on the way: workers trust each other, as in PyTorch's process groups.
 
         Args:
-            state: the first worker's; what the others give is not looked at.
+            state: state of the first worker; the others' argument is ignored.
         """
         found = [state]
         dist.broadcast_object_list(found, src=0)
