@@ -18,14 +18,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.errors import RecordsMissing
 from samlib.report import tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import draw_points, long, use_style
-from samlib.report.names import MEMBER_NAMES, method_name
+from samlib.report.names import MEMBER_NAMES
 from samlib.report.results import Results
 from samlib.report.stats import (
-    MARGIN,
     NOT_RUN,
     REVERSED,
     SEEN,
@@ -110,19 +108,14 @@ def table(results: Results) -> pd.DataFrame:
                 "passes": parts.MEMBERS[name].passes,
                 "all": everything and tidy.at_rho(results, everything),
                 "only norm": on and tidy.at_rho(results, on),
-                "share of SAM-ON's gain": on and share(retention(results, on)),
+                "share of SAM-ON's gain": on and tidy.share(retention(results, on)),
                 "ρ ratio": rho_ratio(results, name) if everything and on else math.nan,
                 "step time": step_time(results, on) if on else math.nan,
                 "state, bytes": kept(on, name) if on else None,
                 "diverged": results.diverged(*(c for c in (everything, on) if c)),
             }
         )
-    return tidy.judged(rows, "only norm − all", comparisons)
-
-
-def share(found: Share | None) -> dict | None:
-    """A share of a gain for a table."""
-    return found and {"share": found.share, "low": found.low, "high": found.high}
+    return tidy.judged(rows, "only norm − all", comparisons, results.profile.where)
 
 
 def figure(results: Results) -> Figure:
@@ -135,7 +128,7 @@ def figure(results: Results) -> Figure:
     figure, ax = plt.subplots(figsize=(7.6, 0.34 * len(gaps) + 1.0))
     draw_points(ax, long(gaps, ["only_norm"] * len(gaps)), "value", "label")
     ax.axvline(0, color="#444444", lw=0.8)
-    ax.axvline(-MARGIN, color="#444444", lw=0.8, ls=":")
+    ax.axvline(-results.margin, color="#444444", lw=0.8, ls=":")
     ax.set_xlabel("only norm − all, points (dotted: the smallest difference of interest)")
     figure.tight_layout()
     return figure
@@ -147,9 +140,9 @@ def no_member_loses(results: Results) -> Answer:
     if not names:
         return Answer(NOT_RUN)
     gaps = [_difference(results, name) for name in names]
-    above = [compare(d + MARGIN, margin=0.0) for d in gaps]
+    above = [compare(d + results.margin, margin=0.0) for d in gaps]
     clear = sum(c.seen == SEEN for c in above)
-    ours = f"D above −{MARGIN} in {clear} of {len(above)} members"
+    ours = f"only norm − all lies above −{results.margin:g} in {clear} of {len(above)} members"
     return each_of(above, ours)
 
 
@@ -192,7 +185,7 @@ def finding(results: Results) -> str:
     if f0.seen == NOT_RUN:
         return "No member runs under both masks in this profile: F0 and F1 are not run."
     return (
-        f"F0, that only norm costs no member more than {MARGIN} points: {f0.seen} "
+        f"F0, that only norm costs no member more than {results.margin:g} points: {f0.seen} "
         f"({f0.ours}; {same_sign(results)}). F1, that the ratio of the best ρ belongs to mask and "
         f"geometry: {f1.seen} ({f1.ours})."
     )
@@ -222,21 +215,17 @@ def not_run(results: Results) -> str:
     )
 
 
-def opening(results: Results) -> pd.DataFrame:
+def opening(results: Results) -> tuple[str, ...]:
     """What is said, what is seen, and the verdict with what it is worth."""
-    best = _best(results)
-    sees = f"{len(ran(results))} members run"
-    if best:
-        name, d = best
-        sees += f"; the largest D is that of {MEMBER_NAMES[name]}, {d} points"
-    f0, f1 = no_member_loses(results), one_ratio(results)
-    return three_lines(
-        "The paper: SAM-ON works for SAM, ASAM and Fisher-SAM. Of the other members only MSAM's "
-        "authors tried BatchNorm alone.",
-        f"{sees}.",
-        f"F0 {f0.seen}, F1 {f1.seen}",
-        results,
+    says = (
+        "SAM-ON works for SAM, ASAM and Fisher-SAM. Of the other members only MSAM's authors tried "
+        "BatchNorm alone."
     )
+    f0 = no_member_loses(results)
+    sees = f"{len(ran(results))} members are run; {f0.ours}."
+    if best := _best(results):
+        sees += f" The largest difference only norm − all is {best[1]} ({MEMBER_NAMES[best[0]]})."
+    return lines(results, says, sees, f0.seen)
 
 
 def _best(results: Results) -> tuple[str, Comparison] | None:
@@ -244,24 +233,10 @@ def _best(results: Results) -> tuple[str, Comparison] | None:
     return max(gaps.items(), key=lambda item: item[1].mean) if gaps else None
 
 
-def three_lines(says: str, sees: str, verdict: str, results: Results) -> pd.DataFrame:
-    """The head of a page: what the paper says, what we see, the verdict with what it is worth."""
-    base = method_name(results.profile, BASE)
-    worth = f"{results.profile.about}; paired seeds, {base} beside"
-    lines = {
-        "the paper says": says,
-        "we see": sees,
-        "verdict, and what it is worth": f"{verdict}, {results.profile.where} ({worth})",
-    }
-    return tidy.table([{"": name, " ": text} for name, text in lines.items()])
-
-
-def accuracy_or_none(results: Results, cell: Cell) -> pd.Series | None:
-    """Accuracies of a cell whose runs are all there, else None."""
-    try:
-        return results.accuracies(cell)
-    except RecordsMissing:
-        return None
+def lines(results: Results, says: str, sees: str, seen: str) -> tuple[str, ...]:
+    """What `html.box` opens a page with: seen, where, and what that is worth."""
+    worth = f"a hypothesis of ours, on {results.profile.about}"
+    return says, sees, seen, results.profile.where, worth
 
 
 def percent(found: Share | None) -> str:

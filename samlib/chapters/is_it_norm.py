@@ -12,12 +12,12 @@ Set before the runs. Each difference is above zero if normalization layers are w
 
 import pandas as pd
 
-from samlib.chapters.family import three_lines
+from samlib.chapters.family import lines
 from samlib.report import tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, compare
+from samlib.report.stats import NOT_RUN, SEEN, Comparison
 from samlib.report.text import listed
 from samlib.study import plan
 from samlib.study.cells import Cell
@@ -32,7 +32,7 @@ def _by_norm(results: Results) -> dict[str, list[Cell]]:
     return {"LayerNorm": found[:3], "DyT": found[3:]} if found else {}
 
 
-def replaced(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def replaced(results: Results) -> pd.DataFrame:
     """The transformer with LayerNorm and with DyT: SAM and SAM-ON over the base, and the lead."""
     rows, comparisons = [], []
     for kind, (base, everything, on) in _by_norm(results).items():
@@ -48,7 +48,7 @@ def replaced(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                     "diverged": results.diverged(cell),
                 }
             )
-    return tidy.judged(rows, "SAM-ON − SAM", comparisons), [c for c in comparisons if c]
+    return tidy.judged(rows, "SAM-ON − SAM", comparisons, results.profile.where)
 
 
 def _lead_lost(results: Results) -> Routes:
@@ -56,8 +56,7 @@ def _lead_lost(results: Results) -> Routes:
     if not both:
         return {}
     leads = {k: results.accuracies(c[2]) - results.accuracies(c[1]) for k, c in both.items()}
-    change = (leads["LayerNorm"] - leads["DyT"]).dropna()
-    return {"lead with LayerNorm − lead with DyT": compare(change)}
+    return {"lead with LayerNorm − lead with DyT": results.judge(leads["LayerNorm"] - leads["DyT"])}
 
 
 def _over_scales(results: Results) -> Routes:
@@ -77,7 +76,7 @@ def _held(results: Results) -> Routes:
     for held in (False, True):
         on, base = (_fixed(results, m) if held else results.cell(m) for m in (ON, BASE))
         gains.append(results.accuracies(on) - results.accuracies(base))
-    return {"gain − gain with γ and β held": compare((gains[0] - gains[1]).dropna())}
+    return {"gain − gain with γ and β held": results.judge(gains[0] - gains[1])}
 
 
 def routes(results: Results) -> dict[int, Routes]:
@@ -89,7 +88,7 @@ def table(results: Results) -> pd.DataFrame:
     """Every comparison of the three routes; above zero speaks for normalization."""
     found = [(n, name, c) for n, route in routes(results).items() for name, c in route.items()]
     rows = [{"route": str(n), "compared": name} for n, name, _ in found]
-    return tidy.judged(rows, "difference", [c for *_, c in found])
+    return tidy.judged(rows, "difference", [c for *_, c in found], results.profile.where)
 
 
 def parts(results: Results) -> pd.DataFrame:
@@ -119,7 +118,7 @@ def verdict(results: Results) -> Answer:
     found = routes(results)
     if not all(found.values()):
         missing = [str(n) for n, route in found.items() if not route]
-        return Answer("not run", f"route {listed(missing)} is not run")
+        return Answer(NOT_RUN, f"route {listed(missing)} is not run")
     together = [c for route in found.values() for c in route.values()]
     ours = "; ".join(f"{name} {c}" for route in found.values() for name, c in route.items())
     return each_of(together, ours)
@@ -133,7 +132,7 @@ def finding(results: Results) -> str:
         if route
     ]
     answer = verdict(results)
-    end = f" ({answer.ours})" if answer.seen == "not run" else ""
+    end = f" ({answer.ours})" if answer.seen == NOT_RUN else ""
     return f"In points, {'; '.join(said)}. All three together: {answer.seen}{end}."
 
 
@@ -147,14 +146,14 @@ def finding_dyt(results: Results) -> str:
     return f"SAM-ON − SAM is {listed(told)} points over {leads['DyT'].seeds} seeds."
 
 
-def opening(results: Results) -> pd.DataFrame:
+def opening(results: Results) -> tuple[str, ...]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = "The title: normalization layers are all that sharpness-aware minimization needs."
-    count = sum(c.seen == "seen" for route in routes(results).values() for c in route.values())
+    count = sum(c.seen == SEEN for route in routes(results).values() for c in route.values())
     total = sum(map(len, routes(results).values()))
     sees = f"{count} of {total} comparisons speak for normalization rather than for scale."
-    return three_lines(says, sees, verdict(results).seen, results)
+    return lines(results, says, sees, verdict(results).seen)
 
 
-TABLES = {"is_it_norm": table, "dyt": lambda results: replaced(results)[0], "released": parts}
+TABLES = {"is_it_norm": table, "dyt": replaced, "released": parts}
 DECIDES: dict = {}

@@ -66,12 +66,12 @@ def table(results: Results) -> pd.DataFrame:
                 "method": name,
                 "accuracy": tidy.at_rho(results, cell),
                 "recalibrated": tidy.spread(results.accuracies(cell, column=RECALIBRATED)),
-                "share of SAM-ON's gain": own and family.share(family.retention(results, cell)),
+                "share of SAM-ON's gain": own and tidy.share(family.retention(results, cell)),
                 "step time": price(results, cell),
                 "diverged": results.diverged(cell),
             }
         )
-    return tidy.judged(rows, "minus base", comparisons)
+    return tidy.judged(rows, "minus base", comparisons, results.profile.where)
 
 
 def figure(results: Results) -> Figure:
@@ -150,13 +150,13 @@ def finding_statistics(results: Results) -> str:
     told = []
     for name, cell in _only_norm(results).items():
         change = results.accuracies(cell, column=RECALIBRATED) - results.accuracies(cell)
-        told.append(f"{MEMBER_NAMES[name]} {compare(change.dropna())}")
+        told.append(f"{MEMBER_NAMES[name]} {results.judge(change)}")
     if not told:
         return "No statistics to recalibrate."
     return f"Recalibrated statistics change the accuracy, in points, of {listed(told)}."
 
 
-def opening(results: Results) -> pd.DataFrame:
+def opening(results: Results) -> tuple[str, ...]:
     """What is said, what is seen, and the verdict with what it is worth."""
     best = _best(results)
     sees = "no such member is run."
@@ -167,7 +167,7 @@ def opening(results: Results) -> pd.DataFrame:
             f"{method_name(results.profile, BASE)}, at {number(price(results, cell))} × its step."
         )
     says = "MSAM's authors: their one-pass step on BatchNorm alone beats that on everything."
-    return family.three_lines(says, sees, goal(results).seen, results)
+    return family.lines(results, says, sees, goal(results).seen)
 
 
 def _best(results: Results) -> tuple[str, Cell, Comparison] | None:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from samlib.chapters import family
 from samlib.report import tidy
+from samlib.report.answers import DESCRIBED
 from samlib.report.results import Results
 from samlib.report.stats import Comparison
 from samlib.sam.family import MEMBERS
@@ -156,7 +157,7 @@ def _kind(results: Results, s: System) -> str:
     return "absent" if s.instead.startswith("not ") else "here"
 
 
-def opening(results: Results) -> pd.DataFrame:
+def opening(results: Results) -> tuple[str, ...]:
     """What is said, what is seen, and the verdict with what it is worth."""
     best = max(
         (s for s in SYSTEMS if _kind(results, s) == "run"),
@@ -164,7 +165,7 @@ def opening(results: Results) -> pd.DataFrame:
     )
     sees = f"With only norm, {best.name} gains most: {_gain(results, best)} points."
     says = "Each method's authors report a gain over SAM, or SAM's gain at less cost."
-    return family.three_lines(says, sees, "described, not tested", results)
+    return family.lines(results, says, sees, DESCRIBED)
 
 
 def _gain(results: Results, s: System) -> Comparison:

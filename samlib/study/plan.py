@@ -139,22 +139,27 @@ def robustness(profile: Profile) -> Needs:
 
 def family(profile: Profile) -> Needs:
     """The members of the family, mask all and only norm, each with a rho of its own."""
-    return Needs(_of_headline(profile, (*HEADLINE, *members.methods(profile))))
+    return _beside_headline(profile, members.methods(profile))
+
+
+def _beside_headline(profile: Profile, methods: Sequence[Method]) -> Needs:
+    """Base optimizer, SAM and SAM-ON, and what is read against them; nothing where that is none."""
+    return Needs(_of_headline(profile, (*HEADLINE, *methods)) if methods else [])
 
 
 def one_pass(profile: Profile) -> Needs:
     """Those whose step is a single pass."""
-    methods = members.methods(profile, members.ONE_PASS)
-    return Needs(_of_headline(profile, (*HEADLINE, *methods)))
+    return _beside_headline(profile, members.methods(profile, members.ONE_PASS))
 
 
 def is_it_norm(profile: Profile) -> Needs:
     """Three routes to claim 14: DyT for LayerNorm, scales outside norm layers, gamma released."""
-    scales = _known(profile, SCALES)
+    scales, replaced = _known(profile, SCALES), dyt(profile)
+    if not (scales or replaced):
+        return Needs([])
     fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *scales)]
-    gamma = _known(profile, PARTS[:1])
-    cells = _of_headline(profile, (*HEADLINE, *gamma, *scales, *(fixed if scales else ())))
-    return Needs([*cells, *dyt(profile)])
+    methods = (*HEADLINE, *_known(profile, PARTS[:1]), *scales, *(fixed if scales else ()))
+    return Needs([*_of_headline(profile, methods), *replaced])
 
 
 def dyt(profile: Profile) -> list[Cell]:
@@ -172,8 +177,7 @@ def systems(profile: Profile) -> Needs:
 
 def why(profile: Profile) -> Needs:
     """Steps that exist to test an explanation, beside what they are read against."""
-    controls = members.methods(profile, members.CONTROLS)
-    return Needs(_of_headline(profile, (*HEADLINE, *controls)))
+    return _beside_headline(profile, members.methods(profile, members.CONTROLS))
 
 
 # The most decisive first; a notebook that is not here needs no runs.
