@@ -45,14 +45,15 @@ def test_a_prediction_is_met_by_what_it_says(seen, met_by, said):
     assert why.outcome(e, None) == NOT_RUN
 
 
-def fitting(extra):
+def fitting(results, extra):
     """A rule of records on a line: test = 100 - train, SAM-ON so many points off it."""
+    on = {run["run_id"] for run in results.runs(results.cell(ON))}
 
     def change(record):
         config = record["config"]
         place = sum(map(ord, config["mask"] + config["geometry"])) % 7
         train = 60.0 + 3 * place + 0.1 * config["seed"]
-        test = 100.0 - train + extra * (is_on(config) and config["member"] == "sam")
+        test = 100.0 - train + extra * (record["run_id"] in on)
         curves = record["curves"] | {"train_accuracy": [train]}
         return record | {"curves": curves, "test_accuracy": test}
 
@@ -61,7 +62,7 @@ def fitting(extra):
 
 @pytest.mark.parametrize(("extra", "said"), [(0.0, MET), (2.0, NOT_MET)])
 def test_memorisation_is_refuted_by_a_method_off_the_line(smoke, extra, said):
-    found = rewritten(smoke, fitting(extra))
+    found = rewritten(smoke, fitting(smoke, extra))
     off, what = explanations.memorisation(found)
     assert off.mean == pytest.approx(extra, abs=0.15)  # other variants with only norm are on it
     assert outcome_of("less memorisation", found) == said
@@ -179,11 +180,11 @@ def test_claim_14_needs_every_route(smoke, given, seen):
 def test_dyt_stands_beside_layer_norm(smoke):
     found = with_accuracies(smoke, routes_of(3.0, 1.0, 2.0, 1.0))
     table = is_it_norm.replaced(found)
-    assert table["in the norm's place"][""].tolist() == ["LayerNorm"] * 3 + ["DyT"] * 3
+    assert table["in the norm's place", ""].tolist() == ["LayerNorm"] * 3 + ["DyT"] * 3
     leads = table["SAM-ON − SAM"]["mean"].dropna().tolist()
     assert leads == pytest.approx([3.0, 1.0])
     assert {run.model for run in plan.dyt(PROFILE)[3].runs({})} == {"vit_micro_dyt"}
-    assert "γ only" in is_it_norm.parts(found)["perturbed"][""].tolist()
+    assert "γ only" in is_it_norm.parts(found)["perturbed", ""].tolist()
 
 
 def test_a_route_that_is_not_run_leaves_the_claim_open_to_no_verdict(smoke, monkeypatch):
