@@ -10,10 +10,11 @@ import pandas as pd
 from samlib.chapters import family
 from samlib.errors import RecordsMissing
 from samlib.report.figures import key_of
+from samlib.report.law import prediction
 from samlib.report.results import Results
 from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
 from samlib.report.text import number
-from samlib.study import law, plan
+from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, ON
 
@@ -126,15 +127,14 @@ def toy(results: Results) -> Found:
 
 
 def by_the_law(results: Results) -> Found:
-    """log2 of the chosen ratio of rho over the predicted one, a number, not a sample."""
-    sam = results.cell(ALL)
-    share = law.norm_share(sam.at(results.rho(sam), sam.tuning), results.records)
-    if not share:
+    """The chosen rho of SAM-ON over the one the law gives it, a number and not a sample."""
+    found = prediction(results, ON)
+    if found is None:
         return None
-    chosen, predicted = family.rho_ratio(results, "sam"), 1 / math.sqrt(share)
-    off = math.log2(chosen / predicted)
+    rho = results.rho(results.cell(ON))
+    off = found.octaves(rho)
     seen = SAME if abs(off) <= 0.5 else SEEN if off > 0 else REVERSED
-    what = f"log₂ of the chosen ratio of ρ, {chosen:.3g}, over the predicted, {predicted:.3g}"
+    what = f"SAM-ON's chosen ρ is {rho:g}, the law's {found.rho:.3g}"
     return Comparison(off, math.nan, math.nan, 1, math.nan, seen), what
 
 

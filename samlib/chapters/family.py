@@ -215,7 +215,7 @@ def not_run(results: Results) -> str:
     )
 
 
-def opening(results: Results) -> tuple[str, ...]:
+def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = (
         "SAM-ON works for SAM, ASAM and Fisher-SAM. Of the other members only MSAM's authors tried "
@@ -233,10 +233,10 @@ def _best(results: Results) -> tuple[str, Comparison] | None:
     return max(gaps.items(), key=lambda item: item[1].mean) if gaps else None
 
 
-def lines(results: Results, says: str, sees: str, seen: str) -> tuple[str, ...]:
-    """What `html.box` opens a page with: seen, where, and what that is worth."""
-    worth = f"a hypothesis of ours, on {results.profile.about}"
-    return says, sees, seen, results.profile.where, worth
+def lines(results: Results, says: str, sees: str, seen: str) -> dict[str, str]:
+    """What `html.box` opens a page with, for a hypothesis of ours."""
+    where, worth = results.profile.where, f"A hypothesis of ours, on {results.profile.about}."
+    return {"says": says, "sees": sees, "seen": seen, "where": where, "worth": worth}
 
 
 def percent(found: Share | None) -> str:

@@ -146,7 +146,7 @@ def finding_dyt(results: Results) -> str:
     return f"SAM-ON − SAM is {listed(told)} points over {leads['DyT'].seeds} seeds."
 
 
-def opening(results: Results) -> tuple[str, ...]:
+def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = "The title: normalization layers are all that sharpness-aware minimization needs."
     count = sum(c.seen == SEEN for route in routes(results).values() for c in route.values())

@@ -156,7 +156,7 @@ def finding_statistics(results: Results) -> str:
     return f"Recalibrated statistics change the accuracy, in points, of {listed(told)}."
 
 
-def opening(results: Results) -> tuple[str, ...]:
+def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     best = _best(results)
     sees = "no such member is run."

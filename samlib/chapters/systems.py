@@ -157,7 +157,7 @@ def _kind(results: Results, s: System) -> str:
     return "absent" if s.instead.startswith("not ") else "here"
 
 
-def opening(results: Results) -> tuple[str, ...]:
+def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     best = max(
         (s for s in SYSTEMS if _kind(results, s) == "run"),

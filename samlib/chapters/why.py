@@ -89,7 +89,7 @@ def finding(results: Results) -> str:
     return f"Of {len(outcomes)} predictions, {'; '.join(parts)}."
 
 
-def opening(results: Results) -> tuple[str, ...]:
+def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     counts = _count(outcome(e, e.look(results)) for e in EXPLANATIONS)
     sees = ", ".join(f"{n} {word}" for word, n in counts.items() if n)

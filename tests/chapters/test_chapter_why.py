@@ -102,7 +102,7 @@ def test_the_law_is_met_within_a_root_of_two(smoke):
         share = (factor / ratio) ** 2
 
         def change(record):
-            return record | {"curves": record["curves"] | {"gradient_share": [share]}}
+            return record | {"curves": record["curves"] | {"norm_share": [share]}}
 
         return change
 
@@ -117,7 +117,7 @@ def test_what_is_not_run_says_so_with_its_command(smoke):
     assert row["prediction is", ""] == NOT_RUN
     assert "python -m samlib run --profile smoke --only why" in row["we see", ""]
     assert "not run: " in why.finding(smoke)
-    assert why.opening(smoke)[3] == PROFILE.where
+    assert why.opening(smoke)["where"] == PROFILE.where
 
 
 def test_what_a_control_keeps_is_told_beside_sam_on(smoke, monkeypatch):
@@ -174,7 +174,7 @@ def test_claim_14_needs_every_route(smoke, given, seen):
     assert by_route[3] == pytest.approx([10 - given[3]])
     assert f"All three together: {seen}." in is_it_norm.finding(found)
     assert len(is_it_norm.table(found)) == 4
-    assert is_it_norm.opening(found)[2] == seen
+    assert is_it_norm.opening(found)["seen"] == seen
 
 
 def test_dyt_stands_beside_layer_norm(smoke):
