@@ -217,10 +217,7 @@ def not_run(results: Results) -> str:
 
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
-    says = (
-        "SAM-ON works for SAM, ASAM and Fisher-SAM. Of the other members only MSAM's authors tried "
-        "BatchNorm alone."
-    )
+    says = "SAM-ON works for SAM, ASAM and Fisher-SAM. MSAM's authors tried BatchNorm alone, too."
     f0 = no_member_loses(results)
     sees = f"{len(ran(results))} members are run; {f0.ours}."
     if best := _best(results):
