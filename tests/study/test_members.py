@@ -8,7 +8,7 @@ from samlib.study.methods import ALL, BASE, ON
 
 
 def test_every_member_is_of_the_family_or_a_control():
-    assert [*MEMBERS][0] == "sam"
+    assert next(iter(MEMBERS)) == "sam"
     assert {"sam", *members.FAMILY, *members.CONTROLS} == {*MEMBERS}
     assert not {*members.FAMILY} & {*members.CONTROLS}
     assert members.ONE_PASS == ("msam", "msam_up", "last", "lesam", "drift_on")
