@@ -11,15 +11,20 @@ from samlib.chapters import (
     architectures,
     carriers,
     cost,
+    family,
     introduction,
+    is_it_norm,
+    one_pass,
     rho_sweep,
     robustness,
     sharpness,
     shift,
     sparsity,
     speed,
+    systems,
     variants,
     when,
+    why,
 )
 
 __all__ = ["CHAPTERS", "introduction", "shift", "sparsity", "verdicts"]
@@ -37,6 +42,11 @@ _IN_ORDER = (
     sharpness,
     shift,
     when,
+    family,
+    one_pass,
+    is_it_norm,
+    why,
+    systems,
 )
 CHAPTERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in _IN_ORDER

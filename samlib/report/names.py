@@ -56,6 +56,7 @@ MODEL_NAMES = _Names(
         "resnext11_4x2d": "ResNeXt-11 4x2d",
         "wrn10_1": "WRN-10-1",
         "vit_micro": "ViT-micro",
+        "vit_micro_dyt": "ViT-micro with DyT",
     }
 )
 
@@ -67,6 +68,40 @@ DATASET_NAMES = _Names(
         "cifar100": "CIFAR-100",
         "fashion_mnist": "Fashion-MNIST",
         "imagenet": "ImageNet",
+    }
+)
+# Members of the family, and steps that exist to test an explanation.
+MEMBER_NAMES = _Names(
+    {
+        "sam": "SAM",
+        "usam": "USAM",
+        "vasso": "VaSSO",
+        "fsam": "F-SAM",
+        "obf": "OBF",
+        "async_sam": "AsyncSAM",
+        "eigen_sam": "Eigen-SAM",
+        "random_sam": "random direction",
+        "msam": "MSAM",
+        "msam_up": "MSAM, sign turned",
+        "last": "last gradient",
+        "lesam": "FedLESAM's drift",
+        "drift_on": "FedLESAM's drift, sign turned",
+        "gsam": "GSAM",
+        "looksam": "LookSAM",
+        "looksam_mask": "LookSAM over the mask",
+        "sampa": "SAMPa",
+        "esam": "ESAM's selection",
+        "ss_sam": "SS-SAM",
+        "every_k": "SAM every 5 steps",
+        "ae_sam": "AE-SAM",
+        "lookbehind": "Lookbehind",
+        "ire": "SAM and IRE",
+        "downhill": "sign turned",
+        "felt_by_mask": "felt by the mask alone",
+        "felt_by_others": "felt by the others alone",
+        "penalty": "gradient-norm penalty",
+        "rho_lr": "ρ proportional to the learning rate",
+        "rho_root_lr": "ρ proportional to its root",
     }
 )
 # What a method changes beside the perturbation; {} is the value.
@@ -102,6 +137,10 @@ def _change(field: str, value: object) -> str:
         return f"from epoch {value} on"
     if field == "end":
         return f"before epoch {value} only"
+    if field == "member":
+        return MEMBER_NAMES[value]
+    if field == "model":
+        return MODEL_NAMES[value]
     return CHANGE_NAMES[field, value]
 
 

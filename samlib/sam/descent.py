@@ -71,7 +71,7 @@ class Descent(Stateful):
         """Called when `.grad` holds that of a step which `when` left unperturbed."""
 
 
-class _Compares(Descent):
+class Compares(Descent):
     """A descent that needs g, the first pass's gradient of the loss that is descended."""
 
     compares = True
@@ -94,7 +94,7 @@ class _Compares(Descent):
         self._g = gradient
 
 
-class Subtract(_Compares):
+class Subtract(Compares):
     """GSAM (Zhuang et al., 2022): u = g~ - alpha (g - (g.g~) / ||g~||^2 g~).
 
     Takes away what of the gradient at w is orthogonal to that at w + eps; u.g~ = ||g~||^2.
@@ -107,10 +107,10 @@ class Subtract(_Compares):
         """u."""
         there, g, self._g = grads_on(self.where(mask)), self._g, None
         aside = across(g, there)
-        _add_to_grads(self.where(mask), torch._foreach_mul(aside, -self.alpha))
+        add_to_grads(self.where(mask), torch._foreach_mul(aside, -self.alpha))
 
 
-class Reuse(_Compares):
+class Reuse(Compares):
     """LookSAM (Liu et al., 2022), with `Every(k)`: what one step found serves k - 1 others.
 
     v = unit(g~ - (g~.g) / ||g||^2 g) of a perturbed step;  u = g + alpha ||g|| v in the others
@@ -134,7 +134,7 @@ class Reuse(_Compares):
         """u; g before the first perturbed step."""
         where = self.where(mask)
         v, size = self.held(where, "v"), length(grads_on(where))
-        _add_to_grads(where, torch._foreach_mul(v, self.alpha * size))
+        add_to_grads(where, torch._foreach_mul(v, self.alpha * size))
 
 
 class Hardest(Descent):
@@ -187,7 +187,7 @@ def across(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     return torch._foreach_sub(a, torch._foreach_mul(b, share))
 
 
-def _add_to_grads(where: Where, change: Sequence[Tensor]) -> None:
+def add_to_grads(where: Where, change: Sequence[Tensor]) -> None:
     """Add to `.grad`, which a parameter that the loss does not reach has none of."""
     found = [(p.grad, i[0] if i else None, c) for (_, p, *i), c in zip(where, change, strict=True)]
     whole = [(g, c) for g, i, c in found if g is not None and i is None]

@@ -19,8 +19,10 @@ from samlib.errors import ConfigError, choose
 from samlib.sam import source
 from samlib.sam.around import Slow, Stretch
 from samlib.sam.descent import Descent, Hardest, Reuse, Subtract
+from samlib.sam.felt import Felt
 from samlib.sam.geometry import Geometry
 from samlib.sam.masks.base import Mask
+from samlib.sam.penalty import Penalty
 from samlib.sam.perturbation import Perturbation, Plan, refuse_pairs
 from samlib.sam.radius import Radius
 from samlib.sam.sampa import Aux, Mix
@@ -118,6 +120,13 @@ MEMBERS: dict[str, Member] = {
     "ss_sam": Member(when=lambda run: Sometimes(0.5, seed=run.seed), passes="1 + 1/2"),
     "every_k": Member(when=lambda run: Every(5), passes="1 + 1/5"),
     "ae_sam": Member(when=lambda run: Adaptive(run.known("steps")), passes="1 to 2"),
+    # controls that test an explanation, ours but for the penalty
+    "downhill": Member(source=lambda run: source.Downhill()),
+    "felt_by_mask": Member(descent=lambda run: Felt("mask")),
+    "felt_by_others": Member(descent=lambda run: Felt("others")),
+    "penalty": Member(descent=lambda run: Penalty(), passes="1, a double backward"),
+    "rho_lr": Member(radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr"))),
+    "rho_root_lr": Member(radius=lambda run: Radius(follows="sqrt_lr", largest_lr=run.known("lr"))),
     # around
     "lookbehind": Member(around=lambda run: Slow(k=2, alpha=0.5), passes="4"),
     "ire": Member(around=_ire, passes="2 + 1 per 10 steps"),
@@ -250,16 +259,19 @@ def check(
     refuse_pairs(geometry, radius_over, batchnorm, *parts, chooser)
 
 
+def kept(name: str, mask: Mask) -> int:
+    """Bytes that a member keeps from step to step under a mask, beside the optimizer's."""
+    everything = sum(p.nbytes for _, p in mask.trainable)
+    masked = sum(e.count * e.parameter.element_size() for e in mask.entries)
+    member = MEMBERS[choose("member", name, MEMBERS)]
+    descent, around = member.descent(_ANY), member.around(_ANY)
+    found = len(member.source(_ANY).tensors) * masked
+    found += len(descent.tensors) * (everything if descent.everything else masked)
+    return found + len(getattr(around, "tensors", ())) * everything
+
+
 def table(mask: Mask) -> str:
     """Passes per step and bytes kept from step to step, of every member under a mask."""
-    weights = [p for _, p in mask.trainable]
-    everything = sum(p.nbytes for p in weights)
-    masked = sum(e.count * e.parameter.element_size() for e in mask.entries)
     lines = [f"{'member':14}{'passes':22}{'bytes kept':>14}"]
-    for name, member in MEMBERS.items():
-        descent, around = member.descent(_ANY), member.around(_ANY)
-        kept = len(member.source(_ANY).tensors) * masked
-        kept += len(descent.tensors) * (everything if descent.everything else masked)
-        kept += len(getattr(around, "tensors", ())) * everything
-        lines.append(f"{name:14}{member.passes:22}{kept:14,}")
+    lines += [f"{n:14}{m.passes:22}{kept(n, mask):14,}" for n, m in MEMBERS.items()]
     return "\n".join(lines)

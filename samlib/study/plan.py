@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from samlib.data.datasets import INFO
 from samlib.errors import choose
+from samlib.study import members
 from samlib.study.cells import Cell, ToMeasure
 from samlib.study.methods import ALL, BASE, CURVES, DECAY, HEADLINE, ON, SCALES, SWEPT, Method
 from samlib.study.profile import Profile
@@ -14,6 +15,7 @@ from samlib.study.profile import Profile
 FIXED = {"updated": "no_norm"}
 UNDECAYED = {"decayed": "no_norm"}
 PARTS = (Method("l2", "only_gamma"), Method("l2", "only_beta"))
+DYT = {"model": "vit_micro_dyt"}  # the transformer with DyT in the place of LayerNorm
 BLOCKS = tuple(Method("l2", f"blocks_{stages}") for stages in ("1", "2", "3", "23"))
 # When the perturbation is active: shares of the epochs at which it starts, or ends.
 SWITCHES = (0.25, 0.5, 0.75)
@@ -135,6 +137,49 @@ def robustness(profile: Profile) -> Needs:
     return Needs(cells, [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells])
 
 
+def family(profile: Profile) -> Needs:
+    """The members of the family, mask all and only norm, each with a rho of its own."""
+    return _beside_headline(profile, members.methods(profile))
+
+
+def _beside_headline(profile: Profile, methods: Sequence[Method]) -> Needs:
+    """Base optimizer, SAM and SAM-ON, and what is read against them; nothing where that is none."""
+    return Needs(_of_headline(profile, (*HEADLINE, *methods)) if methods else [])
+
+
+def one_pass(profile: Profile) -> Needs:
+    """Those whose step is a single pass."""
+    return _beside_headline(profile, members.methods(profile, members.ONE_PASS))
+
+
+def is_it_norm(profile: Profile) -> Needs:
+    """Three routes to claim 14: DyT for LayerNorm, scales outside norm layers, gamma released."""
+    scales, replaced = _known(profile, SCALES), dyt(profile)
+    if not (scales or replaced):
+        return Needs([])
+    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *scales)]
+    methods = (*HEADLINE, *_known(profile, PARTS[:1]), *scales, *(fixed if scales else ()))
+    return Needs([*_of_headline(profile, methods), *replaced])
+
+
+def dyt(profile: Profile) -> list[Cell]:
+    """Base optimizer, SAM and SAM-ON with LayerNorm, then with DyT; none where that has no rows."""
+    replaced = [method.but(**DYT) for method in HEADLINE]
+    if not {row.method for row in profile.grids} >= set(replaced):
+        return []
+    return [profile.cell("vit", method) for method in (*HEADLINE, *replaced)]
+
+
+def systems(profile: Profile) -> Needs:
+    """The runs of the family: each method's result in one number."""
+    return family(profile)
+
+
+def why(profile: Profile) -> Needs:
+    """Steps that exist to test an explanation, beside what they are read against."""
+    return _beside_headline(profile, members.methods(profile, members.CONTROLS))
+
+
 # The most decisive first; a notebook that is not here needs no runs.
 NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "introduction": introduction,
@@ -149,6 +194,11 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "cost": cost,
     "robustness": robustness,
     "sharpness": sharpness,
+    "one_pass": one_pass,
+    "family": family,
+    "why": why,
+    "is_it_norm": is_it_norm,
+    "systems": systems,
 }
 
 

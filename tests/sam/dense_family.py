@@ -245,6 +245,40 @@ def ae_sam(r, steps, delta=0.9, total=10):
         r.w = r.base(r.g(r.w + r.B(g), t) if n >= mean + c * math.sqrt(variance) else g)
 
 
+def downhill(r, steps):
+    for t in range(steps):
+        r.step(-r.B(r.g(r.w, t)), t)
+
+
+def felt_by_mask(r, steps, on=True):
+    for t in range(steps):
+        g = r.g(r.w, t)
+        there = r.g(r.w + r.B(g), t)
+        r.w = r.base(torch.where(r.on == on, there, g))
+
+
+def felt_by_others(r, steps):
+    felt_by_mask(r, steps, on=False)
+
+
+def penalty(r, steps):
+    """The gradient of L + rho ||T P g|| by differentiating it as it stands, T a constant."""
+    for t in range(steps):
+        w, T = r.w.clone().requires_grad_(), r.T(r.w)
+        loss = r.losses(w, t).mean()
+        g = torch.autograd.grad(loss, w, create_graph=True)[0]
+        total = loss + r.rho * (T * g)[r.on].norm()
+        r.w = r.base(torch.autograd.grad(total, w)[0])
+
+
+def rho_lr(r, steps):
+    sam(r, steps)  # at one learning rate, the largest
+
+
+def rho_root_lr(r, steps):
+    sam(r, steps)
+
+
 def lookbehind(r, steps, k=2, alpha=0.5):
     for t in range(steps):
         slow = high = fast = r.w
@@ -271,6 +305,6 @@ MEMBERS = {
     for f in (
         *(sam, usam, vasso, fsam, obf, async_sam, eigen_sam, random_sam, msam, msam_up, last),
         *(lesam, drift_on, gsam, looksam, looksam_mask, sampa, esam, ss_sam, every_k, ae_sam),
-        *(lookbehind, ire),
+        *(downhill, felt_by_mask, felt_by_others, penalty, rho_lr, rho_root_lr, lookbehind, ire),
     )
 }

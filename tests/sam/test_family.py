@@ -15,6 +15,7 @@ from conftest import (
     selected,
     small_batch,
     small_net,
+    some_coordinates,
 )
 from dense_family import MEMBERS as DENSE
 from dense_family import Dense
@@ -23,9 +24,11 @@ from torch import nn
 from samlib import geometry, masks
 from samlib.errors import ConfigError
 from samlib.sam import family, source
-from samlib.sam.descent import Hardest, Reuse, Subtract
+from samlib.sam.descent import Descent, Hardest, Reuse, Subtract
 from samlib.sam.family import MEMBERS, Setting, make
+from samlib.sam.felt import Felt
 from samlib.sam.masks.sparse import random
+from samlib.sam.penalty import Penalty
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.radius import Radius
 from samlib.sam.sampa import Aux, Mix
@@ -125,7 +128,7 @@ def test_what_every_member_keeps(name, mask, shape):
     assert torch.equal(moved[~on], before[~on])
     if ball and rho:
         assert length.norm().item() == pytest.approx(rho, rel=1e-9)
-    assert name == "gsam" or (moved != before)[on].double().mean() > 0.5
+    assert name in ("gsam", "penalty") or (moved != before)[on].double().mean() > 0.5
 
 
 @pytest.mark.parametrize("name", ONE_PASS)
@@ -336,6 +339,67 @@ def test_gsam_keeps_what_lies_along_the_perturbed_gradient(alpha, over):
     assert (u[on] @ there[on]).item() == pytest.approx((there[on] @ there[on]).item())
     assert torch.equal(u[~on], there[~on])
     assert torch.equal(u, there) == (alpha == 0)
+
+
+@pytest.mark.parametrize("by", ["mask", "others"])
+def test_who_feels_the_perturbed_gradient_is_one_side_of_the_mask(by):
+    found = {}
+    for name, rho, descent in (("g", 0.0, None), ("there", 0.3, None), ("u", 0.3, Felt(by))):
+        net = small_net(torch.float64, norm=group_norm)
+        perturbation = Perturbation(geometry.L2(), rho, some_coordinates(net))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        options = {} if descent is None else {"descent": descent}
+        sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, **options)
+        found[name] = flat(p.grad for p in net.parameters())
+        on = selected(perturbation.mask)
+    felt = on if by == "mask" else ~on
+    same(found["u"], torch.where(felt, found["there"], found["g"]))
+    assert not torch.equal(found["there"][felt], found["g"][felt])
+
+
+def test_the_penalty_is_what_sam_adds_to_the_gradient_to_first_order():
+    """(g~ - g) / rho and (u - g) / rho differ by O(rho), on all parameters."""
+    found = {}
+    for rho in (1e-5, 0.0):
+        for descent in (Descent(), Penalty()):
+            net = small_net(torch.float64, norm=group_norm)
+            perturbation = Perturbation(geometry.L2(), rho, masks.only_norm(net))
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+            sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, descent=descent)
+            found[rho, descent.name] = flat(p.grad for p in net.parameters())
+    g = found[0.0, "Descent"]
+    same(found[0.0, "Penalty"], g)
+    added = {name: (found[1e-5, name] - g) / 1e-5 for name in ("Descent", "Penalty")}
+    same(added["Penalty"], added["Descent"], atol=1e-4 * added["Descent"].abs().max().item())
+    assert added["Penalty"].abs().max() > 1e-3
+
+
+def test_a_penalty_takes_sams_own_step_only():
+    net = small_net(torch.float64, norm=group_norm)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for parts, said in (
+        ({"source": source.Last()}, "not Last and When"),
+        ({"when": Every(2)}, "not Gradient and Every"),
+        ({"radius_over": "all"}, "radius_over 'mask'"),
+    ):
+        perturbation = Perturbation(geometry.L2(), 0.3, masks.only_norm(net), **parts)
+        with pytest.raises(ConfigError, match=said) as caught:
+            sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, descent=Penalty())
+        one_line(caught)
+
+
+def test_what_a_member_keeps_under_a_mask_is_four_or_eight_bytes_a_coordinate():
+    net = small_net()  # 20 of its parameters are gamma and beta
+    total = sum(p.numel() for p in net.parameters())
+    on, everything = masks.only_norm(net), masks.all_parameters(net)
+    sizes = {n: (family.kept(n, on), family.kept(n, everything)) for n in MEMBERS}
+    assert sizes["sam"] == sizes["msam"] == (0, 0)
+    assert sizes["last"] == sizes["vasso"] == (4 * 20, 4 * total)
+    assert sizes["lesam"] == (8 * 20, 8 * total)
+    assert sizes["looksam"] == (4 * total, 4 * total)
+    assert sizes["looksam_mask"] == (4 * 20, 4 * total)
+    with pytest.raises(ConfigError, match="unknown member"):
+        family.kept("nobody", on)
 
 
 def test_gsams_radius_is_linear_in_the_learning_rate():

@@ -17,6 +17,12 @@ class Gradient(Source):
         return gradient
 
 
+class Downhill(Gradient):
+    """This step's gradient with its sign turned: the loss falls, a control (ours)."""
+
+    factor = -1.0
+
+
 class OtherLoss(Gradient):
     """The gradient of another loss of the same batch (`obf`).
 

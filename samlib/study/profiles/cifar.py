@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from samlib.study import members
 from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
 from samlib.study.profile import Profile, Row
@@ -66,6 +67,7 @@ _10K_GRIDS = (
     *_pair("l2", 0.025, 0.25, seeds=6),
     *_pair("l2", 0.0125, 0.05, family="vit", seeds=6),
     *_pair("l2", 0.0125, 0.05, family="vit-lion", seeds=6),
+    *members.rows(members.CIFAR, "wrn", seeds=8),
 )
 _HEADLINE = tuple(("wrn", m) for m in (BASE, ALL, ON, DECAY))
 
@@ -98,6 +100,7 @@ CIFAR100_10K = Profile(
         ),
         tuple((family, method) for family in FACTORS for method in (BASE, ALL, ON)),
         tuple(("vit", method) for method in (BASE, ALL, ON)),
+        tuple(("wrn", ON.but(member=name)) for name in members.CIFAR),
     ),
 )
 

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from samlib.study import members
 from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, BASE, DECAY, ON, Method
+from samlib.study.plan import DYT
 from samlib.study.profile import Profile, Row
 from samlib.trainer.config import RunConfig
 
@@ -73,6 +75,10 @@ _GRIDS = (
     Row(Method("l2", "blocks_23"), ladder(2.0), "wrn"),
     Row(Method("output_scales", "convolutions"), ladder(1.0), "wrn"),
     Row(Method("input_scales", "weights"), ladder(0.5), "wrn"),
+    Row(BASE.but(**DYT), family="vit"),
+    Row(ALL.but(**DYT), ladder(0.003125), "vit"),
+    Row(ON.but(**DYT), ladder(0.0125), "vit"),
+    *members.rows(members.QUICK, "wrn"),
 )
 
 QUICK = Profile(
@@ -98,6 +104,11 @@ _NOT_IN_SMOKE = {
 }
 
 
+def _in_smoke(row: Row) -> bool:
+    name = members.member(row.method)
+    return row.method.geometry not in _NOT_IN_SMOKE and name in ("sam", *members.SMOKE)
+
+
 def _short(row: Row) -> Row:
     return replace(row, start=row.start[1:3], seeds=2)
 
@@ -118,7 +129,7 @@ SMOKE = replace(
         )
         for family, base in QUICK.bases.items()
     },
-    grids=tuple(_short(row) for row in _GRIDS if row.method.geometry not in _NOT_IN_SMOKE),
+    grids=tuple(_short(row) for row in _GRIDS if _in_smoke(row)),
     seeds=2,
     measured_seeds=2,
     tuning=(1000,),

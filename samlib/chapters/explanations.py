@@ -1,0 +1,238 @@
+"""The competing explanations, each with a prediction that was set before its run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from samlib.chapters import family
+from samlib.errors import RecordsMissing
+from samlib.report.figures import key_of
+from samlib.report.law import prediction
+from samlib.report.results import Results
+from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
+from samlib.report.text import number
+from samlib.study import plan
+from samlib.study.cells import Cell
+from samlib.study.methods import ALL, ON
+
+Found = tuple[Comparison, str] | None  # what is compared, and what it is of
+GAMMA = 0.01  # a smaller difference of mean |gamma| is none, as on the page of the shift
+NORM = 1.0  # percent, of the weights' norm
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One of the competing explanations.
+
+    Attributes:
+        name: what would do the work.
+        prediction: what it says will be seen, set before the runs.
+        look: the comparison that shows it; None if it is not run.
+        met_by: what the comparison then shows.
+        unit: of the comparison.
+    """
+
+    name: str
+    prediction: str
+    look: Callable[[Results], Found]
+    met_by: tuple[str, ...] = (SEEN,)
+    unit: str = "points"
+
+
+# --- from records that are there anyway ---------------------------------------------------------
+
+
+def finished(results: Results) -> list[Cell]:
+    """Every tuned cell of the headline network whose runs are all there."""
+    wanted = plan.all_cells(plan.chapter_needs(results.profile))
+    base = results.profile.bases[results.profile.headline]
+    return [cell for cell in wanted if cell.base == base and _is_there(results, cell)]
+
+
+def _is_there(results: Results, cell: Cell) -> bool:
+    try:
+        return bool(results.runs(cell))
+    except RecordsMissing:
+        return False
+
+
+def fits(results: Results) -> pd.DataFrame:
+    """Training and test accuracy of every finished cell, means over seeds, in percent."""
+    rows = [
+        {
+            "key": key_of(cell.method),
+            "train": results.fitted(cell),
+            "test": results.accuracies(cell).mean(),
+            "method": cell.method,
+        }
+        for cell in finished(results)
+    ]
+    return pd.DataFrame(rows)
+
+
+def memorisation(results: Results) -> Found:
+    """SAM-ON's distance from SAM's, off the line of test on training accuracy of all others."""
+    table = fits(results)
+    others = table[~table["method"].isin([ALL, ON])]
+    if len(others) < 3 or others["train"].std() == 0:
+        return None
+    slope = np.polyfit(others["train"], others["test"], 1)[0]
+    on, sam = (_fits_by_seed(results, results.cell(m)) for m in (ON, ALL))
+    both = (on - sam).dropna()
+    r = float(np.corrcoef(table["train"], table["test"])[0, 1])
+    off = results.judge(both["test"] - slope * both["train"])
+    what = f"at equal training accuracy; correlation {number(r)} over {len(table)} methods"
+    return off, f"SAM-ON − SAM {what}"
+
+
+def _fits_by_seed(results: Results, cell: Cell) -> pd.DataFrame:
+    runs = results.runs(cell)
+    index = [r["config"]["seed"] for r in runs]
+    train = [r["curves"]["train_accuracy"][-1] for r in runs]
+    return pd.DataFrame({"train": train, "test": [r["test_accuracy"] for r in runs]}, index)
+
+
+def _per_seed(results: Results, cell: Cell, of: Callable[[dict], float | None]) -> pd.Series:
+    runs = results.runs(cell)
+    return pd.Series([of(r) for r in runs], [r["config"]["seed"] for r in runs], dtype=float)
+
+
+def effective_rate(results: Results) -> Found:
+    """Norm of the final weights, SAM-ON over SAM: a scale-free network moves by lr / ||w||^2."""
+
+    def last(record: dict) -> float:
+        curve = record["curves"].get("weight_norm") or [None]
+        return math.nan if curve[-1] is None else math.log(curve[-1])
+
+    on, sam = (_per_seed(results, results.cell(m), last) for m in (ON, ALL))
+    change = (100 * (on - sam)).dropna()
+    return (
+        (compare(change, NORM), "norm of the final weights, SAM-ON over SAM")
+        if len(change)
+        else None
+    )
+
+
+def toy(results: Results) -> Found:
+    """Mean |gamma| at the end, SAM-ON minus SAM."""
+    on, sam = (
+        _per_seed(results, results.cell(m), lambda r: r["measures"]["gamma_abs_mean"])
+        for m in (ON, ALL)
+    )
+    change = (on - sam).dropna()
+    return (compare(change, GAMMA), "mean |γ|, SAM-ON − SAM") if len(change) else None
+
+
+def by_the_law(results: Results) -> Found:
+    """The chosen rho of SAM-ON over the one the law gives it, a number and not a sample."""
+    found = prediction(results, ON)
+    if found is None:
+        return None
+    rho = results.rho(results.cell(ON))
+    off = found.octaves(rho)
+    seen = SAME if abs(off) <= 0.5 else SEEN if off > 0 else REVERSED
+    what = f"SAM-ON's chosen ρ is {rho:g}, the law's {found.rho:.3g}"
+    return Comparison(off, math.nan, math.nan, 1, math.nan, seen), what
+
+
+# --- from steps made for it -----------------------------------------------------------------------
+
+
+def _on(results: Results, name: str) -> Cell | None:
+    return family.of_member(results, name)[1]
+
+
+def _sam_on_minus(name: str, label: str) -> Callable[[Results], Found]:
+    def look(results: Results) -> Found:
+        other = _on(results, name)
+        if other is None:
+            return None
+        share = family.percent(family.retention(results, other))
+        return results.compare(results.cell(ON), other), f"SAM-ON − {label}, which has {share}"
+
+    return look
+
+
+def felt(results: Results) -> Found:
+    """The perturbed gradient felt by all but the mask, minus felt by the mask alone."""
+    mask, others = _on(results, "felt_by_mask"), _on(results, "felt_by_others")
+    if mask is None or others is None:
+        return None
+    kept = (family.percent(family.retention(results, c)) for c in (others, mask))
+    what = "felt by all other weights: {}; felt by γ and β alone: {}".format(*kept)
+    return results.compare(others, mask), what
+
+
+def following_lr(results: Results) -> Found:
+    """What rho proportional to the learning rate costs SAM-ON, minus what it costs SAM."""
+    everything, on = family.of_member(results, "rho_lr")
+    if everything is None or on is None:
+        return None
+    table = results.together(results.cell(ON), on, results.cell(ALL), everything)
+    cost = (table[0] - table[1]) - (table[2] - table[3])
+    root = _on(results, "rho_root_lr")
+    more = f"; constant − its root {results.compare(results.cell(ON), root)}" if root else ""
+    return results.judge(cost), f"cost to SAM-ON − cost to SAM{more}"
+
+
+EXPLANATIONS = (
+    Explanation(
+        "less memorisation",
+        "Test accuracy follows from training accuracy: at equal training accuracy SAM-ON and SAM "
+        "show no difference.",
+        memorisation,
+        (SAME,),
+    ),
+    Explanation(
+        "a gradient-norm penalty on γ and β",
+        "Descending L + λ‖∇L‖ on γ and β, without an ascent, does as well: SAM-ON is not ahead.",
+        _sam_on_minus("penalty", "penalty"),
+        (SAME, REVERSED),
+    ),
+    Explanation(
+        "noise, not ascent",
+        "A random direction in γ and β does as well: SAM-ON is not ahead.",
+        _sam_on_minus("random_sam", "random direction"),
+        (SAME, REVERSED),
+    ),
+    Explanation(
+        "any move along the gradient",
+        "The sign does not matter: SAM-ON is not ahead of the same step downhill.",
+        _sam_on_minus("downhill", "sign turned"),
+        (SAME, REVERSED),
+    ),
+    Explanation(
+        "the other weights feel it",
+        "The perturbed gradient does more in the weights that were not perturbed than in γ and β.",
+        felt,
+    ),
+    Explanation(
+        "a larger effective learning rate",
+        "SAM-ON ends with a smaller norm of the weights than SAM, so that the same rate turns them "
+        "further.",
+        effective_rate,
+        (REVERSED,),
+        "percent",
+    ),
+    Explanation(
+        "nothing but the size of the step (the law)",
+        "The chosen ρ of SAM-ON over SAM's is 1/√(share of ‖g‖² on the norm layers), within √2.",
+        by_the_law,
+        (SAME,),
+        "",
+    ),
+    Explanation(
+        "the toy of two parameters",
+        "A perturbed scale grows: mean |γ| at the end is larger with SAM-ON than with SAM.",
+        toy,
+        unit="",
+    ),
+    Explanation(
+        "a constant ρ late in training",
+        "With ρ proportional to the learning rate SAM-ON loses more than SAM.",
+        following_lr,
+    ),
+)

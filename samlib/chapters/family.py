@@ -1,0 +1,250 @@
+"""The family: does the normalization-only perturbation carry over to SAM's relatives?
+
+Every member runs with mask all and with only norm, each at a rho of its own. Hypotheses, set before
+the runs:
+
+F0. Only norm costs no member more than the smallest difference of interest: D = only norm - all
+    lies above minus the margin for each. Reversed by one member whose interval lies wholly below
+    it, after Holm's correction. Beside it, F0 expects the sign of D to be that of SAM's.
+F1. The ratio of the best rho, only norm over all, is a property of mask and geometry: within a
+    factor of 2 of SAM's for every member whose step is a ball's. Reversed by one outside.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from samlib.report import tidy
+from samlib.report.answers import Answer, each_of
+from samlib.report.figures import draw_points, long, use_style
+from samlib.report.names import MEMBER_NAMES
+from samlib.report.results import Results
+from samlib.report.stats import (
+    NOT_RUN,
+    REVERSED,
+    SEEN,
+    Comparison,
+    Share,
+    compare,
+    share_of_gain,
+)
+from samlib.report.text import listed, number
+from samlib.sam import family as parts
+from samlib.sam.masks.by_name import MASKS
+from samlib.study import members
+from samlib.study.cells import Cell
+from samlib.study.methods import ALL, BASE, ON
+from samlib.trainer.build import build_model
+
+_FREE = ("usam", "eigen_sam")  # steps that are not a ball's
+
+
+def of_member(results: Results, name: str) -> tuple[Cell | None, Cell | None]:
+    """A member's cells, mask all and only norm; None where the profile does not run that."""
+    if name == "sam":
+        return results.cell(ALL), results.cell(ON)
+    found = {m.mask: results.cell(m) for m in members.methods(results.profile, [name])}
+    return found.get("all"), found.get("only_norm")
+
+
+def ran(results: Results, names: Iterable[str] = members.FAMILY) -> list[str]:
+    """The members that a profile runs, in order."""
+    return [name for name in names if any(of_member(results, name))]
+
+
+def both_masks(results: Results) -> list[str]:
+    """Those it runs with mask all and with only norm, SAM first."""
+    return ["sam", *(name for name in ran(results) if all(of_member(results, name)))]
+
+
+def gap(results: Results, name: str) -> Comparison:
+    """D: only norm minus all, in points."""
+    everything, on = of_member(results, name)
+    return results.compare(on, everything)
+
+
+def retention(results: Results, cell: Cell) -> Share | None:
+    """R: a gain over the base optimizer as a share of SAM-ON's, on the seeds all three have."""
+    table = results.together(cell, results.cell(ON), results.cell(BASE))
+    return share_of_gain(table[0] - table[2], table[1] - table[2])
+
+
+def rho_ratio(results: Results, name: str) -> float:
+    """The chosen rho of only norm over that of all."""
+    everything, on = of_member(results, name)
+    return results.rho(on) / results.rho(everything)
+
+
+def step_time(results: Results, cell: Cell) -> float:
+    """Median epoch of a cell's runs over the base optimizer's; NaN unless one machine ran both."""
+    machine = ("processor", "gpu")
+    found = [results.runs(c) for c in (cell, results.cell(BASE))]
+    machines = [{tuple(r["provenance"].get(k) for k in machine) for r in runs} for runs in found]
+    if len(machines[0] | machines[1]) > 1:
+        return math.nan
+    mine, base = ([s for r in runs for s in r["times"]["epochs"]] for runs in found)
+    return statistics.median(mine) / statistics.median(base)
+
+
+def kept(cell: Cell, name: str) -> int:
+    """Bytes that a member keeps from step to step beside the base optimizer's."""
+    config = cell.any_run
+    return parts.kept(name, MASKS[config.mask](build_model(config), config))
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Every member: cost, accuracy under both masks, D, R, ratio of the chosen rho, state."""
+    rows, comparisons = [], []
+    for name in ["sam", *ran(results)]:
+        everything, on = of_member(results, name)
+        comparisons.append(gap(results, name) if everything and on else None)
+        rows.append(
+            {
+                "member": MEMBER_NAMES[name],
+                "passes": parts.MEMBERS[name].passes,
+                "all": everything and tidy.at_rho(results, everything),
+                "only norm": on and tidy.at_rho(results, on),
+                "share of SAM-ON's gain": on and tidy.share(retention(results, on)),
+                "ρ ratio": rho_ratio(results, name) if everything and on else math.nan,
+                "step time": step_time(results, on) if on else math.nan,
+                "state, bytes": kept(on, name) if on else None,
+                "diverged": results.diverged(*(c for c in (everything, on) if c)),
+            }
+        )
+    return tidy.judged(rows, "only norm − all", comparisons, results.profile.where)
+
+
+def figure(results: Results) -> Figure:
+    """D of every member, a point per seed."""
+    use_style()
+    gaps = {}
+    for name in both_masks(results):
+        everything, on = (results.accuracies(c) for c in of_member(results, name))
+        gaps[MEMBER_NAMES[name]] = (on - everything).dropna()
+    figure, ax = plt.subplots(figsize=(7.6, 0.34 * len(gaps) + 1.0))
+    draw_points(ax, long(gaps, ["only_norm"] * len(gaps)), "value", "label")
+    ax.axvline(0, color="#444444", lw=0.8)
+    ax.axvline(-results.margin, color="#444444", lw=0.8, ls=":")
+    ax.set_xlabel("only norm − all, points (dotted: the smallest difference of interest)")
+    figure.tight_layout()
+    return figure
+
+
+def no_member_loses(results: Results) -> Answer:
+    """F0: D above minus the margin for every member but SAM, whose D is claim 3's."""
+    names = both_masks(results)[1:]
+    if not names:
+        return Answer(NOT_RUN)
+    gaps = [_difference(results, name) for name in names]
+    above = [compare(d + results.margin, margin=0.0) for d in gaps]
+    clear = sum(c.seen == SEEN for c in above)
+    ours = f"only norm − all lies above −{results.margin:g} in {clear} of {len(above)} members"
+    return each_of(above, ours)
+
+
+def _difference(results: Results, name: str) -> pd.Series:
+    everything, on = of_member(results, name)
+    return (results.accuracies(on) - results.accuracies(everything)).dropna()
+
+
+def same_sign(results: Results) -> str:
+    """How many members have a D of the sign that SAM's has, where both are told from zero."""
+    sams = gap(results, "sam").seen
+    others = [gap(results, name).seen for name in both_masks(results)[1:]]
+    if sams not in (SEEN, REVERSED):
+        return f"SAM's own D has no clear sign ({sams})"
+    opposite = {SEEN: REVERSED, REVERSED: SEEN}[sams]
+    return (
+        f"D has the sign of SAM's in {others.count(sams)} of {len(others)} members and the "
+        f"opposite in {others.count(opposite)}"
+    )
+
+
+def one_ratio(results: Results) -> Answer:
+    """F1: the ratio of the chosen rho within a factor of 2 of SAM's, for every ball step."""
+    names = [name for name in both_masks(results)[1:] if name not in _FREE]
+    if not names:
+        return Answer(NOT_RUN)
+    sams = rho_ratio(results, "sam")
+    ratios = {name: rho_ratio(results, name) for name in names}
+    outside = [n for n, r in ratios.items() if not 0.499 < r / sams < 2.001]  # ρ has four digits
+    ours = f"{len(names) - len(outside)} of {len(names)} within a factor of 2 of {sams:.3g}"
+    if outside:
+        named = (f"{MEMBER_NAMES[n]} ({ratios[n]:.3g})" for n in outside)
+        ours += f"; outside: {listed(list(named))}"
+    return Answer(REVERSED if outside else SEEN, ours, len(names))
+
+
+def finding(results: Results) -> str:
+    """F0 and F1 as the records decide them."""
+    f0, f1 = no_member_loses(results), one_ratio(results)
+    if f0.seen == NOT_RUN:
+        return "No member runs under both masks in this profile: F0 and F1 are not run."
+    return (
+        f"F0, that only norm costs no member more than {results.margin:g} points: {f0.seen} "
+        f"({f0.ours}; {same_sign(results)}). F1, that the ratio of the best ρ belongs to mask and "
+        f"geometry: {f1.seen} ({f1.ours})."
+    )
+
+
+def finding_one_pass(results: Results) -> str:
+    """What the members whose only-norm form loses have in common, by the parts they are made of."""
+    names = both_masks(results)[1:]
+    losing = [n for n in names if gap(results, n).seen == REVERSED]
+    if not losing:
+        return "No member's only-norm form is clearly below its form with mask all."
+    single = sum(n in members.ONE_PASS for n in losing)
+    named = listed([MEMBER_NAMES[n] for n in losing])
+    return (
+        f"Clearly below its form with mask all: {named}; {single} of {len(losing)} take one pass."
+    )
+
+
+def not_run(results: Results) -> str:
+    """The members that this profile leaves out."""
+    left = [n for n in members.FAMILY if n not in ran(results)]
+    if not left:
+        return "Every member of the family is run."
+    return (
+        f"Not run in this profile: {listed([MEMBER_NAMES[n] for n in left])}. A line of "
+        "`samlib/study/members.py` adds one; a member costs about 34 runs, 17 under each mask."
+    )
+
+
+def opening(results: Results) -> dict[str, str]:
+    """What is said, what is seen, and the verdict with what it is worth."""
+    says = "SAM-ON works for SAM, ASAM and Fisher-SAM. MSAM's authors tried BatchNorm alone, too."
+    f0 = no_member_loses(results)
+    sees = f"{len(ran(results))} members are run; {f0.ours}."
+    if best := _best(results):
+        sees += f" The largest difference only norm − all is {best[1]} ({MEMBER_NAMES[best[0]]})."
+    return lines(results, says, sees, f0.seen)
+
+
+def _best(results: Results) -> tuple[str, Comparison] | None:
+    gaps = {name: gap(results, name) for name in both_masks(results)[1:]}
+    return max(gaps.items(), key=lambda item: item[1].mean) if gaps else None
+
+
+def lines(results: Results, says: str, sees: str, seen: str) -> dict[str, str]:
+    """What `html.box` opens a page with, for a hypothesis of ours."""
+    where, worth = results.profile.where, f"A hypothesis of ours, on {results.profile.about}."
+    return {"says": says, "sees": sees, "seen": seen, "where": where, "worth": worth}
+
+
+def percent(found: Share | None) -> str:
+    """A share of SAM-ON's gain in words."""
+    return f"{found} of SAM-ON's gain" if found else "no share: SAM-ON's gain is not clear"
+
+
+def times(ratio: float) -> str:
+    """A step time in words."""
+    return f"{number(ratio)} × the base optimizer's step"
+
+
+TABLES = {"family": table}
+DECIDES: dict = {}

@@ -1,0 +1,159 @@
+"""Is it the normalization? Claim 14 by three routes that share no control.
+
+Set before the runs. Each difference is above zero if normalization layers are what matters:
+
+1. The transformer's LayerNorm is replaced by DyT, gamma tanh(alpha x) + beta, which normalises
+   nothing: SAM-ON's lead over SAM with LayerNorm minus its lead with DyT.
+2. Per-channel scales of the weights, outside every norm layer, take the perturbation: SAM-ON minus
+   SAM on the scales of outputs, and of inputs.
+3. gamma and beta are perturbed as ever, but held at their initial values: SAM-ON's gain minus what
+   is left of it when the norm layers are never released.
+"""
+
+import pandas as pd
+
+from samlib.chapters.family import lines
+from samlib.report import tidy
+from samlib.report.answers import Answer, each_of
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN, SEEN, Comparison
+from samlib.report.text import listed
+from samlib.study import plan
+from samlib.study.cells import Cell
+from samlib.study.methods import BASE, HEADLINE, ON, SCALES, Method
+
+Routes = dict[str, Comparison]
+
+
+def _by_norm(results: Results) -> dict[str, list[Cell]]:
+    """Base optimizer, SAM and SAM-ON of the transformer, with LayerNorm and with DyT."""
+    found = plan.dyt(results.profile)
+    return {"LayerNorm": found[:3], "DyT": found[3:]} if found else {}
+
+
+def replaced(results: Results) -> pd.DataFrame:
+    """The transformer with LayerNorm and with DyT: SAM and SAM-ON over the base, and the lead."""
+    rows, comparisons = [], []
+    for kind, (base, everything, on) in _by_norm(results).items():
+        for cell in (base, everything, on):
+            comparisons.append(results.compare(on, everything) if cell is on else None)
+            over = None if cell is base else tidy.difference(results.compare(cell, base))
+            rows.append(
+                {
+                    "in the norm's place": kind,
+                    "method": method_name(results.profile, cell.method.plain, "vit"),
+                    "accuracy": tidy.at_rho(results, cell),
+                    "minus base": over,
+                    "diverged": results.diverged(cell),
+                }
+            )
+    return tidy.judged(rows, "SAM-ON − SAM", comparisons, results.profile.where)
+
+
+def _lead_lost(results: Results) -> Routes:
+    both = _by_norm(results)
+    if not both:
+        return {}
+    leads = {k: results.accuracies(c[2]) - results.accuracies(c[1]) for k, c in both.items()}
+    return {"lead with LayerNorm − lead with DyT": results.judge(leads["LayerNorm"] - leads["DyT"])}
+
+
+def _over_scales(results: Results) -> Routes:
+    known = [m for m in SCALES if results.profile.has(results.profile.headline, m)]
+    return {
+        f"SAM-ON − SAM on {method_name(results.profile, m)}": results.compare(
+            results.cell(ON), results.cell(m)
+        )
+        for m in known
+    }
+
+
+def _held(results: Results) -> Routes:
+    if not _over_scales(results):  # the controls are run beside the scales
+        return {}
+    gains = []
+    for held in (False, True):
+        on, base = (_fixed(results, m) if held else results.cell(m) for m in (ON, BASE))
+        gains.append(results.accuracies(on) - results.accuracies(base))
+    return {"gain − gain with γ and β held": results.judge(gains[0] - gains[1])}
+
+
+def routes(results: Results) -> dict[int, Routes]:
+    """The comparisons of each route; a route that is not run has none."""
+    return {1: _lead_lost(results), 2: _over_scales(results), 3: _held(results)}
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Every comparison of the three routes; above zero speaks for normalization."""
+    found = [(n, name, c) for n, route in routes(results).items() for name, c in route.items()]
+    rows = [{"route": str(n), "compared": name} for n, name, _ in found]
+    return tidy.judged(rows, "difference", [c for *_, c in found], results.profile.where)
+
+
+def parts(results: Results) -> pd.DataFrame:
+    """What moves, on the headline network: everything, norm layers, gamma, scales; held or free."""
+    rows = []
+    known = [
+        m for m in (*plan.PARTS[:1], *SCALES) if results.profile.has(results.profile.headline, m)
+    ]
+    for method in (*HEADLINE, *known):
+        cell = results.cell(method)
+        row = {
+            "perturbed": method_name(results.profile, method),
+            "accuracy": tidy.at_rho(results, cell),
+        }
+        if method not in plan.PARTS and _held(results):
+            row["γ and β held"] = tidy.spread(results.accuracies(_fixed(results, method)))
+        rows.append(row)
+    return tidy.table(rows)
+
+
+def _fixed(results: Results, method: Method) -> Cell:
+    return results.cell(method.but(rho_from="plain", **plan.FIXED))
+
+
+def verdict(results: Results) -> Answer:
+    """Claim 14 if all three routes are run: above zero on each."""
+    found = routes(results)
+    if not all(found.values()):
+        missing = [str(n) for n, route in found.items() if not route]
+        return Answer(NOT_RUN, f"route {listed(missing)} is not run")
+    together = [c for route in found.values() for c in route.values()]
+    ours = "; ".join(f"{name} {c}" for route in found.values() for name, c in route.items())
+    return each_of(together, ours)
+
+
+def finding(results: Results) -> str:
+    """What each route says, and all three together."""
+    said = [
+        f"route {n}: {listed([f'{name} {c} ({c.seen})' for name, c in route.items()])}"
+        for n, route in routes(results).items()
+        if route
+    ]
+    answer = verdict(results)
+    end = f" ({answer.ours})" if answer.seen == NOT_RUN else ""
+    return f"In points, {'; '.join(said)}. All three together: {answer.seen}{end}."
+
+
+def finding_dyt(results: Results) -> str:
+    """Whether SAM-ON's lead over SAM is there without a normalization."""
+    both = _by_norm(results)
+    if not both:
+        return "DyT is not run in this profile."
+    leads = {kind: results.compare(on, all_) for kind, (_, all_, on) in both.items()}
+    told = [f"with {kind} {lead} ({lead.seen})" for kind, lead in leads.items()]
+    return f"SAM-ON − SAM is {listed(told)} points over {leads['DyT'].seeds} seeds."
+
+
+def opening(results: Results) -> dict[str, str]:
+    """What is said, what is seen, and the verdict with what it is worth."""
+    says = "The title: normalization layers are all that sharpness-aware minimization needs."
+    count = sum(c.seen == SEEN for route in routes(results).values() for c in route.values())
+    total = sum(map(len, routes(results).values()))
+    sees = f"{count} of {total} comparisons speak for normalization rather than for scale."
+    return lines(results, says, sees, verdict(results).seen)
+
+
+TABLES = {"is_it_norm": table, "dyt": replaced, "released": parts}
+DECIDES: dict = {}

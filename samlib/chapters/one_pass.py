@@ -1,0 +1,180 @@
+"""Is there SAM-ON at the price of the base optimizer? Members whose step is a single pass.
+
+The goal, set before the runs: at most 1.05 times the base optimizer's step and at least 70 % of
+SAM-ON's gain. Reached if one member with only norm takes no longer, and its gain minus 70 % of
+SAM-ON's is above zero after Holm's correction; missed if each of them takes longer, or is below.
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from samlib.chapters import family
+from samlib.report import step_times, tidy
+from samlib.report.answers import Answer
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.names import MEMBER_NAMES, method_name
+from samlib.report.results import Results
+from samlib.report.stats import (
+    NOT_RUN,
+    OPEN,
+    REVERSED,
+    SEEN,
+    Comparison,
+    compare,
+    corrected,
+    interval,
+)
+from samlib.report.text import listed, number
+from samlib.study import members
+from samlib.study.cells import Cell
+from samlib.study.methods import BASE, HEADLINE
+
+PRICE, GAIN = 1.05, 0.7
+RECALIBRATED = "recalibrated_test_accuracy"
+
+
+def cells(results: Results) -> dict[str, Cell]:
+    """The headline's three, then every one-pass member under each mask it runs with, by name."""
+    found = {method_name(results.profile, m): results.cell(m) for m in HEADLINE}
+    for name in family.ran(results, members.ONE_PASS):
+        for cell, mask in zip(family.of_member(results, name), ("all", "only norm"), strict=True):
+            if cell:
+                found[f"{MEMBER_NAMES[name]}, {mask}"] = cell
+    return found
+
+
+def price(results: Results, cell: Cell) -> float:
+    """Step time over the base optimizer's: timed alone if it was, else that of the runs' epochs."""
+    timed = step_times.own_or_none(results)
+    name = members.member(cell.method)
+    key = key_of(cell.method) if name == "sam" else f"{name}, {cell.method.mask}"
+    if timed and key in timed["ratios"]:
+        return timed["ratios"][key][1]
+    return family.step_time(results, cell)
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Accuracy, recalibrated and not, share of SAM-ON's gain, and step time."""
+    rows, comparisons = [], []
+    base = results.cell(BASE)
+    for name, cell in cells(results).items():
+        own = cell.method != BASE
+        comparisons.append(results.compare(cell, base) if own else None)
+        rows.append(
+            {
+                "method": name,
+                "accuracy": tidy.at_rho(results, cell),
+                "recalibrated": tidy.spread(results.accuracies(cell, column=RECALIBRATED)),
+                "share of SAM-ON's gain": own and tidy.share(family.retention(results, cell)),
+                "step time": price(results, cell),
+                "diverged": results.diverged(cell),
+            }
+        )
+    return tidy.judged(rows, "minus base", comparisons, results.profile.where)
+
+
+def figure(results: Results) -> Figure:
+    """Accuracy against step time, means with 95 % intervals."""
+    use_style()
+    figure, ax = plt.subplots(figsize=(7.6, 3.8))
+    for name, cell in cells(results).items():
+        mean, low, high = interval(results.accuracies(cell).dropna())
+        key, at = key_of(cell.method), price(results, cell)
+        ax.errorbar(at, mean, [[mean - low], [high - mean]], fmt=MARKERS[key], color=COLOURS[key])
+        ax.annotate(name, (at, mean), (6, 3), textcoords="offset points", fontsize=8)
+    ax.axvline(PRICE, color="#444444", lw=0.8, ls=":")
+    ax.set_xlabel("step time over the base optimizer's (dotted: the goal)")
+    ax.set_ylabel("test accuracy, %")
+    figure.tight_layout()
+    return figure
+
+
+def _only_norm(results: Results) -> dict[str, Cell]:
+    found = {n: family.of_member(results, n)[1] for n in family.ran(results, members.ONE_PASS)}
+    return {name: cell for name, cell in found.items() if cell}
+
+
+def enough(results: Results, cell: Cell) -> Comparison:
+    """A gain over the base optimizer minus 70 % of SAM-ON's, in points."""
+    table = results.together(cell, results.cell(HEADLINE[-1]), results.cell(BASE))
+    return compare(table[0] - table[2] - GAIN * (table[1] - table[2]), margin=0.0)
+
+
+def goal(results: Results) -> Answer:
+    """Whether one member of one pass has the gain at the price."""
+    found = _only_norm(results)
+    if not found:
+        return Answer(NOT_RUN)
+    gains = corrected([enough(results, cell) for cell in found.values()])
+    words = []
+    for cell, gain in zip(found.values(), gains, strict=True):
+        at = price(results, cell)
+        cheap = at <= PRICE
+        words.append(REVERSED if at > PRICE else gain.seen if cheap else OPEN)
+    seen = next((w for w in (SEEN, OPEN) if w in words), REVERSED)
+    parts = (
+        f"{MEMBER_NAMES[n]}: {family.percent(family.retention(results, c))} at "
+        f"{family.times(price(results, c))}"
+        for n, c in found.items()
+    )
+    return Answer(seen, "; ".join(parts), min(g.seeds for g in gains))
+
+
+def finding(results: Results) -> str:
+    """Whether the goal is reached, and by what."""
+    answer = goal(results)
+    if answer.seen == NOT_RUN:
+        return "No member of one pass is run in this profile."
+    return (
+        f"At most {PRICE} times the step of {method_name(results.profile, BASE)} and at least "
+        f"{GAIN:.0%} of SAM-ON's gain: {answer.seen}. With only norm, {answer.ours}."
+    )
+
+
+def finding_signs(results: Results) -> str:
+    """Along the coming step, or back up: momentum's two signs under each mask."""
+    both = zip(*(family.of_member(results, n) for n in ("msam", "msam_up")), strict=True)
+    told = [
+        f"{mask}: {results.compare(down, up)} points"
+        for mask, (down, up) in zip(("mask all", "only norm"), both, strict=True)
+        if down and up
+    ]
+    if not told:
+        return "The two signs of momentum are not run in this profile."
+    return f"MSAM, along the coming step, minus MSAM with its sign turned: {listed(told)}."
+
+
+def finding_statistics(results: Results) -> str:
+    """What the statistics of perturbed passes cost: recalibrated minus not."""
+    told = []
+    for name, cell in _only_norm(results).items():
+        change = results.accuracies(cell, column=RECALIBRATED) - results.accuracies(cell)
+        told.append(f"{MEMBER_NAMES[name]} {results.judge(change)}")
+    if not told:
+        return "No statistics to recalibrate."
+    return f"Recalibrated statistics change the accuracy, in points, of {listed(told)}."
+
+
+def opening(results: Results) -> dict[str, str]:
+    """What is said, what is seen, and the verdict with what it is worth."""
+    best = _best(results)
+    sees = "no such member is run."
+    if best:
+        name, cell, gain = best
+        sees = (
+            f"The best of one pass with only norm, {MEMBER_NAMES[name]}, is {gain} points over "
+            f"{method_name(results.profile, BASE)}, at {number(price(results, cell))} × its step."
+        )
+    says = "MSAM's authors: their one-pass step on BatchNorm alone beats that on everything."
+    return family.lines(results, says, sees, goal(results).seen)
+
+
+def _best(results: Results) -> tuple[str, Cell, Comparison] | None:
+    base = results.cell(BASE)
+    found = [(n, c, results.compare(c, base)) for n, c in _only_norm(results).items()]
+    return max(found, key=lambda item: item[2].mean) if found else None
+
+
+TABLES = {"one_pass": table}
+DECIDES: dict = {}

@@ -1,0 +1,102 @@
+"""Why would it work? Competing explanations, and whether what each predicts is seen."""
+
+import math
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from samlib.chapters import family
+from samlib.chapters.explanations import EXPLANATIONS, Explanation, Found, fits
+from samlib.report import tidy
+from samlib.report.answers import DESCRIBED
+from samlib.report.figures import COLOURS, MARKERS, use_style
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN, OPEN
+from samlib.study.methods import ALL, BASE, ON
+
+MET, NOT_MET = "met", "not met"
+
+
+def outcome(e: Explanation, found: Found) -> str:
+    """Whether a prediction is met: "open" and "not run" say that it is not known."""
+    if found is None or found[0].seen == NOT_RUN:
+        return NOT_RUN
+    if found[0].seen == OPEN:
+        return OPEN
+    return MET if found[0].seen in e.met_by else NOT_MET
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Every explanation: prediction, what was seen, outcome."""
+    rows = []
+    for e in EXPLANATIONS:
+        found = e.look(results)
+        rows.append(
+            {
+                "explanation": e.name,
+                "prediction": e.prediction,
+                "we see": found[1] if found else f"not run: {command(results)}",
+                "difference": _interval(found),
+                "unit": e.unit if found else None,
+                "prediction is": outcome(e, found),
+            }
+        )
+    return tidy.table(rows)
+
+
+def _interval(found: Found) -> dict | None:
+    return None if found is None or math.isnan(found[0].low) else tidy.difference(found[0])
+
+
+def command(results: Results) -> str:
+    """What would run it, and its cost."""
+    return (
+        "a line of samlib/study/members.py for this profile, about 17 runs, then "
+        f"`python -m samlib run --profile {results.profile.name} --only why`"
+    )
+
+
+def figure(results: Results) -> Figure:
+    """Test accuracy against training accuracy, a mark per method."""
+    use_style()
+    figure, ax = plt.subplots(figsize=(6.4, 3.8))
+    for row in fits(results).itertuples():
+        large = row.method in (BASE, ALL, ON)
+        ax.plot(
+            row.train, row.test, MARKERS[row.key], color=COLOURS[row.key], ms=10 if large else 5
+        )
+    ax.set_xlabel("training accuracy at the end, % of the labels trained on")
+    ax.set_ylabel("test accuracy, %")
+    figure.tight_layout()
+    return figure
+
+
+def _count(outcomes: Iterable[str]) -> dict[str, int]:
+    words = list(outcomes)
+    return {word: words.count(word) for word in (MET, NOT_MET, OPEN, NOT_RUN)}
+
+
+def finding(results: Results) -> str:
+    """Which predictions are met, and which are not."""
+    outcomes = {e.name: outcome(e, e.look(results)) for e in EXPLANATIONS}
+    parts = [
+        f"{word}: {', '.join(n for n, o in outcomes.items() if o == word)}"
+        for word, count in _count(outcomes.values()).items()
+        if count
+    ]
+    return f"Of {len(outcomes)} predictions, {'; '.join(parts)}."
+
+
+def opening(results: Results) -> dict[str, str]:
+    """What is said, what is seen, and the verdict with what it is worth."""
+    counts = _count(outcome(e, e.look(results)) for e in EXPLANATIONS)
+    sees = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    says = "Neither sparsity nor low sharpness explains SAM-ON; the authors leave the cause open."
+    sees = f"Of {len(EXPLANATIONS)} predictions {sees}."
+    return family.lines(results, says, sees, DESCRIBED)
+
+
+TABLES = {"why": table}
+DECIDES: dict = {}

@@ -1,0 +1,30 @@
+"""Who must feel the perturbed gradient: the mask's coordinates, or all the others."""
+
+from typing import Literal
+
+import torch
+
+from samlib.errors import choose
+from samlib.sam.descent import Compares, add_to_grads
+from samlib.sam.state import grads_on
+
+
+class Felt(Compares):
+    """u = g~ on one side of the mask and g, the gradient at w, on the other; ours, a control.
+
+    Args:
+        by: "mask": g~ on the mask alone; "others": g~ everywhere but on the mask, for which the
+            first pass needs the mask's gradient only.
+    """
+
+    def __init__(self, by: Literal["mask", "others"]):
+        self.by = choose("by", by, ("mask", "others"))
+        super().__init__(0.0, "all" if by == "mask" else "mask")
+
+    def combine(self, mask):
+        """u."""
+        where, g, self._g = self.where(mask), self._g, None
+        felt = [t.clone() for t in grads_on(mask.entries)]
+        add_to_grads(where, torch._foreach_sub(g, grads_on(where)))
+        if self.by == "mask":
+            add_to_grads(mask.entries, torch._foreach_sub(felt, grads_on(mask.entries)))

@@ -1,0 +1,75 @@
+"""Which members of the family the study runs beside SAM, and where each search for rho begins.
+
+`FAMILY` are published methods, as far as they are told apart by one step; `CONTROLS` are steps that
+exist to test an explanation. A profile runs those that its grids have a row for.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from samlib.sam.family import MEMBERS
+from samlib.study.ladder import ladder
+from samlib.study.methods import ALL, ON, Method
+from samlib.study.profile import Profile, Row
+
+FAMILY = (
+    *("msam", "msam_up", "last", "lesam", "drift_on"),
+    *("usam", "vasso", "fsam", "obf", "async_sam", "eigen_sam", "gsam", "sampa", "esam"),
+    *("ss_sam", "every_k", "ae_sam", "looksam", "looksam_mask", "lookbehind", "ire"),
+)
+CONTROLS = (
+    *("random_sam", "downhill", "felt_by_mask", "felt_by_others"),
+    *("penalty", "rho_lr", "rho_root_lr"),
+)
+ONE_PASS = tuple(name for name in FAMILY if MEMBERS[name].passes == "1")
+
+# Where ladders of `quick` start, mask all and only norm; None does not run that mask. What is a
+# ball step starts where SAM does. Of USAM, whose step has the gradient's length, after what ||g||
+# is there; of noise higher, since few of its coordinates point uphill.
+_LIKE_SAM = (0.125, 0.5)
+QUICK = {
+    **dict.fromkeys(("msam", "msam_up", "last", "lesam", "vasso", "fsam"), _LIKE_SAM),
+    "usam": (0.125, 5.0),
+    **dict.fromkeys(("every_k", "ae_sam", "looksam", "looksam_mask", "ire"), _LIKE_SAM),
+    "rho_lr": (0.25, 1.0),
+    "rho_root_lr": (None, 1.0),
+    "random_sam": (None, 1.0),
+    "downhill": (None, 0.125),
+    "felt_by_mask": (None, 0.5),
+    "felt_by_others": (None, 0.5),
+    "penalty": (None, 0.25),
+}
+# Of `cifar100-10k`, only norm: those of one pass, after what the rest of the profile costs.
+CIFAR = dict.fromkeys(("msam", "msam_up", "last", "lesam"), (None, 0.25))
+SMOKE = ("msam", "usam", "felt_by_mask")  # one of each kind; the others would only take time
+
+Starts = Mapping[str, tuple[float | None, float | None]]
+
+
+def member(method: Method) -> str:
+    """The name of a method's member.
+
+    >>> member(ON), member(ON.but(member="msam"))
+    ('sam', 'msam')
+    """
+    return dict(method.changes).get("member", "sam")
+
+
+def rows(starts: Starts, family: str, seeds: int | None = None) -> tuple[Row, ...]:
+    """A row per member and mask, its ladder from its first value on."""
+    return tuple(
+        Row(method.but(member=name), ladder(start), family, seeds)
+        for name, pair in starts.items()
+        for method, start in zip((ALL, ON), pair, strict=True)
+        if start is not None
+    )
+
+
+def methods(profile: Profile, names: Iterable[str] = FAMILY) -> list[Method]:
+    """The members with rows of their own on the headline network, in the order of the names."""
+    found = {
+        (member(row.method), row.method.mask): row.method
+        for row in profile.grids
+        if member(row.method) != "sam" and row.family == profile.headline
+    }
+    wanted = ((name, mask) for name in names for mask in ("all", "only_norm"))
+    return [found[key] for key in wanted if key in found]

@@ -1,0 +1,164 @@
+"""The chapters on the family, on made-up records whose numbers are known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from made_up import PROFILE, with_accuracies
+
+from samlib.chapters import family, one_pass, systems
+from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.study import members
+
+NAMES = list(members.SMOKE)
+SAM, USAM, MSAM = "sam", "usam", "msam"
+
+
+def accuracies(**by_member):
+    """A rule: 80 for the base optimizer, (all, only norm) of a member as given, else 85 and 90."""
+
+    def rule(config):
+        if config["geometry"] == "none":
+            return 80.0
+        everything, on = by_member.get(config["member"], (85.0, 90.0))
+        return on if config["mask"] == "only_norm" else everything
+
+    return rule
+
+
+def test_only_rows_of_its_own_make_a_member_run(smoke):
+    assert family.ran(smoke) == ["msam", "usam"]
+    assert family.both_masks(smoke) == ["sam", "msam", "usam"]
+    everything, on = family.of_member(smoke, MSAM)
+    assert (everything.method.mask, on.method.mask) == ("all", "only_norm")
+    assert {run.member for run in on.runs(smoke.records)} == {"msam"}
+    assert family.of_member(smoke, "vasso") == (None, None)
+
+
+def test_the_gap_is_only_norm_minus_all_and_the_share_is_of_sam_ons_gain(smoke):
+    found = with_accuracies(smoke, accuracies(msam=(84.0, 85.0)))
+    assert family.gap(found, MSAM).mean == pytest.approx(1.0)
+    assert family.retention(found, family.of_member(found, MSAM)[1]).share == pytest.approx(0.5)
+    row = family.table(found).set_index(("member", "")).loc["MSAM"]
+    assert row["only norm − all", "mean"] == pytest.approx(1.0)
+    assert row["share of SAM-ON's gain", "share"] == pytest.approx(50)
+    assert row["passes", ""] == "1"
+    assert row["state, bytes", ""] == 0
+    on, everything = (family.of_member(found, MSAM)[i] for i in (1, 0))
+    assert row["ρ ratio", ""] == pytest.approx(found.rho(on) / found.rho(everything))
+    assert row["step time", ""] == pytest.approx(2.0)  # made-up epochs: 2 s against 1 s
+
+
+def test_a_step_time_of_another_machine_is_none(smoke):
+    on = family.of_member(smoke, MSAM)[1]
+    elsewhere = {
+        run_id: r | {"provenance": r["provenance"] | {"processor": "other"}}
+        if r["config"]["member"] == MSAM
+        else r
+        for run_id, r in smoke.records.items()
+    }
+    assert math.isnan(family.step_time(replace(smoke, records=elsewhere), on))
+
+
+@pytest.mark.parametrize(
+    ("msam", "usam", "seen"),
+    [
+        ((85.0, 86.0), (85.0, 85.0), SEEN),  # as good is enough
+        ((85.0, 84.9), (85.0, 86.0), SEEN),  # a loss within the margin is none
+        ((85.0, 84.0), (85.0, 86.0), REVERSED),
+    ],
+)
+def test_one_member_that_loses_more_than_the_margin_reverses_f0(smoke, msam, usam, seen):
+    found = with_accuracies(smoke, accuracies(msam=msam, usam=usam))
+    assert family.no_member_loses(found).seen == seen
+    assert f"no member more than {found.margin:g} points: {seen}" in family.finding(found)
+
+
+def test_f0_is_open_where_the_seeds_do_not_decide(smoke):
+    def rule(config):
+        uneven = 3.0 * config["seed"] if config["member"] == MSAM else 0.0
+        return accuracies()(config) - uneven * (config["mask"] == "only_norm") - 4
+
+    assert family.no_member_loses(with_accuracies(smoke, rule)).seen == OPEN
+
+
+def test_the_sign_is_compared_with_that_of_sam(smoke):
+    found = with_accuracies(smoke, accuracies(msam=(85.0, 86.0), usam=(85.0, 84.0)))
+    assert "sign of SAM's in 1 of 2 members and the opposite in 1" in family.same_sign(found)
+    flat = with_accuracies(smoke, accuracies(sam=(85.0, 85.0)))
+    assert "no clear sign" in family.same_sign(flat)
+    assert "MSAM; 1 of 1 take one pass" in family.finding_one_pass(
+        with_accuracies(smoke, accuracies(msam=(85.0, 80.0)))
+    )
+
+
+def choosing(results, ratios):
+    """Results in which validation prefers rho 0.25 for all, times a ratio for only norm."""
+
+    def best(config):
+        return 0.25 * (ratios[config["member"]] if config["mask"] == "only_norm" else 1.0)
+
+    found = {
+        run_id: r
+        if r["config"]["geometry"] == "none"
+        else r
+        | {"validation_accuracy": 90 - abs(math.log2(r["config"]["rho"] / best(r["config"])))}
+        for run_id, r in results.records.items()
+        if r["config"]["member"] in ratios
+    }
+    return replace(results, records=results.records | found)
+
+
+def test_f1_is_about_the_steps_of_a_ball(smoke):
+    ratios = {"sam": 4.0, "msam": 8.0, "usam": 1.0}
+    assert family.rho_ratio(choosing(smoke, ratios), "sam") == pytest.approx(4.0)
+    within = family.one_ratio(choosing(smoke, ratios))
+    assert (within.seen, within.seeds) == (SEEN, 1), "USAM's radius is not a length"
+    assert "1 of 1 within a factor of 2 of 4" in within.ours
+
+
+# --- one pass ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("msam", "price", "seen"),
+    [(88.0, 1.0, SEEN), (88.0, 1.2, REVERSED), (82.0, 1.0, REVERSED)],
+)
+def test_the_goal_needs_the_gain_and_the_price(smoke, monkeypatch, msam, price, seen):
+    """SAM-ON gains 10, of which 70 % are 7."""
+    monkeypatch.setattr(one_pass, "price", lambda results, cell: price)
+    found = with_accuracies(smoke, accuracies(msam=(84.0, msam)))
+    assert one_pass.goal(found).seen == seen
+    assert f"SAM-ON's gain: {seen}." in one_pass.finding(found)
+
+
+def test_the_page_of_one_pass_says_what_is_not_run(smoke):
+    assert list(one_pass.cells(smoke)) == ["SGD", "SAM", "SAM-ON", "MSAM, all", "MSAM, only norm"]
+    assert "not run" in one_pass.finding_signs(smoke)
+    assert "MSAM −0.50 [−0.50, −0.50]" in one_pass.finding_statistics(smoke)
+    assert len(one_pass.table(smoke)) == len(one_pass.figure(smoke).axes[0].containers) == 5
+
+
+# --- systems -------------------------------------------------------------------------------------
+
+
+def test_every_member_of_the_family_is_a_system_with_one_number_or_a_reason(smoke):
+    named = [s.member for s in systems.SYSTEMS if s.member]
+    assert len(named) == len(set(named))
+    variants = {"msam_up", "drift_on", "looksam_mask", "every_k"}  # of MSAM, FedLESAM, LookSAM, SAM
+    assert {*named} == {"sam", *members.FAMILY} - variants
+    found = with_accuracies(smoke, accuracies(msam=(84.0, 85.0)))
+    table = systems.table(found).set_index(("method", ""))
+    assert table.loc["MSAM (Becker et al., 2024)", ("only norm − base", "mean")] == pytest.approx(5)
+    empty = table["only norm − base", "mean"].isna()
+    assert empty.sum() == len(systems.SYSTEMS) - 3
+    assert (table.loc[empty, ("here", "")].str.len() > 0).all()
+    assert "SAM (Foret et al., 2021) gains most" in systems.opening(found)["sees"]
+
+
+@pytest.mark.parametrize("chapter", [family, one_pass, systems])
+def test_a_page_opens_with_what_is_said_seen_and_worth(smoke, chapter):
+    opening = chapter.opening(smoke)
+    assert all(opening.values())
+    assert opening["where"] == PROFILE.where
+    assert PROFILE.about in opening["worth"]

@@ -1,0 +1,194 @@
+"""The chapters on explanations, on made-up records whose numbers are known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from made_up import PROFILE, with_accuracies
+
+from samlib.chapters import explanations, is_it_norm, why
+from samlib.chapters.why import MET, NOT_MET
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
+from samlib.study import plan
+from samlib.study.methods import ALL, ON
+
+BY_NAME = {e.name: e for e in explanations.EXPLANATIONS}
+
+
+def rewritten(results, change):
+    """Results in which a function has changed every record."""
+    return replace(results, records={i: change(r) for i, r in results.records.items()})
+
+
+def is_on(config):
+    return config["geometry"] == "l2" and config["mask"] == "only_norm"
+
+
+def outcome_of(name, results):
+    return why.outcome(BY_NAME[name], BY_NAME[name].look(results))
+
+
+@pytest.mark.parametrize(
+    ("seen", "met_by", "said"),
+    [
+        (SEEN, (SEEN,), MET),
+        (SAME, (SEEN,), NOT_MET),
+        (REVERSED, (SAME, REVERSED), MET),
+        (OPEN, (SEEN,), OPEN),
+        (NOT_RUN, (SEEN,), NOT_RUN),
+    ],
+)
+def test_a_prediction_is_met_by_what_it_says(seen, met_by, said):
+    e = explanations.Explanation("", "", lambda results: None, met_by)
+    found = Comparison(0.0, 0.0, 0.0, 2, 1.0, seen), ""
+    assert why.outcome(e, found) == said
+    assert why.outcome(e, None) == NOT_RUN
+
+
+def fitting(results, extra):
+    """A rule of records on a line: test = 100 - train, SAM-ON so many points off it."""
+    on = {run["run_id"] for run in results.runs(results.cell(ON))}
+
+    def change(record):
+        config = record["config"]
+        place = sum(map(ord, config["mask"] + config["geometry"])) % 7
+        train = 60.0 + 3 * place + 0.1 * config["seed"]
+        test = 100.0 - train + extra * (record["run_id"] in on)
+        curves = record["curves"] | {"train_accuracy": [train]}
+        return record | {"curves": curves, "test_accuracy": test}
+
+    return change
+
+
+@pytest.mark.parametrize(("extra", "said"), [(0.0, MET), (2.0, NOT_MET)])
+def test_memorisation_is_refuted_by_a_method_off_the_line(smoke, extra, said):
+    found = rewritten(smoke, fitting(smoke, extra))
+    off, what = explanations.memorisation(found)
+    assert off.mean == pytest.approx(extra, abs=0.15)  # other variants with only norm are on it
+    assert outcome_of("less memorisation", found) == said
+    assert "correlation −" in what
+    table = explanations.fits(found)
+    assert len(table) == len(why.figure(found).axes[0].lines)
+
+
+def test_the_effective_rate_compares_logarithms_of_the_norm(smoke):
+    def change(record):
+        norm = 9.0 if is_on(record["config"]) else 10.0
+        return record | {"curves": record["curves"] | {"weight_norm": [1.0, norm]}}
+
+    found, _ = explanations.effective_rate(rewritten(smoke, change))
+    assert found.mean == pytest.approx(100 * math.log(0.9))
+    assert outcome_of("a larger effective learning rate", rewritten(smoke, change)) == MET
+    assert explanations.effective_rate(smoke) is None, "records without the curve"
+
+
+def test_the_toy_predicts_that_gamma_grows(smoke):
+    def change(grown):
+        def of(record):
+            gamma = 1.0 + grown * is_on(record["config"])
+            return record | {"measures": record["measures"] | {"gamma_abs_mean": gamma}}
+
+        return of
+
+    for grown, said in ((0.1, MET), (0.0, NOT_MET), (-0.1, NOT_MET)):
+        assert outcome_of("the toy of two parameters", rewritten(smoke, change(grown))) == said
+
+
+def test_the_law_is_met_within_a_root_of_two(smoke):
+    sam = smoke.cell(ALL)
+    ratio = smoke.rho(smoke.cell(ON)) / smoke.rho(sam)
+
+    def shares(factor):
+        share = (factor / ratio) ** 2
+
+        def change(record):
+            return record | {"curves": record["curves"] | {"norm_share": [share]}}
+
+        return change
+
+    for factor, said in ((1.0, MET), (1.3, MET), (1.6, NOT_MET), (0.5, NOT_MET)):
+        found = rewritten(smoke, shares(factor))
+        assert outcome_of("nothing but the size of the step (the law)", found) == said
+
+
+def test_what_is_not_run_says_so_with_its_command(smoke):
+    table = why.table(smoke).set_index(("explanation", ""))
+    row = table.loc["noise, not ascent"]
+    assert row["prediction is", ""] == NOT_RUN
+    assert "python -m samlib run --profile smoke --only why" in row["we see", ""]
+    assert "not run: " in why.finding(smoke)
+    assert why.opening(smoke)["where"] == PROFILE.where
+
+
+def test_what_a_control_keeps_is_told_beside_sam_on(smoke, monkeypatch):
+    """SAM-ON gains 10 over the base; the control 5, so that it is 5 behind and keeps a half."""
+    look = explanations._sam_on_minus("felt_by_mask", "control")
+
+    def rule(config):
+        if config["geometry"] == "none":
+            return 80.0
+        return 85.0 if config["member"] == "felt_by_mask" else 90.0
+
+    found, what = look(with_accuracies(smoke, rule))
+    assert found.mean == pytest.approx(5.0)
+    assert found.seen == SEEN
+    assert "which has 50 %" in what
+
+
+# --- is it the normalization ---------------------------------------------------------------------
+
+
+def routes_of(layer_norm, dyt, scales, held):
+    """A rule by which SAM is at 85 and SAM-ON ahead of what each route compares it with."""
+
+    def rule(config):
+        lead = {"vit_micro": layer_norm, "vit_micro_dyt": dyt}.get(config["model"])
+        if lead is not None:
+            return 85.0 + lead * is_on(config)
+        if config["geometry"] == "none":
+            return 80.0
+        if config["updated"] == "no_norm":
+            return 80.0 + held
+        return 90.0 - scales * (not is_on(config))
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ((3.0, 0.0, 2.0, 1.0), SEEN),  # the gain is 10, 1 of it left
+        ((3.0, 3.0, 2.0, 1.0), SAME),
+        ((3.0, 0.0, -2.0, 1.0), REVERSED),
+        ((3.0, 0.0, 2.0, 10.0), SAME),
+    ],
+)
+def test_claim_14_needs_every_route(smoke, given, seen):
+    found = with_accuracies(smoke, routes_of(*given))
+    assert is_it_norm.verdict(found).seen == seen
+    by_route = {
+        n: [c.mean for c in route.values()] for n, route in is_it_norm.routes(found).items()
+    }
+    assert by_route[1] == pytest.approx([given[0] - given[1]])
+    assert by_route[2] == pytest.approx([given[2]] * 2)
+    assert by_route[3] == pytest.approx([10 - given[3]])
+    assert f"All three together: {seen}." in is_it_norm.finding(found)
+    assert len(is_it_norm.table(found)) == 4
+    assert is_it_norm.opening(found)["seen"] == seen
+
+
+def test_dyt_stands_beside_layer_norm(smoke):
+    found = with_accuracies(smoke, routes_of(3.0, 1.0, 2.0, 1.0))
+    table = is_it_norm.replaced(found)
+    assert table["in the norm's place", ""].tolist() == ["LayerNorm"] * 3 + ["DyT"] * 3
+    leads = table["SAM-ON − SAM"]["mean"].dropna().tolist()
+    assert leads == pytest.approx([3.0, 1.0])
+    assert {run.model for run in plan.dyt(PROFILE)[3].runs({})} == {"vit_micro_dyt"}
+    assert "γ only" in is_it_norm.parts(found)["perturbed", ""].tolist()
+
+
+def test_a_route_that_is_not_run_leaves_the_claim_open_to_no_verdict(smoke, monkeypatch):
+    monkeypatch.setattr(plan, "dyt", lambda profile: [])
+    assert is_it_norm.verdict(smoke).seen == NOT_RUN
+    assert "route 1 is not run" in is_it_norm.finding(smoke)
+    assert is_it_norm.replaced(smoke).empty
