@@ -9,12 +9,14 @@ step's reuse of an unperturbed prefix need to know nothing about families.
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 import torchvision
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from samlib.errors import ConfigError, choose
+from samlib.sam import masks
 from samlib.sam.reuse import Staged
 
 
@@ -173,6 +175,32 @@ class ResNet50(Staged, torchvision.models.ResNet):
         return self.fc(self.avgpool(x).flatten(1))
 
 
+class DyT(nn.Module):
+    """Dynamic tanh, y = gamma tanh(alpha x) + beta: a normalization layer without statistics.
+
+    Zhu et al. (2025), "Transformers without normalization": alpha is one number per layer, 0.5 at
+    first; gamma (`weight`) and beta (`bias`) are per channel.
+
+    Args:
+        dim: channels, the last dimension of the input.
+        device, dtype: of the parameters, as every torch layer takes them.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        place = {"device": device, "dtype": dtype}
+        self.alpha = nn.Parameter(torch.full((1,), 0.5, **place))
+        self.weight = nn.Parameter(torch.ones(dim, **place))
+        self.bias = nn.Parameter(torch.zeros(dim, **place))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.alpha * x) * self.weight + self.bias
+
+
+# It takes the place of a norm layer without dividing by a size, by which those are recognised.
+masks.register_norm(DyT)
+
+
 class ViT(Staged, VisionTransformer):
     """timm's vision transformer, its blocks grouped into three stages of equal depth."""
 
@@ -215,7 +243,9 @@ def _patched(block: Callable, *, preact: bool, **shape) -> ResNet:
     return ResNet(block, widths=widths, depth=1, stem=64, patch=4, preact=preact, **shape)
 
 
-def _vit(patch: int, dim: int, depth: int, heads: int, *, num_classes, in_channels, image_size):
+def _vit(
+    patch: int, dim: int, depth: int, heads: int, *, num_classes, in_channels, image_size, norm=None
+):
     return ViT(
         img_size=image_size,
         patch_size=patch,
@@ -224,6 +254,7 @@ def _vit(patch: int, dim: int, depth: int, heads: int, *, num_classes, in_channe
         embed_dim=dim,
         depth=depth,
         num_heads=heads,
+        norm_layer=norm,
     )
 
 
@@ -247,6 +278,9 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     "resnext11_4x2d": partial(_resnext, 1, 4, 2),
     "wrn10_1": partial(_wrn, 10, 1),
     "vit_micro": partial(_vit, 2, 48, 3, 3),
+    # transformers without normalization
+    "vit_t_dyt": partial(_vit, 4, 192, 12, 3, norm=DyT),
+    "vit_micro_dyt": partial(_vit, 2, 48, 3, 3, norm=DyT),
 }
 
 

@@ -18,7 +18,7 @@ PARTS = (Method("l2", "only_gamma"), Method("l2", "only_beta"))
 DYT = {"model": "vit_micro_dyt"}  # the transformer with DyT in the place of LayerNorm
 BLOCKS = tuple(Method("l2", f"blocks_{stages}") for stages in ("1", "2", "3", "23"))
 # When the perturbation is active: shares of the epochs at which it starts, or ends.
-SWITCHES = (0.25, 0.5, 0.75)
+SWITCHES = (0.5,)
 
 
 class Needs(NamedTuple):

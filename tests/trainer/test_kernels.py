@@ -40,6 +40,8 @@ KERNELS = {  # of SAM and of SAM-ON
     "wrn10_1": (251, 247),
     "vit_micro": (452, 422),
     "vit_mini": (794, 740),
+    "vit_t_dyt": (2028, 1925),
+    "vit_micro_dyt": (606, 575),
     "wrn10_4_patch4": (251, 247),
     "resnet10_4_patch4": (271, 268),
 }

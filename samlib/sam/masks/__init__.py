@@ -11,10 +11,12 @@ from samlib.sam.masks.whole import (
     convolutions,
     from_booleans,
     no_norm,
+    only_alpha,
     only_beta,
     only_gamma,
     only_norm,
     weights,
+    without_alpha,
 )
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "no_norm",
     "norm_layers",
     "norm_parameters",
+    "only_alpha",
     "only_beta",
     "only_gamma",
     "only_norm",
@@ -38,4 +41,5 @@ __all__ = [
     "register_norm",
     "trainable",
     "weights",
+    "without_alpha",
 ]

@@ -16,10 +16,12 @@ from samlib.sam.masks.whole import (
     blocks,
     convolutions,
     no_norm,
+    only_alpha,
     only_beta,
     only_gamma,
     only_norm,
     weights,
+    without_alpha,
 )
 
 
@@ -61,6 +63,8 @@ MASKS: dict[str, Callable[[nn.Module, Any], Mask]] = {
     "no_norm": lambda model, config: no_norm(model),
     "only_gamma": lambda model, config: only_gamma(model),
     "only_beta": lambda model, config: only_beta(model),
+    "only_alpha": lambda model, config: only_alpha(model),
+    "without_alpha": lambda model, config: without_alpha(model),
     "convolutions": lambda model, config: convolutions(model),
     "weights": lambda model, config: weights(model),
     "random": _random,

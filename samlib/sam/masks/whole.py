@@ -60,6 +60,16 @@ def only_beta(model: nn.Module) -> Mask:
     return _by_norm(model, "only_beta", lambda leaf: leaf == "bias", "bias")
 
 
+def only_alpha(model: nn.Module) -> Mask:
+    """The slope `alpha` of every DyT layer, one number each."""
+    return _by_norm(model, "only_alpha", lambda leaf: leaf == "alpha")
+
+
+def without_alpha(model: nn.Module) -> Mask:
+    """gamma and beta of every normalization layer, DyT's among them, without its slope `alpha`."""
+    return _by_norm(model, "without_alpha", lambda leaf: leaf not in (None, "alpha"))
+
+
 def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
     chosen = set()
     for name, m in model.named_modules():
