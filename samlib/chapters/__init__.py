@@ -1,7 +1,7 @@
 """The report, chapter by chapter: tables, figure and finding, and the claims they decide.
 
 A chapter is a module here and a notebook of the same name; which runs it needs is `plan`'s to say.
-`TABLES` are written beside the records as CSV files, `DECIDES` maps numbers of claims to what the
+`TABLES` are written beside the records as CSV files, `DECIDES` maps keys of claims to what the
 records say of them.
 """
 
@@ -12,8 +12,11 @@ from samlib.chapters import (
     carriers,
     cost,
     introduction,
+    law,
+    parts,
     rho_sweep,
     robustness,
+    scales,
     sharpness,
     shift,
     sparsity,
@@ -22,7 +25,7 @@ from samlib.chapters import (
     when,
 )
 
-__all__ = ["CHAPTERS", "introduction", "shift", "sparsity", "verdicts"]
+__all__ = ["CHAPTERS", "introduction", "questions", "verdicts"]
 
 _IN_ORDER = (
     introduction,
@@ -31,12 +34,15 @@ _IN_ORDER = (
     rho_sweep,
     robustness,
     cost,
-    speed,
     carriers,
+    law,
     sparsity,
+    parts,
+    scales,
     sharpness,
     shift,
     when,
+    speed,
 )
 CHAPTERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in _IN_ORDER
