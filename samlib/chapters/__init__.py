@@ -1,7 +1,7 @@
 """The report, chapter by chapter: tables, figure and finding, and the claims they decide.
 
 A chapter is a module here and a notebook of the same name; which runs it needs is `plan`'s to say.
-`TABLES` are written beside the records as CSV files, `DECIDES` maps numbers of claims to what the
+`TABLES` are written beside the records as CSV files, `DECIDES` maps keys of claims to what the
 records say of them.
 """
 
@@ -14,9 +14,12 @@ from samlib.chapters import (
     family,
     introduction,
     is_it_norm,
+    law,
     one_pass,
+    parts,
     rho_sweep,
     robustness,
+    scales,
     sharpness,
     shift,
     sparsity,
@@ -27,7 +30,7 @@ from samlib.chapters import (
     why,
 )
 
-__all__ = ["CHAPTERS", "introduction", "shift", "sparsity", "verdicts"]
+__all__ = ["CHAPTERS", "introduction", "questions", "verdicts"]
 
 _IN_ORDER = (
     introduction,
@@ -36,9 +39,11 @@ _IN_ORDER = (
     rho_sweep,
     robustness,
     cost,
-    speed,
     carriers,
+    law,
     sparsity,
+    parts,
+    scales,
     sharpness,
     shift,
     when,
@@ -47,6 +52,7 @@ _IN_ORDER = (
     is_it_norm,
     why,
     systems,
+    speed,
 )
 CHAPTERS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in _IN_ORDER

@@ -2,72 +2,39 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from samlib.report import names, paper, tidy
-from samlib.report.answers import Answer, single
+from samlib.report import paper, tidy
+from samlib.report.answers import Answer, each_of
 from samlib.report.figures import GEOMETRY_COLOURS, use_style
 from samlib.report.names import GEOMETRY_NAMES
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, corrected
-from samlib.report.text import number
+from samlib.report.stats import SEEN, Comparison, corrected
+from samlib.report.text import listed, number
 from samlib.report.wording import points
 from samlib.study.methods import SWEPT, Method
 
 
-def without_norm(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """All minus no-norm, and the share of the perturbation on norm layers (claim 4)."""
-    rows, comparisons = [], []
-    for geometry in SWEPT:
-        everything = results.cell(Method(geometry, "all"))
-        without = results.cell(Method(geometry, "no_norm"))
-        comparisons.append(results.compare(everything, without))
-        records = results.runs(everything)
-        shares = [s for r in records for s in r["curves"]["norm_share"] if s is not None]
-        both = results.together(everything, without)
-        rows.append(
-            {
-                "variant": GEOMETRY_NAMES[geometry],
-                "predicted share": {"percent": 100 * paper.SHARE_AT_START[geometry]},
-                "share on norm layers": {"percent": 100 * pd.Series(shares).mean()},
-                "reported all − no norm": paper.best_gap(geometry, "all", "no_norm"),
-                "all": tidy.spread(both[0]),
-                "no norm": tidy.at_rho(results, without, both[1]),
-            }
-        )
-    return tidy.judged(rows, "difference", comparisons), comparisons
-
-
-def _order(values: dict[str, float]) -> str:
-    """Variants from the largest value to the smallest."""
-    return ", ".join(names.GEOMETRY_NAMES[g] for g in sorted(values, key=values.get, reverse=True))
-
-
-def finding_prediction(results: Results) -> str:
-    """Whether the shares came out as predicted, and the costs in the order of the shares."""
-    comparisons = dict(zip(SWEPT, corrected(without_norm(results)[1]), strict=True))
-    table = share_over_time(results).groupby("variant")["share"].mean()
-    shares = {g: float(table[GEOMETRY_NAMES[g]]) for g in SWEPT}
-    costs = {g: c.mean for g, c in comparisons.items()}
-    same = _order(shares) == _order(paper.SHARE_AT_START)
-    rank = spearmanr([shares[g] for g in SWEPT], [costs[g] for g in SWEPT]).statistic
-    authors = [paper.best_gap(g, "all", "no_norm") for g in SWEPT]
-    theirs = spearmanr([paper.SHARE_AT_START[g] for g in SWEPT], authors).statistic
-    shown = [g for g, c in comparisons.items() if c.verdict == "holds"]
-    return (
-        f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(shares)}. "
-        f"The mean costs of leaving the layers out have a rank correlation of {rank:.1f} with the "
-        f"shares (the authors' costs with the predicted shares: {theirs:.1f}); of the four costs "
-        f"{len(shown) or 'none'} {'is' if len(shown) < 2 else 'are'} shown to be above zero."
-    )
+def costs(results: Results) -> dict[str, Comparison]:
+    """All minus no norm, by geometry, of those that are run without the norm layers."""
+    methods = {g: Method(g, "no_norm") for g in SWEPT}
+    headline = results.profile.headline
+    return {
+        g: results.compare(results.cell(Method(g, "all")), results.cell(without))
+        for g, without in methods.items()
+        if results.profile.has(headline, without)
+    }
 
 
 def share_over_time(results: Results) -> pd.DataFrame:
     """Share of ||eps||² on norm layers by geometry, seed and epoch, all parameters perturbed."""
     rows = [
-        {"variant": GEOMETRY_NAMES[g], "seed": r["config"]["seed"], "epoch": e, "share": share}
+        {"geometry": g, "seed": r["config"]["seed"], "epoch": e, "share": 100 * share}
         for g in SWEPT
+        if results.profile.has(results.profile.headline, Method(g, "all"))
         for r in results.runs(results.cell(Method(g, "all")))
         for e, share in enumerate(r["curves"]["norm_share"])
         if share is not None
@@ -75,60 +42,107 @@ def share_over_time(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shares(results: Results) -> dict[str, float]:
+    """Mean share on norm layers in percent, by geometry."""
+    return share_over_time(results).groupby("geometry")["share"].mean().to_dict()
+
+
+def without_norm(results: Results) -> pd.DataFrame:
+    """All minus no norm, and the share of the perturbation on norm layers (claim 4)."""
+    found, on_norm = costs(results), shares(results)
+    rows = []
+    for geometry in found:
+        everything, without = (results.cell(Method(geometry, m)) for m in ("all", "no_norm"))
+        both = results.together(everything, without)
+        rows.append(
+            {
+                "variant": GEOMETRY_NAMES[geometry],
+                "predicted share": {"percent": 100 * paper.SHARE_AT_START[geometry]},
+                "share on norm layers": {"percent": on_norm[geometry]},
+                "reported all − no norm": paper.best_gap(geometry, "all", "no_norm"),
+                "all": tidy.at_rho(results, everything, both[0]),
+                "no norm": tidy.at_rho(results, without, both[1]),
+            }
+        )
+    return tidy.judged(rows, "all − no norm", list(found.values()), results.profile.where)
+
+
+def _order(values: dict[str, float]) -> str:
+    """Variants from the largest value to the smallest."""
+    return ", ".join(GEOMETRY_NAMES[g] for g in sorted(values, key=values.get, reverse=True))
+
+
+def finding_prediction(results: Results) -> str:
+    """Whether the shares came out as predicted, and the costs in the order of the shares."""
+    on_norm, found = shares(results), costs(results)
+    predicted = {g: paper.SHARE_AT_START[g] for g in on_norm}
+    same = _order(on_norm) == _order(predicted)
+    text = f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(on_norm)}."
+    if len(found) < 3:
+        return text
+    rank = spearmanr([on_norm[g] for g in found], [c.mean for c in found.values()]).statistic
+    authors = [paper.best_gap(g, "all", "no_norm") for g in found]
+    theirs = spearmanr([predicted[g] for g in found], authors).statistic
+    seen = sum(c.seen == SEEN for c in corrected(list(found.values())))
+    return (
+        f"{text} The costs of leaving the layers out have a rank correlation of {rank:.1f} with "
+        f"the shares (the authors' costs with the predicted shares: {theirs:.1f}). "
+        f"{seen or 'None'} of the {len(found)} costs {'is' if seen < 2 else 'are'} seen."
+    )
+
+
 def figure(results: Results) -> Figure:
-    """Share of the full perturbation that falls on norm layers, along training."""
+    """Left, the share on norm layers along training; right, the cost of leaving them out."""
     use_style()
-    figure, ax = plt.subplots(figsize=(7.2, 3.2))
-    table = share_over_time(results)
-    ends = {}
-    for geometry in SWEPT:
-        rows = table[table["variant"] == GEOMETRY_NAMES[geometry]]
-        mean = rows.groupby("epoch")["share"].mean()
-        colour = GEOMETRY_COLOURS[geometry]
-        for _, run in rows.groupby("seed"):
-            ax.plot(run["epoch"], 100 * run["share"], color=colour, alpha=0.25, lw=0.8)
-        ax.plot(mean.index, 100 * mean, color=colour, lw=2)
-        ends[geometry] = 100 * mean.iloc[-1]
-    lowest = -3.0
-    for geometry in sorted(ends, key=ends.get):  # labels at the curves' ends, none on another
-        lowest = max(ends[geometry], lowest + 7)
-        label, colour = GEOMETRY_NAMES[geometry], GEOMETRY_COLOURS[geometry]
-        ax.text(table["epoch"].max() * 1.02 + 0.1, lowest, label, color=colour, va="center")
-    ax.set_xlim(right=table["epoch"].max() * 1.4 + 1)
-    ax.set_ylim(0, 102)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("‖ε‖² on norm layers, %")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[3, 2])
+    _along_training(left, share_over_time(results))
+    on_norm = shares(results)
+    for geometry, c in costs(results).items():
+        colour, x = GEOMETRY_COLOURS[geometry], on_norm[geometry]
+        right.plot([x, x], [c.low, c.high], color=colour, lw=2)
+        right.plot(x, c.mean, "o", color=colour, ms=8, mec="white")
+        right.plot(
+            100 * paper.SHARE_AT_START[geometry],
+            paper.best_gap(geometry, "all", "no_norm"),
+            "x",
+            color=colour,
+        )
+    right.axhline(0, color="#444444", lw=0.8)
+    right.set_xlim(-5, 105)
+    right.set_xlabel("‖ε‖² on norm layers, %")
+    right.set_title("all − no norm, points (×: reported)")
     figure.tight_layout()
     return figure
 
 
+def _along_training(ax: Axes, table: pd.DataFrame) -> None:
+    look = {"x": "epoch", "y": "share", "hue": "geometry", "palette": GEOMETRY_COLOURS}
+    sns.lineplot(
+        table, **look, units="seed", estimator=None, ax=ax, alpha=0.2, lw=0.8, legend=False
+    )
+    sns.lineplot(table, **look, errorbar=None, ax=ax, lw=2)
+    handles, keys = ax.get_legend_handles_labels()
+    ax.legend(handles, [GEOMETRY_NAMES[key] for key in keys], frameon=False, fontsize="small")
+    ax.set(ylim=(0, 102), ylabel="", title="‖ε‖² on norm layers, %")
+
+
 def finding(results: Results) -> str:
     """Whether leaving norm layers out costs what their share predicts."""
-    comparisons = dict(zip(SWEPT, corrected(without_norm(results)[1]), strict=True))
-    harmed = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "holds"]
-    helped = [names.GEOMETRY_NAMES[g] for g, c in comparisons.items() if c.verdict == "refuted"]
-    elementwise = comparisons["elementwise_l2"]
-    text = "Leaving the normalization layers out "
-    text += f"costs {', '.join(harmed)} accuracy" if harmed else "is not shown to cost accuracy"
-    if helped:
-        text += f", and is better for {', '.join(helped)}"
-    shares = without_norm(results)[0]["share on norm layers"]["percent"]
-    share = number(shares[SWEPT.index("elementwise_l2")], ".1f")
-    reported_gap = number(paper.best_gap("elementwise_l2", "all", "no_norm"), "+.2f")
-    return (
-        f"{text}. For elementwise ℓ₂, where {share} % of the squared length falls on them, all − "
-        f"no norm is {points(elementwise)}; the authors' curves show {reported_gap}."
-    )
+    found = costs(results)
+    together = dict(zip(found, corrected(list(found.values())), strict=True))
+    harmed = [GEOMETRY_NAMES[g] for g, c in together.items() if c.seen == SEEN]
+    text = f"costs {listed(harmed)} accuracy" if harmed else "is not shown to cost accuracy"
+    return f"Leaving the normalization layers out {text}."
 
 
 def omitting_harms(results: Results) -> Answer:
-    """all minus no norm for elementwise l2 (claim 4)."""
-    comparison = results.compare(
-        results.cell(Method("elementwise_l2", "all")),
-        results.cell(Method("elementwise_l2", "no_norm")),
-    )
-    return single(comparison)
+    """All minus no norm, where the norm layers carry most of what is run (claim 4)."""
+    found, on_norm = costs(results), shares(results)
+    geometry = max(found, key=paper.SHARE_AT_START.get)
+    share = number(on_norm[geometry], ".1f")
+    ours = f"{points(found[geometry])}, {GEOMETRY_NAMES[geometry]} ({share} % on them)"
+    return each_of([found[geometry]], ours)
 
 
-TABLES = {"without_norm": lambda results: without_norm(results)[0]}
-DECIDES = {4: omitting_harms}
+TABLES = {"without_norm": without_norm}
+DECIDES = {"4": omitting_harms}

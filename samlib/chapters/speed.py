@@ -239,4 +239,4 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "growth": growth,
     "reading": reading,
 }
-DECIDES: dict[int, Callable] = {}
+DECIDES: dict[str, Callable] = {}

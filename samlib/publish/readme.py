@@ -1,13 +1,15 @@
-"""The README's first screen: the headline figure and table, from the records."""
+"""The README's first screen: five questions and the headline figure, from the records."""
 
 import os
 from pathlib import Path
 
+import pandas as pd
+
 from samlib.campaign.progress import clock
-from samlib.chapters import introduction, sparsity, verdicts
+from samlib.chapters import introduction, questions, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
-from samlib.report import html
+from samlib.report.cells import as_text
 from samlib.report.results import Results, load
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
@@ -15,31 +17,27 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
-    headline = introduction.table(results)
-    rhos = [rho or "–" for rho in html.rhos(headline, "ours, last epoch")]
-    table = html.as_text(headline).assign(ρ=rhos)
-    columns = ["method", "reported (WRN-28-10, CIFAR-100)", "ρ", "ours, last epoch"]
-    columns += ["best on test", "minus base", "SAM-ON minus it", "step time", "seeds"]
-    answered = html.as_text(verdicts.table(results))
+    profile, main = results.profile, verdicts.verdict("3", results)
     seconds = sum(record["times"]["wall"] for record in results.records.values())
     return "\n\n".join(
         [
             BEGIN,
-            f"![Test accuracy of SGD, SAM and SAM-ON, a point per seed]({figure})",
-            _markdown(table[columns]),
-            f"**Is it just ρ?** {introduction.finding_is_it_rho(results)}",
-            f"**Is it just sparsity?** {sparsity.finding(results)}",
-            "What decides each claim, and how, is in the book; "
+            f"Found {profile.where} ({profile.about}):",
+            _markdown(as_text(questions.table(results))),
+            "Brackets hold 95 % intervals over paired seeds; points are percentage points of test "
+            "accuracy. Each ρ was chosen on seeds that are not compared.",
+            f"![Test accuracy of each method, a point per seed]({figure})",
+            f"**{main.claim.statement}: {main.seen} {main.where}.** {main.worth} Every claim, with "
+            "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
-            _markdown(answered[["claim", "reported", "ours", "verdict"]]),
-            f"Profile `{results.profile.name}`: {results.profile.about}. "
-            f"{len(results.records)} runs, {clock(seconds)} of one core.",
+            f"{len(results.records)} runs of the profile `{profile.name}`, {clock(seconds)} of one "
+            "core.",
             END,
         ]
     )
 
 
-def _markdown(table) -> str:
+def _markdown(table: pd.DataFrame) -> str:
     lines = [list(map(str, table.columns)), ["---"] * table.shape[1]]
     lines += [[str(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,35 +2,55 @@
 
 from pathlib import Path
 
-from samlib.chapters import CHAPTERS, introduction
-from samlib.files import write_atomically
+from samlib.chapters import CHAPTERS, introduction, verdicts
+from samlib.files import as_disk_error, write_atomically
 from samlib.report import tidy
-from samlib.report.html import as_text
-from samlib.report.results import load
+from samlib.report.cells import as_text
+from samlib.report.results import Results, load
 from samlib.study import plan
 
 
-def write(profile: str, folder: Path) -> list[Path]:
-    """Write every table as CSV to `<results>/<profile>/tables`; returns their paths.
+def complete(results: Results, chapter: str) -> bool:
+    """Whether a chapter is part of the profile and has every run and measurement it needs."""
+    if chapter not in plan.NEEDS:
+        return True
+    needs = plan.chapter_needs
+    has = plan.has(results.profile, chapter)
+    return has and not any(map(results.lacks, needs(results.profile, chapter)))
+
+
+def made(results: Results) -> dict[str, str]:
+    """The CSV text of every table of the chapters that are complete, by name.
 
     Raises:
-        RecordsMissing: a run is missing.
+        RecordsMissing: none is.
+    """
+    ready = [name for name in CHAPTERS if complete(results, name)]
+    if not {*ready} & {*plan.NEEDS}:
+        results.require(plan.chapter_needs(results.profile)[0])
+    modules = [*(CHAPTERS[name] for name in ready), verdicts]
+    return {
+        name: tidy.csv(make(results)) for module in modules for name, make in module.TABLES.items()
+    }
+
+
+def write(profile: str, folder: Path) -> list[Path]:
+    """Write the tables to `<results>/<profile>/tables`, and remove others; returns their paths.
+
+    Raises:
+        RecordsMissing: no chapter is complete.
+        DiskError: the folder cannot be written.
     """
     results = load(profile, folder)
-    for needs in plan.chapter_needs(results.profile):
-        results.require(needs)
-    paths = []
-    for part, chapter in CHAPTERS.items():
-        if not plan.has(results.profile, part):
-            continue
-        for name, make in chapter.TABLES.items():
-            path = results.folder / "tables" / f"{name}.csv"
-            write_atomically(path, tidy.csv(make(results)).encode())
-            paths.append(path)
-    return paths
+    texts, where = made(results), results.folder / "tables"
+    with as_disk_error(where):
+        for stale in {path.stem for path in where.glob("*.csv")} - texts.keys():
+            (where / f"{stale}.csv").unlink()
+    for name, text in texts.items():
+        write_atomically(where / f"{name}.csv", text.encode())
+    return [where / f"{name}.csv" for name in texts]
 
 
 def headline_text(profile: str, folder: Path) -> str:
     """The headline table as text, for the end of a campaign."""
-    table = introduction.table(load(profile, folder))
-    return as_text(table).to_string(index=False)
+    return as_text(introduction.table(load(profile, folder))).to_string(index=False)

@@ -3,6 +3,7 @@
 __all__ = [
     "answers",
     "campaign_cost",
+    "cells",
     "counting",
     "figures",
     "gains",

@@ -1,59 +1,93 @@
-"""What the records say of a claim: one comparison, or all of several."""
+"""What the records say of a claim: a word for what was seen, never without where."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
 
-from samlib.report.stats import NOT_RUN, Comparison, corrected
+HOLDS, PARTLY, REFUTED, DESCRIBED = "holds", "partly", "refuted", "described"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the records say of a claim: the number that decides, and the verdict."""
+    """What the records say of a claim.
 
-    ours: str
-    verdict: str
+    Attributes:
+        seen: a word of `stats`; "described" for what no test was made of; "holds", "partly" or
+            "refuted" for counts and formulas.
+        ours: the numbers that decide, in words, at most one interval per comparison.
+        seeds: the fewest of a comparison.
+        comparisons: each of which the claim needs.
+        strict: whether it needs more than "no difference", for each of them.
+        where: where it was seen, if that is not the profile's problem.
+    """
+
+    seen: str
+    ours: str = "–"
     seeds: int = 0
+    comparisons: tuple[Comparison, ...] = ()
+    strict: tuple[bool, ...] = ()
+    where: str | None = None
 
 
-NOT_ANSWERED = Answer("–", NOT_RUN.verdict)
+NOT_ANSWERED = Answer(NOT_RUN)
 
 
-def single(comparison: Comparison) -> Answer:
-    """The verdict of one comparison."""
-    return Answer(str(comparison), comparison.verdict, comparison.seeds)
+def each_of(
+    comparisons: Sequence[Comparison], ours: str, *, strict: bool | Sequence[bool] = True
+) -> Answer:
+    """A claim that needs each of several comparisons; one alone decides a claim about one.
 
+    Args:
+        comparisons: of which the claim says that they are above zero.
+        ours: the numbers in words.
+        strict: whether "no difference" is too little ("larger", not "at least as good").
 
-def weakest(verdicts: Iterable[str]) -> str:
-    """What several verdicts come to together.
-
-    >>> weakest(["holds", "undecided", "refuted"]), weakest(["holds", "equivalent"])
-    ('refuted', 'holds')
+    Seen if each is seen, or shows no difference where that is enough: none is corrected, since all
+    must be. Reversed if one is after Holm's correction, since one of many would do. No difference
+    if one shows none where that is too little; else open. Not run if one is.
     """
-    found = set(verdicts)
-    return next((v for v in ("refuted", "undecided") if v in found), "holds")
-
-
-def all_of(comparisons: Sequence[Comparison], what: str, *, strict: bool) -> Answer:
-    """A claim about every one of several comparisons, each after Holm's correction.
-
-    Refuted if one is refuted or, where the claim is strict ("larger", not "at least as good"),
-    equivalent; holds if each holds, or is equivalent where that is enough; else undecided. Not run
-    if there is nothing to compare.
-    """
-    if not comparisons:
+    strict = (strict,) * len(comparisons) if isinstance(strict, bool) else tuple(strict)
+    if not comparisons or any(c.seen == NOT_RUN for c in comparisons):
         return NOT_ANSWERED
-    together = corrected(comparisons)
-    counts = pd.Series([c.verdict for c in together]).value_counts()
-    summary = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-    against, enough = ["refuted"], ["holds"]
-    (against if strict else enough).append("equivalent")
-    if any(c.verdict in against for c in together):
-        verdict = "refuted"
-    elif all(c.verdict in enough for c in together):
-        verdict = "holds"
+    too_little = [c.seen == SAME and s for c, s in zip(comparisons, strict, strict=True)]
+    if any(c.seen == REVERSED for c in corrected(comparisons)):
+        seen = REVERSED
+    elif any(too_little):
+        seen = SAME
     else:
-        verdict = "undecided"
+        seen = SEEN if all(c.seen in (SEEN, SAME) for c in comparisons) else OPEN
     fewest = min(c.seeds for c in comparisons)
-    return Answer(f"{len(comparisons)} {what}: {summary}", verdict, fewest)
+    return Answer(seen, ours, fewest, tuple(comparisons), strict)
+
+
+def in_domain(answer: Answer) -> str:
+    """The word for what was seen where a claim's own domain was tested.
+
+    >>> [in_domain(Answer(seen)) for seen in (SEEN, SAME, REVERSED, OPEN)]
+    ['holds', 'refuted', 'refuted', 'open']
+    """
+    return {SEEN: HOLDS, SAME: REFUTED, REVERSED: REFUTED}.get(answer.seen, answer.seen)
+
+
+def by_the_old_rule(answer: Answer) -> str:
+    """What the rule before this one makes of the same comparisons, for `changes`.
+
+    Sign before margin: "holds" above zero, "refuted" below, "equivalent" inside the margin, else
+    "undecided", after Holm's correction; a claim about several is refuted if one is (or, if strict,
+    is equivalent), and holds if each does.
+    """
+    if not answer.comparisons:
+        return {SEEN: HOLDS, REVERSED: REFUTED, OPEN: "undecided"}.get(answer.seen, answer.seen)
+    words = [_old_word(c) for c in corrected(answer.comparisons)]
+    pairs = list(zip(words, answer.strict, strict=True))
+    if any(word == "refuted" or (word == "equivalent" and s) for word, s in pairs):
+        return "refuted"
+    return "undecided" if "undecided" in words else "holds"
+
+
+def _old_word(c: Comparison) -> str:
+    if c.low > 0 or c.high < 0:
+        lost = c.p >= 0.05
+        return "undecided" if lost else "holds" if c.low > 0 else "refuted"
+    return "equivalent" if c.seen == SAME else "undecided"

@@ -6,6 +6,7 @@ Nothing is said of hardware that was not timed. Measurements of final weights ar
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from samlib.report import tidy
 from samlib.report.results import Results
 from samlib.report.text import listed, number, span
 from samlib.study import plan, profiles
-from samlib.study.cells import Cell, count_runs, known_runs, missing_runs
+from samlib.study.cells import Cell, known_runs, missing_runs
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 DEVICES = (1, 8, 64)
@@ -43,14 +44,23 @@ def estimated(cells: Iterable[Cell], record: dict, ratio: float) -> Cost | None:
         ratio: time of a perturbed step over one of the base optimizer; the same for every mask.
     """
     known = {tuple(e["network"].values()): e["seconds"] for e in record["networks"]}
-    total = longest = 0.0
-    for cell in cells:
-        took = known.get(tuple(networks.identity(cell.base).values()))
+    runs, total, longest = counted(cells), 0.0, 0.0
+    for config, count in runs.items():
+        took = known.get(tuple(networks.identity(config).values()))
         if took is None:
             return None
-        one = _seconds(cell.at(1.0, 1)[0], took["step"][1], took["evaluation"][1], ratio)
-        total, longest = total + cell.size * one, max(longest, one)
+        one = _seconds(config, took["step"][1], took["evaluation"][1], ratio)
+        total, longest = total + count * one, max(longest, one)
     return Cost(total, longest)
+
+
+def counted(cells: Iterable[Cell]) -> Counter[RunConfig]:
+    """How many runs like each configuration some cells come to, from no records on."""
+    cells = list(dict.fromkeys(cells))
+    found = Counter(known_runs(cells, {}))
+    for cell in cells:
+        found[cell.any_run] += cell.expected({})
+    return found
 
 
 def _seconds(config: RunConfig, step: float, evaluation: float, ratio: float) -> float:
@@ -92,8 +102,8 @@ def table(results: Results) -> pd.DataFrame:
         cells = plan.all_cells(plan.chapter_needs(profile))
         about = {
             "profile": profile.name,
-            "runs": count_runs(cells),
-            "epochs": sum(cell.size * cell.base.epochs for cell in cells),
+            "runs": sum(counted(cells).values()),
+            "epochs": sum(n * config.epochs for config, n in counted(cells).items()),
         }
         for kind, where in (("cpu", "CPU"), ("cuda", "GPU")):
             record = next((r for r in timings if r["run_id"] == f"networks-{kind}"), None)

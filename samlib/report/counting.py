@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from samlib.data.datasets import INFO
 from samlib.models import build
 from samlib.sam.masks.by_name import MASKS
-from samlib.study.methods import Method
+from samlib.study.methods import SPARSE_MASKS, Method
 from samlib.trainer.config import RunConfig
 
 _AXES = {"output_scales": 0, "input_scales": 1}
@@ -16,6 +16,14 @@ _AXES = {"output_scales": 0, "input_scales": 1}
 def wrong_labels(base: RunConfig) -> float:
     """Share of the training labels that noise is expected to make wrong; see `make_splits`."""
     return base.label_noise * (1 - 1 / INFO[base.dataset].classes)
+
+
+def whole_tensors(base: RunConfig, method: Method) -> list[str] | None:
+    """Names of the parameters a method's mask holds; None if it picks single coordinates."""
+    if method.mask in SPARSE_MASKS:
+        return None
+    entries = MASKS[method.mask](_shapes(base), base).entries
+    return [e.name for e in entries] if all(e.index is None for e in entries) else None
 
 
 def moved(base: RunConfig, method: Method) -> int:

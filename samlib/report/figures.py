@@ -18,6 +18,7 @@ from samlib.study.methods import BASE, SWEPT, Method
 # Okabe and Ito's palette, told apart with any colour vision; markers say the same once more.
 COLOURS = defaultdict(lambda: "#000000") | {
     "base": "#666666",
+    "pooled": "#000000",
     "all": "#0072B2",
     "only_norm": "#D55E00",
     "no_norm": "#009E73",
@@ -35,6 +36,7 @@ COLOURS = defaultdict(lambda: "#000000") | {
 }
 MARKERS = defaultdict(lambda: "*") | {
     "base": "s",
+    "pooled": "s",
     "all": "o",
     "only_norm": "D",
     "no_norm": "^",

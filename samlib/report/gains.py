@@ -7,7 +7,7 @@ import pandas as pd
 from samlib.report import tidy
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, compare
+from samlib.report.stats import REVERSED, SEEN, Comparison
 from samlib.study.cells import Cell
 from samlib.study.methods import HEADLINE, ON, Method
 
@@ -37,7 +37,7 @@ def gain(results: Results, condition: Condition, over: Method) -> pd.Series:
 def change(results: Results, condition: Condition, first: Condition, over: Method) -> Comparison:
     """The gain under one condition minus that under another, on the seeds that have both."""
     here, there = (gain(results, c, over) for c in (condition, first))
-    return compare((here - there).dropna())
+    return results.judge(here - there)
 
 
 def table(
@@ -58,7 +58,7 @@ def table(
             accuracies = results.accuracies(cell, column=condition.column)
             over = by = None  # SAM-ON's row is compared with nothing
             if method != ON:
-                over = compare(gain(results, condition, method))
+                over = results.judge(gain(results, condition, method))
                 by = change(results, condition, first, method) if condition is not first else None
             comparisons.append(over)
             rows.append(
@@ -70,7 +70,7 @@ def table(
                     "change on the same seeds": by and tidy.difference(by),
                 }
             )
-    table = tidy.judged(rows, "SAM-ON minus it", comparisons)
+    table = tidy.judged(rows, "SAM-ON minus it", comparisons, results.profile.where)
     columns = [
         label,
         "method",
@@ -84,9 +84,5 @@ def table(
 
 def changed(comparison: Comparison) -> str:
     """What the interval of a change says."""
-    words = {
-        "holds": "a larger gain",
-        "refuted": "a smaller gain",
-        "equivalent": "less than 0.2 points either way",
-    }
-    return words.get(comparison.verdict, "undecided")
+    words = {SEEN: "a larger gain", REVERSED: "a smaller gain"}
+    return words.get(comparison.seen, comparison.seen)

@@ -1,7 +1,10 @@
 """How tables and figures call models, variants, masks and methods: each one way, everywhere."""
 
-from samlib.study.methods import ALL, BASE, ON, Method
+from collections.abc import Sequence
+
+from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 from samlib.study.profile import Profile
+from samlib.trainer.config import RunConfig
 
 
 class _Names(dict):
@@ -55,6 +58,9 @@ MODEL_NAMES = _Names(
         "resnet8": "ResNet-8",
         "resnext11_4x2d": "ResNeXt-11 4x2d",
         "wrn10_1": "WRN-10-1",
+        "wrn10_4_patch4": "WRN-10-4",
+        "resnet10_4_patch4": "ResNet-10-4",
+        "vit_mini": "ViT-mini",
         "vit_micro": "ViT-micro",
         "vit_micro_dyt": "ViT-micro with DyT",
     }
@@ -115,12 +121,14 @@ CHANGE_NAMES = {
 def method_name(profile: Profile, method: Method, family: str | None = None) -> str:
     """How tables and figures call a method, in the headline family unless told otherwise."""
     name = _plain_name(profile, method.plain, family or profile.headline)
-    return ", ".join([name, *(_change(field, value) for field, value in method.changes)])
+    more = [_change(field, value) for field, value in method.changes]
+    return ", ".join([name, *more, *(["at the law's ρ"] if method.rho_from == "law" else [])])
 
 
 def _plain_name(profile: Profile, method: Method, family: str) -> str:
-    if method == BASE:
-        return OPTIMIZER_NAMES[profile.bases[family].optimizer]
+    if method in (BASE, DECAY):
+        name = OPTIMIZER_NAMES[profile.bases[family].optimizer]
+        return name if method == BASE else f"{name}, weight decay tuned"
     if method == ON:
         return "SAM-ON"
     if method == ALL:
@@ -147,12 +155,30 @@ def _change(field: str, value: object) -> str:
 def family_name(profile: Profile, family: str) -> str:
     """The network, and what sets it apart from others like it in the profile."""
     base = profile.bases[family]
-    parts = [MODEL_NAMES[base.model]]
+    twins = [other for other in profile.bases.values() if other.model == base.model]
+    apart = []
     if len({other.dataset for other in profile.bases.values()}) > 1:
-        parts.append(DATASET_NAMES[base.dataset])
-    if base.augment == "autoaugment":
-        parts.append("AutoAugment")
-    twins = {b.optimizer for b in profile.bases.values() if b.model == base.model}
-    if len(twins) > 1:
-        parts.append(OPTIMIZER_NAMES[base.optimizer])
-    return parts[0] + (f" ({', '.join(parts[1:])})" if parts[1:] else "")
+        apart.append(DATASET_NAMES[base.dataset])
+    if len({other.optimizer for other in twins}) > 1:
+        apart.append(OPTIMIZER_NAMES[base.optimizer])
+    apart += [name(base) for field, name in _FACTORS.items() if _differs(base, twins, field)]
+    return MODEL_NAMES[base.model] + (f" ({', '.join(apart)})" if apart else "")
+
+
+# What a network is trained with, where it differs from the first of its kind in the profile.
+_FACTORS = {
+    "augment": lambda base: {"none": "no augmentation"}.get(base.augment, "AutoAugment"),
+    "label_noise": lambda base: f"{100 * base.label_noise:g} % label noise",
+    "weight_decay": lambda base: f"weight decay {base.weight_decay:g}",
+}
+
+
+def _differs(base: RunConfig, twins: Sequence[RunConfig], field: str) -> bool:
+    alike = [other for other in twins if other.optimizer == base.optimizer]
+    return getattr(base, field) != getattr(alike[0], field)
+
+
+def problem_name(profile: Profile) -> str:
+    """Network and data set of the headline, for axes and titles."""
+    base = profile.bases[profile.headline]
+    return f"{MODEL_NAMES[base.model]}, {DATASET_NAMES[base.dataset]}"

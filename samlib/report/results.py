@@ -12,12 +12,19 @@ from samlib.measures.measurement import MeasureRecords
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.records.store import Records
-from samlib.report.stats import Comparison, compare
+from samlib.report.stats import MARGIN, Comparison, Share, compare, share_of_gain
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, missing_measurements, missing_runs
-from samlib.study.methods import Method
+from samlib.study.methods import ALL, BASE, Method
 from samlib.study.plan import Needs
 from samlib.study.profile import Profile
+
+MARGINS = {"cifar100-10k": 0.4}  # points; set in the profile's plan, before its runs
+
+
+def _at_best(curves: dict[str, list]) -> float:
+    evaluated = [(-v, i) for i, v in enumerate(curves["validation_accuracy"]) if v is not None]
+    return curves["test_accuracy"][min(evaluated)[1]]
 
 
 @dataclass(frozen=True)
@@ -52,26 +59,27 @@ class Results:
         return chosen
 
     def at_edge(self, cell: Cell) -> bool:
-        """Whether the chosen rho is the smallest or the largest of several."""
-        return len(cell.grid) > 1 and self.rho(cell) in (min(cell.grid), max(cell.grid))
+        """Whether the chosen rho is the smallest or the largest of those that were searched."""
+        return (cell.like or cell).search(self.records).at_edge
 
     def diverged(self, *cells: Cell) -> int:
         """How many of the cells' runs at the chosen rho diverged."""
         return sum(run["status"] == "diverged" for cell in cells for run in self.runs(cell))
 
+    def searched(self, cell: Cell) -> tuple[float, ...]:
+        """Every value that was searched, ascending."""
+        return cell.values(self.records)
+
     def runs(self, cell: Cell, rho: float | None = None) -> list[dict]:
-        """Records at one rho (None: the chosen one) in the order of seeds, as many as there are.
+        """Records of the seeds that are compared, or, at a rho that is given, of those that tune.
 
         Raises:
-            RecordsMissing: none at that rho, or the chosen one is not complete.
+            RecordsMissing: one is not there.
         """
-        if rho is None:
-            wanted = cell.at(self.rho(cell), cell.seeds)
-            if any(run.run_id not in self.records for run in wanted):
-                raise RecordsMissing(self._missing([cell]))
-        else:
-            wanted = cell.at(rho, cell.seeds)
-        return [self.records[run.run_id] for run in wanted if run.run_id in self.records]
+        wanted = cell.at(self.rho(cell)) if rho is None else cell.at(rho, cell.tuning)
+        if any(run.run_id not in self.records for run in wanted):
+            raise RecordsMissing(self._missing([cell]))
+        return [self.records[run.run_id] for run in wanted]
 
     def accuracies(
         self, cell: Cell, rho: float | None = None, column: str = "test_accuracy"
@@ -113,19 +121,32 @@ class Results:
             )
         return {seed: values for seed, values in found.items() if values is not None}
 
-    def compare(
-        self,
-        better: Cell,
-        worse: Cell,
-        *,
-        rhos: tuple[float | None, float | None] = (None, None),
-        column: str = "test_accuracy",
-    ) -> Comparison:
-        """`better` minus `worse`, paired by seed, each at its chosen rho or at the one given."""
-        difference = self.accuracies(better, rhos[0], column) - self.accuracies(
-            worse, rhos[1], column
+    def early_stopped(self, cell: Cell) -> pd.Series:
+        """Test accuracy by seed at the epoch, of those evaluated, that validation puts first."""
+        found = self.runs(cell)
+        seeds = [record["config"]["seed"] for record in found]
+        return pd.Series([_at_best(record["curves"]) for record in found], seeds, dtype=float)
+
+    @property
+    def margin(self) -> float:
+        """Differences of accuracy within it, in points, are of no interest."""
+        return MARGINS.get(self.profile.name, MARGIN)
+
+    def compare(self, better: Cell, worse: Cell, *, column: str = "test_accuracy") -> Comparison:
+        """`better` minus `worse`, paired by seed, each at its chosen rho."""
+        return self.judge(
+            self.accuracies(better, column=column) - self.accuracies(worse, column=column)
         )
-        return compare(difference.dropna())
+
+    def judge(self, differences: pd.Series) -> Comparison:
+        """Differences of accuracy by seed; a seed that one side does not have is NaN."""
+        return compare(differences.dropna(), self.margin)
+
+    def share(self, accuracies: pd.Series, family: str | None = None) -> Share | None:
+        """The gain of some accuracies over the base optimizer, as a share of SAM's; see `Share`."""
+        base, everything = (self.accuracies(self.cell(m, family)) for m in (BASE, ALL))
+        gains = pd.DataFrame({"gain": accuracies - base, "whole": everything - base}).dropna()
+        return share_of_gain(gains["gain"], gains["whole"])
 
     def require(self, needs: Needs) -> None:
         """Check that every run and measurement of a chapter is there.

@@ -1,4 +1,4 @@
-"""The statistics of the study: paired differences, t-intervals, verdicts, Holm's correction."""
+"""The statistics of the study: paired differences, t-intervals, what they show, Holm, shares."""
 
 import math
 from collections.abc import Sequence
@@ -11,23 +11,24 @@ from scipy import stats as scipy_stats
 from samlib.report.text import mean_and_interval
 
 LEVEL = 0.95
-EQUIVALENCE = 0.2  # percentage points: smaller differences are of no interest
-VERDICTS = ("holds", "refuted", "equivalent", "undecided", "not run")
+MARGIN = 0.2  # percentage points: smaller differences are of no interest
+SEEN, REVERSED, SAME, OPEN, NOT_RUN = "seen", "reversed", "no difference", "open", "not run"
 POWER = 0.8  # chance of a decision with the number of seeds that is said to be needed
 _MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A mean with its 95 % t-interval over seeds, and what follows from it.
+    """A mean with its 95 % t-interval over seeds, and what it shows.
 
     Attributes:
-        mean, low, high: of the paired differences, in percentage points.
+        mean, low, high: of the paired differences, in percentage points unless told otherwise.
         seeds: number of pairs.
         p: two-sided p-value of a paired t-test against zero.
-        verdict: one of `VERDICTS`.
-        needed: seeds with which a decision has a chance of 80 % if the true mean and spread are
-            the observed ones; None if it is decided already or no number up to 10,000 would do.
+        seen: the first that is true of the interval: "no difference" if it lies inside the margin,
+            "seen" if above zero, "reversed" if below zero, else "open"; "not run" without seeds.
+        needed: where it is open, seeds with which a decision has a chance of 80 % if the true mean
+            and spread are the observed ones; None if no number up to 10,000 would do.
     """
 
     mean: float
@@ -35,7 +36,7 @@ class Comparison:
     high: float
     seeds: int
     p: float
-    verdict: str
+    seen: str
     needed: int | None = None
 
     def __format__(self, spec: str) -> str:
@@ -45,7 +46,7 @@ class Comparison:
         return format(self)
 
 
-NOT_RUN = Comparison(math.nan, math.nan, math.nan, 0, math.nan, "not run")
+NOTHING = Comparison(math.nan, math.nan, math.nan, 0, math.nan, NOT_RUN)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -66,14 +67,12 @@ def _quantile(n: int) -> float:
 
 
 def _judge(low: float, high: float, margin: float) -> str:
-    """The rule of the study, fixed before its runs: the first that is true."""
-    if low > 0:
-        return "holds"
-    if high < 0:
-        return "refuted"
+    """The rule of the study, committed before its runs: the first that is true."""
     if low > -margin and high < margin:
-        return "equivalent"
-    return "undecided"
+        return SAME
+    if low > 0:
+        return SEEN
+    return REVERSED if high < 0 else OPEN
 
 
 def _needed(mean: float, deviation: float, have: int, margin: float) -> int | None:
@@ -99,36 +98,32 @@ def _needed(mean: float, deviation: float, have: int, margin: float) -> int | No
     return high
 
 
-def compare(differences: Sequence[float], margin: float = EQUIVALENCE) -> Comparison:
-    """Judge paired differences, one per seed, by the rule of the study.
-
-    "holds" if the interval lies above zero, "refuted" if below, "equivalent" if inside
-    ±`margin` (0.2 percentage points), else "undecided"; fewer than two seeds decide nothing.
+def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
+    """Judge paired differences, one per seed, by the rule of the study; fewer than two are open.
 
     Raises:
         ValueError: a difference that is not finite, or a pandas series in which a seed repeats.
 
-    >>> compare([1.0, 1.2, 0.8, 1.1, 0.9]).verdict
-    'holds'
+    >>> compare([1.0, 1.2, 0.8, 1.1, 0.9]).seen, compare([0.01, 0.02, 0.01]).seen
+    ('seen', 'no difference')
     """
     x = np.asarray(differences, float)
     if len(x) == 0:
-        return NOT_RUN
+        return NOTHING
     if not np.isfinite(x).all():
         raise ValueError("a difference is not finite: compare only seeds that both sides have")
     if isinstance(differences, pd.Series) and differences.index.has_duplicates:
         raise ValueError("a seed repeats: each side must be runs of one method and one rho")
     mean, low, high = interval(x)
     if len(x) < 2:
-        return Comparison(mean, low, high, len(x), math.nan, "undecided")
-    verdict = _judge(low, high, margin)
-    deviation = float(x.std(ddof=1))
+        return Comparison(mean, low, high, len(x), math.nan, OPEN)
+    seen, deviation = _judge(low, high, margin), float(x.std(ddof=1))
     if deviation > 1e-12 * max(1.0, abs(mean)):  # else equal but for rounding
         p = float(scipy_stats.ttest_1samp(x, 0).pvalue)
     else:
         p = 0.0 if mean else 1.0
-    needed = _needed(mean, deviation, len(x), margin) if verdict == "undecided" else None
-    return Comparison(mean, low, high, len(x), p, verdict, needed)
+    needed = _needed(mean, deviation, len(x), margin) if seen == OPEN else None
+    return Comparison(mean, low, high, len(x), p, seen, needed)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -146,19 +141,56 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons that are made together: p after Holm's correction, and verdicts after it.
+    """Comparisons among which one of many would do: p after Holm's correction, and what is seen.
 
-    What holds or is refuted alone, but not at 5 % after the correction, is undecided.
+    What is seen or reversed alone, but not at 5 % after the correction, is open.
 
     >>> one, other = compare([0.6, 0.9, 1.2]), compare([-1.0, 0.1, 1.1])
-    >>> [c.verdict for c in (one, *corrected([one, other]))]
-    ['holds', 'undecided', 'undecided']
+    >>> [c.seen for c in (one, *corrected([one, other]))]
+    ['seen', 'open', 'open']
     """
     return [
-        replace(c, p=p, verdict="undecided" if _lost(c, p) else c.verdict)
+        replace(c, p=p, seen=OPEN if _lost(c, p) else c.seen)
         for c, p in zip(comparisons, holm([c.p for c in comparisons]), strict=True)
     ]
 
 
 def _lost(comparison: Comparison, p: float) -> bool:
-    return comparison.verdict in ("holds", "refuted") and p >= 1 - LEVEL
+    return comparison.seen in (SEEN, REVERSED) and p >= 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Share:
+    """A gain as a share of another, with Fieller's 95 % interval."""
+
+    share: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        percent = (f"{100 * value:.0f}".replace("-", "−") for value in self._values)
+        return "{} % [{}, {}]".format(*percent)
+
+    @property
+    def _values(self) -> tuple[float, float, float]:
+        return self.share, self.low, self.high
+
+
+def share_of_gain(gain: Sequence[float], whole: Sequence[float]) -> Share | None:
+    """Mean of one gain over the mean of another, paired by seed: R = (X - base) / (SAM - base).
+
+    The interval is Fieller's (1954): the ratios r for which the paired differences gain - r whole
+    do not differ from zero at 5 %. None unless the whole is clearly above zero, where a ratio says
+    nothing and the interval has no bounds.
+
+    >>> share_of_gain([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).share
+    0.5
+    """
+    x, y = np.asarray(gain, float), np.asarray(whole, float)
+    if len(x) < 2 or not interval(y)[1] > 0:
+        return None
+    (xx, xy), (_, yy) = np.cov(x, y) * _quantile(len(x)) ** 2 / len(x)
+    a, b, c = y.mean() ** 2 - yy, x.mean() * y.mean() - xy, x.mean() ** 2 - xx
+    root = math.sqrt(max(0.0, b**2 - a * c))
+    return Share(float(x.mean() / y.mean()), (b - root) / a, (b + root) / a, len(x))

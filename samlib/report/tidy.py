@@ -1,7 +1,7 @@
 """Result tables: one number in a column, never text that holds one; `html` formats for the page.
 
 Columns have two levels: what stands together on the page ("SAM"), and the number's name within it
-(mean, sd, n, rho, at_edge, low, high, p, verdict, ...), "" for a column that stands alone.
+(mean, sd, n, rho, at_edge, low, high, p, seen, where, ...), "" for a column that stands alone.
 """
 
 import math
@@ -11,7 +11,7 @@ import pandas as pd
 
 from samlib.report.paper import Number
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, corrected
+from samlib.report.stats import Comparison, Share, corrected
 from samlib.study.cells import Cell
 from samlib.trainer.config import NO_PERTURBATION
 
@@ -50,20 +50,20 @@ def _fields(value: object) -> dict:
 
 
 def judged(
-    rows: Sequence[dict], name: str, comparisons: Sequence[Comparison | None]
+    rows: Sequence[dict], name: str, comparisons: Sequence[Comparison | None], where: str
 ) -> pd.DataFrame:
     """A table whose last columns are comparisons that are made together, one per row or None.
 
-    p and verdict are those after Holm's correction over all of them.
+    p and what is seen are those after Holm's correction over all of them: a table is a search.
     """
     together = iter(corrected([c for c in comparisons if c is not None]))
-    last = ({} if c is None else {name: comparison(next(together))} for c in comparisons)
+    last = ({} if c is None else {name: comparison(next(together), where)} for c in comparisons)
     return table([row | more for row, more in zip(rows, last, strict=True)])
 
 
-def comparison(c: Comparison) -> dict:
-    """A comparison with its verdict."""
-    return difference(c) | {"p": c.p, "verdict": c.verdict, "needed": c.needed}
+def comparison(c: Comparison, where: str) -> dict:
+    """A comparison with what it shows, and where: the two are never told apart."""
+    return difference(c) | {"p": c.p, "seen": c.seen, "where": where, "needed": c.needed}
 
 
 def difference(c: Comparison) -> dict:
@@ -82,7 +82,18 @@ def at_rho(results: Results, cell: Cell, values: Sequence[float] | None = None) 
     found = spread(results.accuracies(cell) if values is None else values)
     if cell.method.geometry == NO_PERTURBATION:
         return found | {"rho": math.nan, "at_edge": False}
-    return found | {"rho": results.rho(cell), "at_edge": results.at_edge(cell)}
+    return found | rho(results, cell)
+
+
+def rho(results: Results, cell: Cell) -> dict:
+    """The rho a cell is compared at, and whether it is at an end of those searched."""
+    return {"rho": results.rho(cell), "at_edge": results.at_edge(cell)}
+
+
+def share(found: Share | None) -> dict:
+    """A gain as a share of another, in percent; NaN where it says nothing."""
+    values = (math.nan,) * 3 if found is None else (found.share, found.low, found.high)
+    return {name: 100 * v for name, v in zip(("share", "from", "to"), values, strict=True)}
 
 
 def reported(number: Number | None) -> dict:

@@ -1,22 +1,28 @@
 """Comparisons in words."""
 
-from samlib.report.stats import Comparison
+from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison
 
 
 def points(comparison: Comparison) -> str:
     """A difference with its unit and its seeds."""
-    return f"{comparison} points over {comparison.seeds} seeds"
+    return f"{comparison} points, {comparison.seeds} seeds"
 
 
 def reading(comparison: Comparison, better: str, worse: str) -> str:
     """A comparison in words, in the direction the records give it."""
-    if comparison.verdict == "holds":
-        return f"{better} is better than {worse}"
-    if comparison.verdict == "refuted":
-        return f"{better} is worse than {worse}"
-    if comparison.verdict == "equivalent":
-        return f"{better} and {worse} differ by less than 0.2 points"
+    words = {
+        SEEN: f"{better} is better than {worse}",
+        REVERSED: f"{better} is worse than {worse}",
+        SAME: f"{better} and {worse} make no difference",
+        OPEN: f"{better} and {worse} are not told apart",
+    }
     more = ""
     if comparison.needed:
-        more = f"; about {comparison.needed} would do it four times in five"
-    return f"{better} and {worse} cannot be told apart with {comparison.seeds} seeds{more}"
+        more = f"; about {comparison.needed} seeds would give 80 % power"
+    return words[comparison.seen] + more
+
+
+def against(comparison: Comparison, name: str) -> str:
+    """How one method does against a named other, with the interval."""
+    words = {SEEN: "better than", REVERSED: "worse than", SAME: "no different from"}
+    return f"{words.get(comparison.seen, 'not told apart from')} {name} ({comparison})"

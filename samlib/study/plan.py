@@ -34,13 +34,21 @@ def introduction(profile: Profile) -> Needs:
 
 
 def variants(profile: Profile) -> Needs:
-    """Every geometry x {all, only-norm} and the base optimizer: the paper's Table 1."""
+    """Every geometry x {all, only-norm} and the base optimizer: the paper's Table 1.
+
+    A network that is run with plain SAM alone is in `architectures` only.
+    """
     cells = [
         profile.cell(family, method)
-        for family in profile.families
+        for family in varied(profile)
         for method in (BASE, *_pairs(profile.geometries(family)))
     ]
     return Needs(cells)
+
+
+def varied(profile: Profile) -> list[str]:
+    """The BatchNorm families that are run with more variants than plain SAM."""
+    return [family for family in profile.families if len(profile.geometries(family)) > 1]
 
 
 def _pairs(geometries: Iterable[str]) -> list[Method]:
@@ -64,8 +72,7 @@ def rho_sweep(profile: Profile) -> Needs:
 
 
 def _swept(profile: Profile) -> list[Method]:
-    methods = (Method(g, mask) for g in SWEPT for mask in CURVES)
-    return [method for method in methods if profile.has(profile.headline, method)]
+    return _known(profile, (Method(g, mask) for g in SWEPT for mask in CURVES))
 
 
 def _of_headline(profile: Profile, methods: Iterable[Method]) -> list[Cell]:
@@ -78,11 +85,20 @@ def carriers(profile: Profile) -> Needs:
 
 
 def sparsity(profile: Profile) -> Needs:
-    """Sparse masks under both radius rules, every other mask, and the structured controls."""
-    scales = _known(profile, SCALES)
-    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *scales)]
-    methods = (*HEADLINE, *profile.sparse, *profile.masks, *scales, *(fixed if scales else ()))
-    return Needs(_of_headline(profile, methods))
+    """Sparse masks of SAM-ON's size and of others, under the radius rules the profile has."""
+    return Needs(_of_headline(profile, (*HEADLINE, *profile.sparse)) if profile.sparse else [])
+
+
+def parts(profile: Profile) -> Needs:
+    """SAM on every other mask: gamma or beta alone, the layers of some stages."""
+    return Needs(_of_headline(profile, (*HEADLINE, *profile.masks)) if profile.masks else [])
+
+
+def scales(profile: Profile) -> Needs:
+    """SAM on per-channel scales of the weights, and everything with gamma and beta fixed."""
+    own = _known(profile, SCALES)
+    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *own)]
+    return Needs(_of_headline(profile, (*HEADLINE, *own, *fixed)) if own else [])
 
 
 def _known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
@@ -187,6 +203,8 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "carriers": carriers,
     "law": law,
     "sparsity": sparsity,
+    "parts": parts,
+    "scales": scales,
     "architectures": architectures,
     "variants": variants,
     "when": when,
@@ -204,7 +222,8 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
 
 def chapters(profile: Profile) -> tuple[str, ...]:
     """Names of a profile's chapters, in the order of the work."""
-    return tuple(NEEDS) if profile.chapters is None else profile.chapters
+    named = NEEDS if profile.chapters is None else profile.chapters
+    return tuple(name for name in named if NEEDS[name](profile).cells)
 
 
 def has(profile: Profile, notebook: str) -> bool:

@@ -1,0 +1,145 @@
+"""Does rho for a mask follow from its share of the gradient? A law, and its test forward."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from samlib.report import paper, tidy
+from samlib.report.answers import NOT_ANSWERED, Answer
+from samlib.report.figures import COLOURS, MARKERS, use_style
+from samlib.report.law import Prediction, prediction
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
+from samlib.report.text import number
+from samlib.study import plan
+from samlib.study.cells import Cell
+from samlib.study.methods import Method
+
+
+def predictions(results: Results) -> dict[Cell, Prediction]:
+    """What the law says of every cell of the headline family whose rho has been chosen."""
+    base = results.profile.bases[results.profile.headline]
+    cells = plan.all_cells(plan.chapter_needs(results.profile))
+    found = {}
+    for cell in cells:
+        own = cell.base == base and cell.method == cell.method.plain and len(cell.start) > 1
+        if own and cell.method.tunes is None and cell.chosen(results.records) is not None:
+            found[cell] = prediction(results, cell.method)
+    return {cell: p for cell, p in found.items() if p is not None}
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Predicted and chosen rho of every mask, and the error in octaves."""
+    rows = []
+    for cell, found in predictions(results).items():
+        rho = results.rho(cell)
+        rows.append(
+            {
+                "mask": _label(results, cell),
+                "share of ‖Tg‖²": {"percent": 100 * found.share},
+                "ρ by the law": {"rho": float(f"{found.rho:.3g}"), "at_edge": False},
+                "ρ chosen": tidy.rho(results, cell),
+                "octaves off": found.octaves(rho),
+            }
+        )
+    return tidy.table(rows)
+
+
+def _label(results: Results, cell: Cell) -> str:
+    method, name = cell.method, method_name(results.profile, cell.method)
+    if method.mask == "random":
+        level = "" if method.sparsity is None else f", {100 * (1 - method.sparsity):g} %"
+        rule = ", radius over all" if method.radius_over == "all" else ""
+        return name + level + rule
+    return name
+
+
+def forward(results: Results) -> dict[str, tuple[Cell, Cell]]:
+    """Cells at the law's rho, untuned, beside the same methods tuned, by name."""
+    untuned = [c for c in plan.law(results.profile).cells if c.method.rho_from == "law"]
+    tuned = (results.cell(replace(c.method, rho_from="search")) for c in untuned)
+    names = (method_name(results.profile, c.method.plain) for c in untuned)
+    return dict(zip(names, zip(untuned, tuned, strict=True), strict=True))
+
+
+def forward_table(results: Results) -> pd.DataFrame:
+    """Accuracy at the law's rho, untuned, minus accuracy at the tuned one."""
+    rows, comparisons = [], []
+    for name, (untuned, tuned) in forward(results).items():
+        both = results.together(untuned, tuned)
+        at = {"rho": results.rho(untuned), "at_edge": False}
+        comparisons.append(results.compare(untuned, tuned))
+        rows.append(
+            {
+                "perturbed": name,
+                "by the law": tidy.spread(both[0]) | at,
+                "tuned": tidy.at_rho(results, tuned, both[1]),
+            }
+        )
+    return tidy.judged(rows, "by the law − tuned", comparisons, results.profile.where)
+
+
+def figure(results: Results) -> Figure:
+    """Chosen rho against predicted rho, both over SAM's; a factor of two to either side."""
+    use_style()
+    figure, ax = plt.subplots(figsize=(5.6, 4.4))
+    for cell, found in predictions(results).items():
+        key = cell.method.mask
+        everything = results.rho(results.cell(Method(cell.method.geometry, "all")))
+        x, y = found.rho / everything, results.rho(cell) / everything
+        ax.plot(x, y, MARKERS[key], color=COLOURS[key], ms=8, mec="white")
+        ax.annotate(_label(results, cell), (x, y), (6, -9), textcoords="offset points", fontsize=8)
+    ends = np.array(ax.get_xlim()).clip(0.5) * [0.8, 1.6]
+    for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
+        ax.plot(ends, factor * ends, style, color="#888888", lw=0.8, zorder=0)
+    ax.set(xscale="log", yscale="log", xlabel="ρ / ρ of SAM, by the law", ylabel="chosen")
+    figure.tight_layout()
+    return figure
+
+
+def finding(results: Results) -> str:
+    """How far the law is off, over all masks."""
+    found = predictions(results)
+    if not found:
+        return "No mask of this profile has both a prediction and a tuned ρ yet."
+    errors = [abs(p.octaves(results.rho(cell))) for cell, p in found.items()]
+    near = sum(error <= 1 for error in errors)
+    return (
+        f"Of {len(errors)} masks, {near} have their tuned ρ within a factor of two of the law's; "
+        f"the median error is a factor of {number(2 ** float(np.median(errors)))}, the largest "
+        f"{number(2 ** max(errors))}. The ladder itself has steps of √2."
+    )
+
+
+def untuned_is_enough(results: Results) -> Answer:
+    """At the law's rho, untuned, each method is no different from itself tuned."""
+    found = {name: results.compare(*cells) for name, cells in forward(results).items()}
+    if not found or any(c.seen == NOT_RUN for c in found.values()):
+        return NOT_ANSWERED
+    ours = "; ".join(f"{name} {c}" for name, c in found.items())
+    seeds = min(c.seeds for c in found.values())
+    return Answer(_word(list(found.values())), f"by the law − tuned: {ours} points", seeds)
+
+
+def _word(comparisons: list[Comparison]) -> str:
+    words = {c.seen for c in comparisons}
+    if REVERSED in words:
+        return REVERSED
+    return OPEN if OPEN in words else SEEN if words <= {SAME, SEEN} else OPEN
+
+
+def says() -> str:
+    """What there is to compare with: the paper has no law."""
+    ratios = ", ".join(f"{paper.rho_ratio(g):g} ×" for g in ("l2", "layerwise_l2"))
+    return (
+        f"Nothing of it; the authors' best ρ of SAM-ON is {ratios} that of SAM and of layerwise "
+        "ASAM. The law: ρ of a mask over SAM's is 1 / √(share of ‖Tg‖² on the mask)."
+    )
+
+
+TABLES = {"law": table, "law_forward": forward_table}
+DECIDES = {}

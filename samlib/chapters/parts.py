@@ -1,0 +1,74 @@
+"""Which part of SAM-ON does it? γ or β alone, the layers of some stages, and all but the norms."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from samlib.chapters.sparsity import behind
+from samlib.report import tidy
+from samlib.report.answers import Answer
+from samlib.report.figures import COLOURS, draw_points, key_of, long, use_style
+from samlib.report.names import method_name
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, corrected
+from samlib.report.text import listed
+from samlib.report.wording import against
+from samlib.study import plan
+from samlib.study.methods import ALL, ON, Method
+
+
+def _pairs(results: Results) -> list[tuple[Method, Method]]:
+    """SAM-ON against every other mask, then γ against β where both are run."""
+    masks = results.profile.masks
+    between = [plan.PARTS] if {*plan.PARTS} <= {*masks} else []
+    return [*((ON, mask) for mask in masks), *between]
+
+
+def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+    """One mask minus another, on the seeds both have."""
+    rows, comparisons = [], []
+    for one, other in _pairs(results):
+        cells = [results.cell(m) for m in (one, other)]
+        both = results.together(*cells)
+        comparisons.append(results.compare(*cells))
+        rows.append(
+            {
+                "perturbed": method_name(results.profile, one),
+                "accuracy": tidy.at_rho(results, cells[0], both[0]),
+                "minus": method_name(results.profile, other),
+                "its accuracy": tidy.at_rho(results, cells[1], both[1]),
+                "diverged": results.diverged(*cells),
+            }
+        )
+    return tidy.judged(rows, "difference", comparisons, results.profile.where), comparisons
+
+
+def figure(results: Results) -> Figure:
+    """Difference to SAM-ON of SAM and of every other mask."""
+    use_style()
+    methods = (ALL, *results.profile.masks)
+    columns = {method_name(results.profile, m): behind(results, results.cell(m)) for m in methods}
+    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
+    draw_points(ax, long(columns, [key_of(m) for m in methods]), "value", "label")
+    ax.axvline(0, color=COLOURS["only_norm"], lw=1)
+    ax.set_xlabel("accuracy minus SAM-ON's, points")
+    figure.tight_layout()
+    return figure
+
+
+def finding(results: Results) -> str:
+    """Whether γ or β alone does what SAM-ON does, and which of them does more."""
+    pairs = dict(zip(_pairs(results), corrected(table(results)[1]), strict=True))
+    said = [
+        against(c, method_name(results.profile, other))
+        for (one, other), c in pairs.items()
+        if one == ON and other in plan.PARTS
+    ]
+    if not said:
+        return "γ alone and β alone are not part of this profile."
+    gamma, beta = (method_name(results.profile, m) for m in plan.PARTS)
+    return f"SAM-ON is {listed(said)}; {gamma} is {against(pairs[plan.PARTS], beta)}."
+
+
+TABLES = {"parts": lambda results: table(results)[0]}
+DECIDES: dict[str, Answer] = {}

@@ -1,0 +1,117 @@
+"""Five questions a newcomer has, answered from the records: the first screen of README and book."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from samlib.chapters import rho_sweep, verdicts
+from samlib.errors import RecordsMissing
+from samlib.report import paper, tidy
+from samlib.report.answers import HOLDS
+from samlib.report.law import prediction
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN, REVERSED, SAME, SEEN, Comparison
+from samlib.report.text import number
+from samlib.report.wording import points
+from samlib.study.methods import ALL, BASE, ON, Method
+
+
+def does_the_same(results: Results) -> str:
+    """SAM-ON's gain over the base optimizer, as a share of SAM's where that can be said."""
+    on = results.cell(ON)
+    gain = results.compare(on, results.cell(BASE))
+    share = results.share(results.accuracies(on))
+    size = f"{share} of SAM's gain" if share else f"{points(gain)} over the base optimizer"
+    return _answered(gain, {SEEN: "Yes", SAME: "No gain", REVERSED: "No, a loss"}, size)
+
+
+def beats_sam(results: Results) -> str:
+    """SAM-ON minus SAM, both tuned."""
+    direct = results.compare(results.cell(ON), results.cell(ALL))
+    words = {SEEN: "Yes", SAME: "No difference", REVERSED: "No, SAM is better"}
+    return _answered(direct, words, points(direct))
+
+
+def is_special(results: Results) -> str:
+    """SAM-ON minus as many random coordinates, tuned alike."""
+    random = results.cell(Method("l2", "random"))
+    ahead = results.compare(results.cell(ON), random)
+    share = results.share(results.accuracies(random))
+    size = f"{share} of SAM's gain" if share else f"{ahead} points less"
+    words = {SEEN: "Yes", SAME: "No", REVERSED: "No, random ones do better"}
+    return _answered(ahead, words, f"as many random weights get {size}")
+
+
+def needs_larger_rho(results: Results) -> str:
+    """The ratio of the chosen rho, and the one that the share of the gradient predicts."""
+    ratio = rho_sweep.ratio(results, "l2")
+    law = prediction(results, ON)
+    predicted = law and number(law.rho / results.rho(results.cell(ALL)), ".2g")
+    expected = f"; its share of the gradient predicts {predicted} ×" if predicted else ""
+    word = "Yes" if ratio > 1 else "No"
+    return f"{word}: {number(ratio, '.2g')} ×{expected}"
+
+
+def is_it_batchnorm(results: Results) -> str:
+    """Claim 15: the gain without statistics of the perturbed pass, the smaller of two."""
+    found = verdicts.verdict("15", results)
+    if found.seen == NOT_RUN:
+        raise RecordsMissing("no runs with statistics of the first pass")
+    words = {SEEN: "No", HOLDS: "No", SAME: "Yes", REVERSED: "Yes"}
+    least = min(found.answer.comparisons, key=lambda c: c.mean)
+    return f"{words.get(found.seen, 'Open')}: without them {points(least)} over the base optimizer"
+
+
+def _answered(c: Comparison, words: dict[str, str], size: str) -> str:
+    more = f" ({c.needed} seeds for 80 % power)" if c.needed else ""
+    return f"{words.get(c.seen, 'Open')}: {size}{more}"
+
+
+def _reported_share(key: str) -> str:
+    """A reported gain over SGD as a share of the best SAM's of the authors' figure."""
+    base, best = paper.HEADLINE["base"].value, paper.best("l2", "all")[1].value
+    value = paper.best("l2", key)[1].value if key == "only_norm" else _RANDOM
+    return f"{100 * (value - base) / (best - base):.0f} %"
+
+
+_RANDOM = paper.SPARSITY["random", 99.95].value
+QUESTIONS: tuple[tuple[str, Callable[[Results], str], str], ...] = (
+    (
+        "Does SAM-ON do what SAM does?",
+        does_the_same,
+        f"{_reported_share('only_norm')} of SAM's gain",
+    ),
+    (
+        "Does SAM-ON beat SAM?",
+        beats_sam,
+        f"{paper.best_gap('l2', 'only_norm', 'all'):+.2f}, both tuned",
+    ),
+    (
+        "Are normalization layers special?",
+        is_special,
+        f"a random mask: {_reported_share('random')} (its rule for ρ is unknown)",
+    ),
+    ("Does it need a larger ρ?", needs_larger_rho, f"{paper.rho_ratio('l2'):g} ×"),
+    ("Is it BatchNorm's statistics?", is_it_batchnorm, "not asked"),
+)
+
+
+def table(results: Results) -> pd.DataFrame:
+    """A row per question: the answer of the records, with where it was seen, and the paper's."""
+    return tidy.table(
+        [
+            {
+                "question": question,
+                f"here, {results.profile.where}": _or_not_run(answer, results),
+                "the paper, on CIFAR-100": reported,
+            }
+            for question, answer, reported in QUESTIONS
+        ]
+    )
+
+
+def _or_not_run(answer: Callable[[Results], str], results: Results) -> str:
+    try:
+        return answer(results)
+    except RecordsMissing:
+        return NOT_RUN
