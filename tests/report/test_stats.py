@@ -5,7 +5,19 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from samlib.report.stats import NOT_RUN, compare, corrected, holm, interval
+from samlib.report.stats import (
+    NOT_RUN,
+    NOTHING,
+    OPEN,
+    REVERSED,
+    SAME,
+    SEEN,
+    compare,
+    corrected,
+    holm,
+    interval,
+    share_of_gain,
+)
 
 
 def test_interval_is_scipys_t_interval():
@@ -19,30 +31,53 @@ def test_interval_is_scipys_t_interval():
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict"),
+    ("differences", "seen"),
     [
-        ([1.0, 1.1, 0.9, 1.2, 0.8], "holds"),
-        ([-1.0, -1.1, -0.9, -1.2, -0.8], "refuted"),
-        ([0.05, -0.05, 0.04, -0.06, 0.02], "equivalent"),
-        ([1.0, -1.0, 2.0, -1.5, 0.3], "undecided"),
-        ([0.1, 0.11, 0.09, 0.1, 0.1], "holds"),  # above zero comes before inside ±0.2
-        ([5.0], "undecided"),
-        ([0.0, 0.0, 0.0], "equivalent"),
+        ([1.0, 1.1, 0.9, 1.2, 0.8], SEEN),
+        ([-1.0, -1.1, -0.9, -1.2, -0.8], REVERSED),
+        ([0.05, -0.05, 0.04, -0.06, 0.02], SAME),
+        ([1.0, -1.0, 2.0, -1.5, 0.3], OPEN),
+        ([0.1, 0.11, 0.09, 0.1, 0.1], SAME),  # inside ±0.2 comes before above zero
+        ([5.0], OPEN),
+        ([0.0, 0.0, 0.0], SAME),
     ],
 )
-def test_the_verdict_follows_the_rule(differences, verdict):
-    assert compare(differences).verdict == verdict
+def test_what_is_seen_follows_the_rule_margin_first(differences, seen):
+    assert compare(differences).seen == seen
 
 
 def test_no_seeds_is_not_run():
-    assert compare([]) == NOT_RUN
-    assert str(NOT_RUN) == "not run"
+    assert compare([]) == NOTHING
+    assert NOTHING.seen == str(NOTHING) == NOT_RUN
+
+
+def chances(effect, seeds, deviation=0.6, margin=0.4, trials=2000):
+    """How often each word is said of simulated paired differences."""
+    draws = np.random.default_rng(0).normal(effect, deviation, (trials, seeds))
+    words = [compare(row, margin).seen for row in draws]
+    return {word: words.count(word) / trials for word in (SEEN, REVERSED, SAME, OPEN)}
+
+
+def test_a_planted_effect_is_found_and_a_planted_null_is_not():
+    """At the plan's 16 seeds, margin of 0.4 points and deviation of 0.6."""
+    effect, null = chances(1.0, 16), chances(0.0, 16)
+    assert effect[SEEN] > 0.95
+    assert effect[REVERSED] == 0
+    assert null[SAME] == pytest.approx(0.41, abs=0.04)  # what 16 seeds can show of nothing
+    assert null[SEEN] + null[REVERSED] < 0.05
+
+
+def test_the_stated_power_is_that_of_a_simulation():
+    """Half a point at a deviation of 0.6 with 16 seeds: 90 %, as the plan says."""
+    draws = np.random.default_rng(1).normal(0.5, 0.6, (4000, 16))
+    half = scipy_stats.t.ppf(0.975, 15) * draws.std(axis=1, ddof=1) / 4
+    assert np.mean(draws.mean(axis=1) > half) == pytest.approx(0.9, abs=0.03)
 
 
 @pytest.mark.parametrize("wanted", [[1.0, -0.8, 0.9, -0.2, 0.6], [0.6, -0.6, 0.5, -0.5, 0.01]])
 def test_the_number_of_seeds_to_decide_decides_four_times_in_five(wanted):
     found = compare(wanted)
-    assert found.verdict == "undecided"
+    assert found.seen == OPEN
     rng = np.random.default_rng(0)
 
     def decided(n):
@@ -59,11 +94,11 @@ def test_what_no_number_of_seeds_would_decide_has_none():
     assert compare([0.2 + 9, 0.2 - 9, 0.2 + 9, 0.2 - 9]).needed is None
 
 
-def test_comparisons_made_together_are_judged_after_the_correction():
+def test_comparisons_of_which_one_would_do_are_judged_after_the_correction():
     alone = [compare(x) for x in ([0.6, 0.9, 1.2], [-1.0, -1.1, -1.2], [0.0, 0.01, -0.01])]
-    assert [c.verdict for c in alone] == ["holds", "refuted", "equivalent"]
+    assert [c.seen for c in alone] == [SEEN, REVERSED, SAME]
     together = corrected(alone)
-    assert [c.verdict for c in together] == ["undecided", "refuted", "equivalent"]
+    assert [c.seen for c in together] == [OPEN, REVERSED, SAME]
     assert [c.p for c in together] == holm([c.p for c in alone])
     assert corrected([compare([]), alone[0]]) == [compare([]), alone[0]]
 
@@ -101,12 +136,42 @@ def test_p_is_that_of_a_paired_t_test():
     assert compare(a - b).p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
 
 
-def test_the_margin_of_equivalence_is_the_one_asked_for():
+def test_the_margin_is_the_one_asked_for():
     differences = [0.1, -0.1, 0.1, -0.1]
-    assert compare(differences).verdict == "equivalent"
-    assert compare(differences, margin=0.05).verdict == "undecided"
+    assert compare(differences).seen == SAME
+    assert compare(differences, margin=0.05).seen == OPEN
 
 
 def test_equal_differences_need_no_test(recwarn):
-    assert compare([0.3, 0.1 + 0.2, 0.3]).verdict == "holds"
+    assert compare([0.3, 0.1 + 0.2, 0.3]).seen == SEEN
     assert not recwarn
+
+
+def gains(n=40, ratio=0.8):
+    """Paired gains over a base, the first so much of the second."""
+    rng = np.random.default_rng(3)
+    base, whole = rng.normal(0, 0.5, n), 2 + rng.normal(0, 0.4, n)
+    return ratio * whole + rng.normal(0, 0.3, n) - 0.2 * base, whole - base
+
+
+def test_fiellers_interval_agrees_with_a_bootstrap():
+    gain, whole = gains()
+    found = share_of_gain(gain, whole)
+    assert found.share == pytest.approx(gain.mean() / whole.mean())
+    draws = np.random.default_rng(0).integers(len(gain), size=(20_000, len(gain)))
+    ratios = gain[draws].mean(axis=1) / whole[draws].mean(axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_fiellers_interval_is_of_the_ratios_that_a_t_test_does_not_refuse():
+    gain, whole = gains(8)
+    found = share_of_gain(gain, whole)
+    for edge in (found.low, found.high):
+        assert scipy_stats.ttest_1samp(gain - edge * whole, 0).pvalue == pytest.approx(0.05)
+
+
+def test_a_share_of_a_gain_that_is_not_clear_is_not_given():
+    gain, _ = gains(8)
+    assert share_of_gain(gain, [0.1, -0.2, 0.3, -0.1, 0.2, 0.0, -0.3, 0.1]) is None
+    assert share_of_gain(gain[:1], [1.0]) is None
