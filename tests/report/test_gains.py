@@ -15,7 +15,7 @@ class Accuracies:
         return pd.Series(cell[column], dtype=float)
 
     def judge(self, differences):
-        return compare(differences)
+        return compare(differences.dropna())
 
 
 def condition(base, on, column="test_accuracy"):
