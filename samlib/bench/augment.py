@@ -12,13 +12,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samlib.bench.epoch import Training, as_in_training, name_of
+from samlib.bench.epoch import Training, name_of
 from samlib.bench.plain_loop import augmentation, pixels
-from samlib.bench.timing import Step, interleaved, network, quartiles, random_run
+from samlib.bench.timing import (
+    Step,
+    as_in_training,
+    interleaved,
+    made_by,
+    network,
+    quartiles,
+    random_run,
+)
 from samlib.data.augment import augment
 from samlib.data.splits import Splits
-from samlib.provenance import provenance
 from samlib.records.store import write
+from samlib.trainer import cuda_graphs
 from samlib.trainer.one_run import usable_device
 
 TIMED = ("basic", "autoaugment")
@@ -89,7 +97,8 @@ def measure(setting: Setting) -> dict:
         ConfigError: the device is not there.
     """
     device, config = usable_device(setting.device), setting.trained(TIMED[-1])
-    with as_in_training(setting, device):
+    steps = setting.count // config.batch_size
+    with as_in_training(setting.threads, device):
         took = interleaved(contenders(setting, device), setting.rounds, device)
     return {
         "run_id": name_of("augment", config, device),
@@ -98,7 +107,7 @@ def measure(setting: Setting) -> dict:
         "images": setting.count,
         "target": TARGET,
         **summary(took, setting.count),
-        "provenance": provenance(setting.device),
+        "provenance": made_by(device, cuda_graphs.status(steps, device)),
     }
 
 

@@ -8,42 +8,40 @@ On a CPU the worker processes of the plain loop augment on other cores, so that 
 has three cores where ours has one: this favours the peer.
 """
 
-import math
 import statistics
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from samlib import models
+from samlib.bench.limits import matrix_rate, operations, products
 from samlib.bench.plain_loop import AUGMENTATIONS, plain_loop
 from samlib.bench.timing import (
     Step,
+    as_in_training,
     closure_of,
     interleaved,
+    made_by,
     network,
     quartiles,
     random_run,
-    threads,
 )
 from samlib.data.augment import augment
 from samlib.data.splits import Splits
 from samlib.errors import ConfigError, choose
-from samlib.provenance import provenance
 from samlib.records.store import write
+from samlib.sam.restore import full_precision
+from samlib.trainer import cuda_graphs
 from samlib.trainer.config import PRECISIONS, RunConfig
-from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import usable_device
 
-CONTENDERS = ("ours", "ours again", "plain loop")  # the reference first, its twin second
-SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}  # of the matrices
-_PRODUCTS = 4  # per call
+# The reference first, its twin second. The plain loop computes as PyTorch comes, which on a GPU is
+# with convolutions in TF32; there it takes part without, too.
+CONTENDERS = ("ours", "ours again", "plain loop")
+WITHOUT_TF32 = "plain loop without TF32"
 
 
 @dataclass(frozen=True)
@@ -118,24 +116,15 @@ class Setting(Training):
         return self.trained(self.augment)
 
 
-@contextmanager
-def as_in_training(setting: Training, device: torch.device) -> Iterator[None]:
-    """The threads asked for; on a GPU the fastest convolutions, for every contender alike."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = device.type == "cuda"
-    try:
-        with threads(setting.threads):
-            yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
 def contenders(config: RunConfig, device: torch.device, images: int) -> dict[str, Step]:
-    """What trains an epoch, by the names in `CONTENDERS`."""
+    """What trains an epoch, by the names in `CONTENDERS`; on a GPU also `WITHOUT_TF32`."""
     ours = [random_run(config, device, images) for _ in range(2)]
     peer = plain_loop(config, ours[0].splits, device)
     calls = (ours[0].train_epoch, ours[1].train_epoch, peer)
-    return dict(zip(CONTENDERS, calls, strict=True))
+    found: dict[str, Step] = dict(zip(CONTENDERS, calls, strict=True))
+    if device.type == "cuda":
+        found[WITHOUT_TF32] = full_precision()(plain_loop(config, ours[0].splits, device))
+    return found
 
 
 class _SameBatch(Splits):
@@ -158,75 +147,13 @@ def pieces(config: RunConfig, device: torch.device, images: int) -> dict[str, St
     }
 
 
-def products(precision: str, device: torch.device) -> dict[int, Step]:
-    """By size, a few products of two square matrices of the precision a run computes in.
-
-    On a CPU by the library of its convolutions; on a GPU those of fp32 are in TF32 where
-    convolutions are.
-    """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    # On some processors it is twice as fast as the one that multiplies ordinary fp32 tensors.
-    onednn = device.type == "cpu" and precision == "fp32" and torch.backends.mkldnn.is_available()
-
-    def product(size: int) -> Step:
-        a, b = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
-        if onednn:
-            a, b = a.to_mkldnn(), b.to_mkldnn()
-
-        def call() -> None:
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("high" if tf32 else before)
-            try:
-                for _ in range(_PRODUCTS):
-                    F.linear(a, b)
-            finally:
-                torch.set_float32_matmul_precision(before)
-
-        return call
-
-    return {size: product(size) for size in SIZES[device.type]}
-
-
-def _convolution_backward(gradient, images, weight, *others, **_) -> int:
-    """Operations of the wanted gradients of a convolution, each as many as its forward pass's."""
-    wanted = others[-1]  # of images, weight and bias, the last of which costs next to nothing
-    return sum(wanted[:2]) * 2 * math.prod(gradient) * math.prod(weight[1:])
-
-
-def operations(run: Trainer) -> int:
-    """Floating-point operations of a forward and backward pass on a run's training set.
-
-    Those of convolutions and matrix products are counted, an addition and a multiplication each.
-    """
-    closure = closure_of(run)
-    # PyTorch's own count takes the weight gradient of a grouped convolution for an ungrouped one.
-    corrected = {torch.ops.aten.convolution_backward: _convolution_backward}
-    counter = FlopCounterMode(display=False, custom_mapping=corrected)
-    # Attention as products of matrices: its fused kernels are not counted on every device.
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        closure().backward()
-    return counter.get_total_flops()
-
-
-def matrix_rate(took: dict[int, list[float]]) -> tuple[int, float]:
-    """The size of the fastest products and their median rate, operations per second.
-
-    Args:
-        took: by size, seconds of the calls of `products`.
-    """
-    rates = {n: 2 * n**3 * _PRODUCTS / statistics.median(values) for n, values in took.items()}
-    size = max(rates, key=rates.__getitem__)
-    return size, rates[size]
-
-
 def summary(
     took: dict[str, list[float]], images: int, batch_size: int, operations: int, rate: float
 ) -> dict:
     """What a record says of measured times.
 
     Args:
-        took: seconds round by round, of `CONTENDERS` and of the pieces.
+        took: seconds round by round, of `contenders` and of `pieces`.
         images: per epoch.
         batch_size: images per step.
         operations: floating-point operations of a step.
@@ -239,13 +166,14 @@ def summary(
         "steps": took["steps"],
         "rest": [whole - a - b for whole, a, b in alone],
     }
+    whole = [name for name in (*CONTENDERS, WITHOUT_TF32) if name in took]
     return {
         "ratios": {
             name: quartiles([a / b for a, b in zip(took[name], ours, strict=True)])
-            for name in CONTENDERS
+            for name in whole
         },
-        "seconds": {name: quartiles(took[name]) for name in CONTENDERS},
-        "images_per_second": {name: images / statistics.median(took[name]) for name in CONTENDERS},
+        "seconds": {name: quartiles(took[name]) for name in whole},
+        "images_per_second": {name: images / statistics.median(took[name]) for name in whole},
         "parts": {name: quartiles(values) for name, values in parts.items()},
         "utilisation": quartiles([operations * steps / (s * rate) for s in ours]),
     }
@@ -265,8 +193,9 @@ def measure(setting: Setting) -> dict:
         ConfigError: the device is not there.
     """
     device, config, images = usable_device(setting.device), setting.config, setting.count
-    with as_in_training(setting, device):
-        counted = operations(random_run(config, device, config.batch_size))
+    with as_in_training(setting.threads, device):
+        closure = closure_of(random_run(config, device, config.batch_size))
+        counted = operations(lambda: closure().backward())
         epochs = contenders(config, device, images) | pieces(config, device, images)
         by_size = products(config.precision, device)
         limits = {f"products of {n}": call for n, call in by_size.items()}
@@ -280,7 +209,7 @@ def measure(setting: Setting) -> dict:
         "operations": counted,
         "matrix_rate": {"size": size, "operations_per_second": rate},
         **summary(took, images, config.batch_size, counted, rate),
-        "provenance": provenance(setting.device),
+        "provenance": made_by(device, cuda_graphs.status(images // config.batch_size, device)),
     }
 
 
@@ -301,10 +230,10 @@ def table(record: dict) -> str:
     for name, (low, median, high) in record["ratios"].items():
         took = f"{record['seconds'][name][1]:9.3f} s"
         speed = f"{record['images_per_second'][name]:9.0f} images/s"
-        lines.append(f"  {name:14} {median:5.2f}  [{low:.2f}, {high:.2f}] {took} {speed}")
+        lines.append(f"  {name:24} {median:5.2f}  [{low:.2f}, {high:.2f}] {took} {speed}")
     whole = record["seconds"]["ours"][1]
     for name, (_, median, _) in record["parts"].items():
-        lines.append(f"  {name:14} {median:9.3f} s {100 * median / whole:6.1f} % of ours")
+        lines.append(f"  {name:24} {median:9.3f} s {100 * median / whole:6.1f} % of ours")
     low, median, high = (100 * share for share in record["utilisation"])
     limit = record["matrix_rate"]
     lines.append(

@@ -68,7 +68,7 @@ def measure(setting: Setting) -> dict:
                 for part in ("runs", "weights", "logs")
             },
             "reading": [_reading(place / "copies", example, size) for size in setting.sizes],
-            "provenance": provenance(),
+            "provenance": provenance() | {"replayed": False},
         }
 
 

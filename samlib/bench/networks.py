@@ -2,7 +2,8 @@
 
 Each trains on random images as `train` would; reading and decoding images in folders is left out.
 On a CPU, where a batch of the real size can take half a minute, a smaller one is timed and its time
-scaled with its size; the record says so.
+scaled with its size; the record says so. On a GPU a step is replayed as in an epoch, and without
+the augmentation, which works on a whole epoch at once: `bench augment` has its share.
 """
 
 from collections.abc import Iterable
@@ -11,13 +12,25 @@ from pathlib import Path
 
 import torch
 
-from samlib.bench.timing import network, quartiles, random_run, seconds, threads
+from samlib.bench.timing import (
+    Step,
+    as_in_training,
+    as_trained,
+    made_by,
+    network,
+    quartiles,
+    random_run,
+    seconds,
+    warmed,
+)
 from samlib.data.datasets import INFO
 from samlib.errors import ConfigError
-from samlib.provenance import provenance
 from samlib.records.store import write
 from samlib.study import profiles
+from samlib.trainer import cuda_graphs
 from samlib.trainer.config import RunConfig
+from samlib.trainer.loop import Trainer
+from samlib.trainer.one_run import usable_device
 
 _CPU_BATCH = 16  # of images of 32 pixels or more
 _LEAST = 0.5  # seconds: short steps are timed more often
@@ -65,6 +78,15 @@ def timed_batch(base: RunConfig, device: torch.device) -> int:
     return base.batch_size if small else min(base.batch_size, _CPU_BATCH)
 
 
+def _step(run: Trainer) -> Step:
+    """A step on the whole training set of a random run, one batch, in the form it has there."""
+    if run.device.type == "cpu":
+        return run.train_epoch
+    loss_sum, correct = torch.zeros(2, device=run.device)
+    step = run.step(loss_sum, correct, [])
+    return as_trained(lambda: step(run.splits.train_images, run.splits.train_labels), run.device)
+
+
 def _timed(base: RunConfig, device: torch.device, rounds: int) -> dict:
     """One network's entry: seconds of a step of the base optimizer, and to evaluate a batch."""
     batch = timed_batch(base, device)
@@ -74,13 +96,13 @@ def _timed(base: RunConfig, device: torch.device, rounds: int) -> dict:
     images, labels = run.splits.train_images, run.splits.train_labels
     took = {}
     for what, call in (
-        ("step", run.train_epoch),  # one batch is its whole training set
+        ("step", _step(run)),
         ("evaluation", lambda: run.accuracy(images, labels)),
     ):
-        call()
+        times = warmed(call, device)
         found: list[float] = []
-        while len(found) < rounds or sum(found) < _LEAST:
-            found.append(seconds(call, device))
+        while len(found) < rounds or times * sum(found) < _LEAST:
+            found.append(seconds(call, device, times))
         took[what] = quartiles([base.batch_size / batch * value for value in found])
     return {"network": identity(base), "timed_batch": batch, "seconds": took}
 
@@ -91,17 +113,15 @@ def measure(setting: Setting, bases: Iterable[RunConfig] | None = None) -> dict:
     Raises:
         ConfigError: the device is not there.
     """
-    from samlib.trainer.one_run import usable_device
-
     device = usable_device(setting.device)
-    with threads(setting.threads):
+    with as_in_training(setting.threads, device):
         chosen = networks() if bases is None else bases
         found = [_timed(base, device, setting.rounds) for base in chosen]
     return {
         "run_id": f"networks-{device.type}",
         "setting": vars(setting),
         "networks": found,
-        "provenance": provenance(setting.device),
+        "provenance": made_by(device, cuda_graphs.status(cuda_graphs.WORTH, device)),
     }
 
 

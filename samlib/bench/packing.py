@@ -14,18 +14,20 @@ from itertools import count, islice
 from pathlib import Path
 
 from samlib.bench.growth import seconds_of
-from samlib.bench.timing import network, quartiles
+from samlib.bench.timing import made_by, network, quartiles
 from samlib.campaign.jobs import RunJob
 from samlib.campaign.local import LocalExecutor
 from samlib.errors import ConfigError, SamlibError, choose
-from samlib.provenance import provenance
 from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import profiles
+from samlib.study.profile import Profile
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import usable_device
 
+# By kind of device. An epoch of the quick profile has too few steps to be replayed on a GPU.
 _WORKERS = {"cpu": (1, 2), "cuda": (1, 2, 4, 8)}
+_PROFILE = {"cpu": "quick", "cuda": "cifar100-10k"}
 _TRIES = 20  # handing out runs until every worker has had one
 
 
@@ -34,7 +36,8 @@ class Setting:
     """What is packed: short runs of the base optimizer of a profile, seed by seed.
 
     Attributes:
-        profile: whose network, data and batch size.
+        profile: whose network, data and batch size; None is quick on a CPU and cifar100-10k on a
+            GPU.
         family: which of its networks; None is the headline's.
         epochs: of a run.
         images: in the training set; None is the profile's.
@@ -45,7 +48,7 @@ class Setting:
         device: cpu or cuda.
     """
 
-    profile: str = "quick"
+    profile: str | None = None
     family: str | None = None
     epochs: int = 4
     images: int | None = None
@@ -66,21 +69,30 @@ class Setting:
     @property
     def counts(self) -> tuple[int, ...]:
         """Numbers of workers, each once, ascending."""
-        kind = self.device.split(":")[0]
-        given = _WORKERS.get(kind, (1,)) if self.workers is None else self.workers
+        given = _WORKERS.get(self._kind, (1,)) if self.workers is None else self.workers
         return tuple(sorted(set(given)))
+
+    @property
+    def _kind(self) -> str:
+        return self.device.split(":")[0]
+
+    @property
+    def _profile(self) -> Profile:
+        return profiles.get(self.profile or _PROFILE.get(self._kind, "quick"))
+
+    @property
+    def _family(self) -> str:
+        return self.family or self._profile.headline
 
     @property
     def name(self) -> str:
         """Of the record: a file per network of a profile and kind of device."""
-        family = self.family or profiles.get(self.profile).headline
-        return f"packing-{self.profile}-{family}-{self.device.split(':')[0]}"
+        return f"packing-{self._profile.name}-{self._family}-{self._kind}"
 
     @property
     def config(self) -> RunConfig:
         """A run, but for its seed."""
-        profile = profiles.get(self.profile)
-        base = profile.bases[choose("family", self.family or profile.headline, profile.bases)]
+        base = self._profile.bases[choose("family", self._family, self._profile.bases)]
         return base.replace(
             epochs=self.epochs,
             warmup_epochs=min(base.warmup_epochs, self.epochs - 1),
@@ -171,7 +183,7 @@ def measure(setting: Setting) -> dict:
         ConfigError: the device is not there.
         SamlibError: a run failed.
     """
-    usable_device(setting.device)
+    device = usable_device(setting.device)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         gangs = {}
         for workers in setting.counts:
@@ -185,6 +197,7 @@ def measure(setting: Setting) -> dict:
             took[workers].append(seconds)
             made[workers] += found
     least = [3600 * setting.counts[0] * setting.runs / s for s in took[setting.counts[0]]]
+    replayed = {run["provenance"]["replayed"] for runs in made.values() for run in runs}
     return {
         "run_id": setting.name,
         "setting": vars(setting),
@@ -194,7 +207,7 @@ def measure(setting: Setting) -> dict:
             | {"seconds": seconds_of(made[n], n * sum(took[n]) / len(made[n]))}
             for n in setting.counts
         ],
-        "provenance": provenance(setting.device),
+        "provenance": made_by(device, replayed.pop() if len(replayed) == 1 else str(replayed)),
     }
 
 

@@ -3,38 +3,36 @@
 A ratio is taken within a round of `timing.interleaved`. Two identical contenders of the base
 optimizer are the control: their ratio shows what the measurement can resolve. The pieces of a step
 are timed in the same rounds; their sums are the floors.
+
+On a GPU steps and pieces are replayed graphs, as training replays them. Beside them are timed the
+same steps launched from Python, among them the peer's, which nobody replays, and products of large
+matrices, whose rate is the device's limit.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
 
 from samlib import models
-from samlib.bench.memory import taken
+from samlib.bench.limits import matrix_rate, operations, products
+from samlib.bench.pieces import floor, pieces
 from samlib.bench.timing import (
     Step,
-    closure_of,
+    as_in_training,
+    as_trained,
     interleaved,
+    made_by,
     network,
     quartiles,
-    random_run,
-    threads,
 )
+from samlib.bench.whole_steps import MASKS, PEER, WholeStep, memory, missing_peer, whole_steps
 from samlib.errors import ConfigError, choose
-from samlib.provenance import provenance
 from samlib.records.store import write
-from samlib.sam import geometry, masks
-from samlib.sam.step import Perturbation, perturbed, sam_step
 from samlib.study import profiles
-from samlib.trainer.config import RunConfig
-
-MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
+from samlib.trainer import cuda_graphs
+from samlib.trainer.config import PRECISIONS, RunConfig
+from samlib.trainer.one_run import usable_device
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class Setting:
         model: without a profile, a model of the zoo at 32 x 32 pixels and 100 classes, with SGD;
             None is resnet56.
         batch_size: None is the profile's, or 32.
+        precision: None is the profile's, or fp32 on a CPU and bf16 on a GPU.
         rounds: how often every contender is timed.
         device, threads: where; threads on the CPU.
     """
@@ -55,6 +54,7 @@ class Setting:
     family: str | None = None
     model: str | None = None
     batch_size: int | None = None
+    precision: str | None = None
     rounds: int = 20
     device: str = "cpu"
     threads: int = 1
@@ -66,6 +66,8 @@ class Setting:
             raise ConfigError("a family is one of a profile: give --profile, too")
         if self.model is not None:
             choose("model", self.model, models.names())
+        if self.precision is not None:
+            choose("precision", self.precision, PRECISIONS)
         for name in ("batch_size", "rounds", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -76,229 +78,100 @@ class Setting:
     def config(self) -> RunConfig:
         """The base optimizer's run; small steps keep the weights of a long bench finite."""
         if self.profile is None:
-            model, size = self.model or "resnet56", self.batch_size or 32
-            base = RunConfig(dataset="cifar100", model=model, batch_size=size)
+            precision = "bf16" if self.device.startswith("cuda") else "fp32"
+            model = self.model or "resnet56"
+            base = RunConfig(dataset="cifar100", model=model, batch_size=32, precision=precision)
         else:
             profile = profiles.get(self.profile)
-            family = choose("family", self.family or profile.headline, profile.bases)
-            base = profile.bases[family]
-            base = base.replace(batch_size=self.batch_size or base.batch_size)
-        return base.replace(lr=min(base.lr, 1e-3))
+            base = profile.bases[choose("family", self.family or profile.headline, profile.bases)]
+        return base.replace(
+            batch_size=self.batch_size or base.batch_size,
+            precision=self.precision or base.precision,
+            lr=min(base.lr, 1e-3),
+        )
 
 
-class Contender(NamedTuple):
-    """A whole step of a run of its own.
-
-    Attributes:
-        optimizer: whose gradients can be dropped.
-        step: both passes and the optimizer.
-        first: a block at whose beginning the first pass is done and the weights are moved; None
-            for a step of one pass.
-    """
-
-    optimizer: Optimizer
-    step: Step
-    first: Callable[[], AbstractContextManager] | None = None
+def on_gpu(device: torch.device) -> bool:
+    """Whether steps are replayed, and so timed from Python and beside the device's limit, too."""
+    return device.type == "cuda"
 
 
-def _contender(config: RunConfig, device: torch.device, mask: str | None = None) -> Contender:
-    """The training step of `train`, of the base optimizer or with SAM on a mask."""
-    if mask is not None:
-        config = config.replace(geometry="l2", rho=0.1, mask=mask)
-    run = random_run(config, device, config.batch_size)
-    closure = closure_of(run)
-
-    @contextmanager
-    def first() -> Iterator[None]:
-        chosen = run.perturbation.mask
-        # Activations that the second pass takes over, it would have to hold anyway.
-        untouched, chosen.untouched = chosen.untouched, 0
-        with perturbed(closure, run.perturbation):
-            yield
-        chosen.untouched = untouched
-
-    def step() -> None:
-        sam_step(closure, run.optimizer, run.perturbation)
-
-    return Contender(run.optimizer, step, None if mask is None else first)
+def _calls(steps: dict[str, WholeStep], parts: dict[str, Step], device: torch.device) -> dict:
+    """By name, what is timed; `plain <name>` is a step launched from Python."""
+    if not on_gpu(device):
+        return {name: whole.step for name, whole in steps.items()} | parts
+    ours = {name: whole.step for name, whole in steps.items() if name != PEER}
+    plain = {f"plain {name}": whole.step for name, whole in steps.items()}
+    return {name: as_trained(call, device) for name, call in (ours | parts).items()} | plain
 
 
-def _peer(config: RunConfig, device: torch.device) -> Contender | None:
-    """pytorch-optimizer's SAM over SGD, if it is installed (a development dependency)."""
-    try:
-        from pytorch_optimizer import SAM
-    except ImportError:
-        return None
-    run = random_run(config, device, config.batch_size)
-    closure = closure_of(run)
-    keywords = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-    parameters = run.model.parameters()
-    optimizer = SAM(parameters, torch.optim.SGD, rho=0.1, foreach=True, **keywords)
-
-    @contextmanager
-    def first() -> Iterator[None]:
-        optimizer.zero_grad()
-        closure().backward()
-        optimizer.first_step(zero_grad=True)
-        yield
-        closure().backward()
-        optimizer.second_step(zero_grad=True)
-
-    def step() -> None:
-        with first():
-            pass
-
-    return Contender(optimizer, step, first)
+def _over(values: list[float], base: list[float]) -> list[float]:
+    return quartiles([a / b for a, b in zip(values, base, strict=True)])
 
 
-def contenders(config: RunConfig, device: torch.device) -> dict[str, Contender]:
-    """Whole steps by name, the reference `base` first and its twin, the control, second."""
-    found = {"base": _contender(config, device), "base again": _contender(config, device)}
-    found |= {mask: _contender(config, device, mask) for mask in MASKS}
-    if config.optimizer == "sgd" and (peer := _peer(config, device)) is not None:
-        found["pytorch-optimizer's SAM"] = peer
-    return found
+def ratio(took: dict[str, list[float]], name: str) -> list[float]:
+    """Quartiles of a whole step's time over the base optimizer's; of a plain one's over a plain."""
+    plain = "" if name in took else "plain "
+    return _over(took[plain + name], took[plain + "base"])
 
 
-def memory(steps: dict[str, Contender], device: torch.device) -> dict:
-    """Bytes that steps take above what is there from one step to the next, by contender.
+def limited(took: dict[str, list[float]], steps: dict[str, WholeStep], sizes: list[int]) -> dict:
+    """What is known of steps on a GPU beside their time.
 
-    Gradients are not there before a step, whether or not a contender keeps them. Every contender
-    must have done a step, so that its optimizer has its state.
+    Args:
+        took: by name, seconds round by round, of `_calls` and of the products.
+        steps: by name.
+        sizes: of the products.
 
     Returns:
-        `parameters`, the size of all of them; `peak` of a step; `between`, what of it must
-        outlive the first of two passes, activations left aside.
+        `plain_seconds`, quartiles of steps launched from Python; `operations` of a step;
+        `matrix_rate` in operations per second at the `size` of matrices that is fastest;
+        `utilisation`, quartiles of the share of it that a step reaches.
     """
-    groups = steps["base"].optimizer.param_groups
-    parameters = sum(p.nbytes for group in groups for p in group["params"])
-    peak, between = {}, {}
-    for name, contender in steps.items():
-        contender.optimizer.zero_grad()
-        with taken(device) as whole:
-            contender.step()
-        peak[name] = whole.peak
-        if contender.first is not None:
-            contender.optimizer.zero_grad()
-            with ExitStack() as stack:
-                with taken(device) as kept:
-                    stack.enter_context(contender.first())
-                between[name] = kept.net
-    return {"parameters": parameters, "peak": peak, "between": between}
-
-
-class _Free(torch.autograd.Function):
-    """A loss that costs nothing, its gradient given beforehand."""
-
-    @staticmethod
-    def forward(ctx, gradients: list[Tensor], *weights: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return weights[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx, _) -> tuple:
-        return (None, *ctx.gradients)
-
-
-def pieces(config: RunConfig, device: torch.device) -> dict[str, Step]:
-    """What a step is made of, each alone.
-
-    `forward`; `forward and backward`, as the base optimizer needs it; `gradient of <mask>`, a
-    forward pass and the backward pass to the mask alone; `perturb <mask>`: eps from a gradient
-    that is there, weights moved and put back; `reused by <mask>`, the forward pass up to its first
-    stage, where earlier ones are left alone; `optimizer`, the step with gradients that are there.
-    """
-    run = random_run(config, device, config.batch_size)
-    closure, optimizer = closure_of(run), run.optimizer
-
-    def forward_and_backward() -> None:
-        optimizer.zero_grad()
-        closure().backward()
-
-    def gradient(tensors: list[Tensor]) -> Step:
-        return lambda: torch.autograd.grad(closure(), tensors)
-
-    def perturb(mask: masks.Mask, tensors: list[Tensor]) -> Step:
-        perturbation = Perturbation(geometry.L2(), 0.1, mask)
-        given = [torch.full_like(t, 1e-3) for t in tensors]
-
-        def step() -> None:
-            with perturbed(lambda: _Free.apply(given, *tensors), perturbation):
-                pass
-
-        return step
-
-    def reused(stages: int) -> Step:
-        x = run.inputs(run.splits.train_images)
-
-        def step() -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                run.model.up_to(x, stages)
-
-        return step
-
-    stepping = random_run(config, device, config.batch_size)
-    closure_of(stepping)().backward()
-    found: dict[str, Step] = {
-        "forward": closure,
-        "forward and backward": forward_and_backward,
-        "optimizer": lambda: stepping.optimizer.step(),
+    size, rate = matrix_rate({n: took[f"products of {n}"] for n in sizes})
+    counted = {name: operations(whole.step) for name, whole in steps.items()}
+    return {
+        "plain_seconds": {name: quartiles(took[f"plain {name}"]) for name in steps},
+        "operations": counted,
+        "matrix_rate": {"size": size, "operations_per_second": rate},
+        "utilisation": {
+            name: quartiles([counted[name] / (seconds * rate) for seconds in took[name]])
+            for name in steps
+            if name in took
+        },
     }
-    for name in MASKS:
-        mask = masks.MASKS[name](run.model, config)
-        tensors = [entry.parameter for entry in mask.entries]
-        found[f"gradient of {name}"] = gradient(tensors)
-        found[f"perturb {name}"] = perturb(mask, tensors)
-        if mask.untouched:
-            found[f"reused by {name}"] = reused(mask.untouched)
-    return found
-
-
-def floor(took: dict[str, list[float]], mask: str | None) -> list[float]:
-    """Round by round, what a step cannot leave out: its gradients and the optimizer.
-
-    What the second pass can take over from the first is counted once. None is the base optimizer,
-    whose step should come to its floor: pieces add up.
-    """
-    total = [a + b for a, b in zip(took["forward and backward"], took["optimizer"], strict=True)]
-    if mask is None:
-        return total
-    once = took.get(f"reused by {mask}", [0.0] * len(total))
-    first = took[f"gradient of {mask}"]
-    return [a + b - c for a, b, c in zip(total, first, once, strict=True)]
 
 
 def measure(setting: Setting) -> dict:
     """Time every contender and every piece, and return a record.
 
     It holds medians and quartiles: `ratios` and `seconds` of whole steps, `floors` as ratios by
-    mask, `pieces` in seconds, `memory` in bytes.
+    mask, `pieces` in seconds, `memory` in bytes; why the `peer` took no part, or None. On a GPU
+    also what `limited` returns.
 
     Raises:
         ConfigError: the device is not there.
     """
-    from samlib.trainer.one_run import usable_device
-
     device, config = usable_device(setting.device), setting.config
-    with threads(setting.threads):
-        whole, parts = contenders(config, device), pieces(config, device)
-        steps = {name: contender.step for name, contender in whole.items()}
-        took = interleaved(steps | parts, setting.rounds, device)
-        bytes_taken = memory(whole, device)
-
-    def over_base(values: list[float]) -> list[float]:
-        return quartiles([a / b for a, b in zip(values, took["base"], strict=True)])
-
+    with as_in_training(setting.threads, device):
+        steps, parts = whole_steps(config, device), pieces(config, device)
+        bytes_taken = memory(steps, device)
+        by_size = products(config.precision, device) if on_gpu(device) else {}
+        limits = {f"products of {n}": call for n, call in by_size.items()}
+        took = interleaved(_calls(steps, parts, device) | limits, setting.rounds, device)
+        beside = limited(took, steps, list(by_size)) if on_gpu(device) else {}
     return {
         "run_id": _name(config, device),
         "setting": vars(setting),
         "network": network(config),
-        "ratios": {name: over_base(took[name]) for name in steps},
-        "floors": {name or "base": over_base(floor(took, name)) for name in (None, *MASKS)},
-        "seconds": {name: quartiles(took[name]) for name in steps},
+        "ratios": {name: ratio(took, name) for name in steps},
+        "floors": {n or "base": _over(floor(took, n), took["base"]) for n in (None, *MASKS)},
+        "seconds": {name: quartiles(took[name]) for name in steps if name in took},
         "pieces": {name: quartiles(took[name]) for name in parts},
         "memory": bytes_taken,
-        "provenance": provenance(setting.device),
+        "peer": missing_peer(config),
+        **beside,
+        "provenance": made_by(device, cuda_graphs.status(cuda_graphs.WORTH, device)),
     }
 
 
@@ -312,21 +185,46 @@ def _name(config: RunConfig, device: torch.device) -> str:
 
 def table(record: dict) -> str:
     """A record as text: a line per step and per piece, then the memory of each step."""
-    lines = [f"{record['run_id']}, {record['setting']['rounds']} rounds, ratio to base (floor):"]
-    for name, (low, median, high) in record["ratios"].items():
-        took = f"{1000 * record['seconds'][name][1]:9.2f} ms"
-        least = record["floors"].get(name)
-        beside = f"  ({least[1]:.2f})" if least else ""
-        lines.append(f"  {name:24} {median:5.2f}  [{low:.2f}, {high:.2f}] {took}{beside}")
+    rounds, replayed = record["setting"]["rounds"], record["provenance"].get("replayed")
+    how = {True: ", replayed", False: ""}.get(replayed, f", not replayed: {replayed}")
+    lines = [f"{record['run_id']}, {rounds} rounds{how}, ratio to base (floor):"]
+    lines += [_line(record, name) for name in record["ratios"]]
+    if missing := record.get("peer"):
+        lines.append(f"  {PEER:24} {missing}")
     for name, (_, median, _) in record["pieces"].items():
         lines.append(f"  {name:42} {1000 * median:9.2f} ms")
-    if found := record.get("memory"):  # not in older records
-        lines.append(f"memory (all parameters: {found['parameters'] / 1e6:.3f} MB):")
-        for name, peak in found["peak"].items():
-            kept = found["between"].get(name)
-            beside = "" if kept is None else f", {kept / 1e6:.3f} MB kept between passes"
-            lines.append(f"  {name:42} {peak / 1e6:9.3f} MB{beside}")
-    return "\n".join(lines)
+    if limit := record.get("matrix_rate"):
+        rate, precision = limit["operations_per_second"] / 1e12, record["network"]["precision"]
+        lines.append(
+            f"  products of {limit['size']} x {limit['size']}: {rate:.1f} Tflop/s {precision}"
+        )
+    return "\n".join(lines + _memory_lines(record.get("memory")))
+
+
+def _line(record: dict, name: str) -> str:
+    """A whole step: ratio, milliseconds, floor; on a GPU as launched from Python, share of rate."""
+    low, median, high = record["ratios"][name]
+    line = f"  {name:24} {median:5.2f}  [{low:.2f}, {high:.2f}]"
+    if name in record["seconds"]:
+        line += f" {1000 * record['seconds'][name][1]:9.2f} ms"
+    if name in record["floors"]:
+        line += f"  ({record['floors'][name][1]:.2f})"
+    if name in record.get("plain_seconds", {}):
+        line += f"  {1000 * record['plain_seconds'][name][1]:9.2f} ms from Python"
+    if name in record.get("utilisation", {}):
+        line += f"  {100 * record['utilisation'][name][1]:.1f} % of the matrix rate"
+    return line
+
+
+def _memory_lines(found: dict | None) -> list[str]:
+    if found is None:  # an older record
+        return []
+    lines = [f"memory (all parameters: {found['parameters'] / 1e6:.3f} MB):"]
+    for name, peak in found["peak"].items():
+        kept = found["between"].get(name)
+        beside = "" if kept is None else f", {kept / 1e6:.3f} MB kept between passes"
+        lines.append(f"  {name:42} {peak / 1e6:9.3f} MB{beside}")
+    return lines
 
 
 def run(setting: Setting, results: Path) -> tuple[dict, Path]:

@@ -4,6 +4,7 @@ Contenders take turns in one process: every round calls each once, in an order d
 a machine whose speed drifts drifts for all.
 """
 
+import math
 import random
 import statistics
 import time
@@ -18,12 +19,16 @@ from torch import Tensor
 from samlib.data.datasets import INFO
 from samlib.data.splits import Splits
 from samlib.models import is_vit
+from samlib.provenance import provenance
 from samlib.records import store
+from samlib.trainer import cuda_graphs
 from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
 
 Step = Callable[[], object]
+
+_FILLED = 0.01  # seconds that calls of one contender fill in a round on a GPU
 
 
 def random_run(config: RunConfig, device: torch.device, images: int) -> Trainer:
@@ -60,29 +65,69 @@ def network(config: RunConfig) -> dict:
     }
 
 
-def seconds(call: Step, device: torch.device) -> float:
-    """Wall time of one call, what it put on the device's queue included."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+def as_trained(call: Step, device: torch.device) -> Step:
+    """A step as an epoch of many runs it: on a GPU plain once, then recorded and replayed."""
+    return cuda_graphs.replayed(call, cuda_graphs.WORTH, device)
+
+
+def seconds(call: Step, device: torch.device, times: int = 1) -> float:
+    """Wall time of a call, what it put on the device's queue included; the mean of so many."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     wait()
     begun = time.perf_counter()
-    call()
+    for _ in range(times):
+        call()
     wait()
-    return time.perf_counter() - begun
+    return (time.perf_counter() - begun) / times
+
+
+def warmed(call: Step, device: torch.device) -> int:
+    """Warm a call up; how often it is called to be timed once.
+
+    On a GPU short calls follow each other, as steps do in an epoch, so that what is timed is not
+    the wait for one of them.
+    """
+    call()
+    if device.type == "cpu":
+        return 1
+    call()  # a step that is replayed is recorded by its second call
+    return math.ceil(_FILLED / seconds(call, device))
 
 
 def interleaved(
     contenders: dict[str, Step], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every round, after two calls that warm it up."""
+    """Seconds of every contender in every round, after calls that warm it up."""
     for call in contenders.values():
         call()
-        call()
+    times = {name: warmed(call, device) for name, call in contenders.items()}
     took: dict[str, list[float]] = {name: [] for name in contenders}
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(list(contenders), len(contenders)):
-            took[name].append(seconds(contenders[name], device))
+            took[name].append(seconds(contenders[name], device, times[name]))
     return took
+
+
+@contextmanager
+def as_in_training(number: int, device: torch.device) -> Iterator[None]:
+    """So many CPU threads; on a GPU the fastest convolutions, for every contender alike."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    try:
+        with threads(number):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def made_by(device: torch.device, replayed: bool | str) -> dict:
+    """The provenance of a bench record: whether its steps were replayed graphs, or why not."""
+    return provenance(str(device)) | {"replayed": replayed}
 
 
 @contextmanager

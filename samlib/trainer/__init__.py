@@ -4,6 +4,7 @@ __all__ = [
     "build",
     "checkpoint",
     "config",
+    "cuda_graphs",
     "diagnostics",
     "distributed",
     "loop",

@@ -3,7 +3,7 @@ import torch
 
 from samlib import masks
 from samlib.__main__ import main
-from samlib.bench import memory, networks, step, timing
+from samlib.bench import limits, memory, networks, pieces, step, timing, whole_steps
 from samlib.errors import ConfigError
 from samlib.records import store
 from samlib.study import profiles
@@ -33,6 +33,9 @@ def test_contenders_are_timed_together_and_recorded(timed):
     assert "only_norm" in step.table(record)
     assert record["provenance"]["processor"] in timing.hardware(record)
     assert timing.hardware(record).endswith("1 thread")
+    assert record["provenance"]["replayed"] is False
+    assert record["peer"] is None
+    assert not {"plain_seconds", "utilisation"} & record.keys(), "of a GPU"
 
 
 def test_memory_is_every_allocation_and_every_free():
@@ -64,12 +67,10 @@ def test_memory_counts_what_a_gradient_takes():
 def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(family):
     config = step.Setting(profile="quick", family=family).config
     with timing.threads(1):
-        steps = step.contenders(config, CPU)
-        for contender in steps.values():
-            contender.step()
-        found = step.memory(steps, CPU)
+        steps = whole_steps.whole_steps(config, CPU)
+        found = whole_steps.memory(steps, CPU)
         few = {name: steps[name] for name in ("base", "only_norm")}
-        again = step.memory(few, CPU)
+        again = whole_steps.memory(few, CPU)
     model = timing.random_run(config, CPU, 2).model
     everything = masks.MASKS["all"](model, config)
     assert found["parameters"] == 4 * everything.total
@@ -100,9 +101,9 @@ def test_a_profiles_network_is_timed_on_its_own_data_size(timed):
     base = profiles.get("quick").bases["wrn"]
     assert timed[0]["network"] == timing.network(base) | {"batch_size": 2}
     assert timed[0]["network"]["image_size"] == 8
-    config = step.Setting(profile="quick", family="vit-lion").config
-    assert (config.model, config.optimizer, config.batch_size) == ("vit_micro", "lion", 32)
-    assert step._name(config, CPU) == "step-vit_micro-8px-batch32-lion-cpu"
+    config = step.Setting(profile="cifar100-10k", family="vit-lion").config
+    assert (config.model, config.optimizer, config.batch_size) == ("vit_mini", "lion", 128)
+    assert step._name(config, CPU) == "step-vit_mini-32px-batch128-lion-bf16-cpu"
     zoo = step.Setting(model="resnet8").config
     assert timing.network(zoo)["image_size"] == 32
     assert step._name(zoo, CPU) == "step-resnet8-32px-batch32-cpu"
@@ -116,9 +117,9 @@ def test_a_floor_is_the_gradients_and_the_optimizer_less_what_is_reused():
         "gradient of blocks_3": [4.0, 8.0],
         "reused by blocks_3": [2.0, 4.0],
     }
-    assert step.floor(took, None) == [11.0, 22.0]
-    assert step.floor(took, "only_norm") == [18.0, 36.0]
-    assert step.floor(took, "blocks_3") == [13.0, 26.0]
+    assert pieces.floor(took, None) == [11.0, 22.0]
+    assert pieces.floor(took, "only_norm") == [18.0, 36.0]
+    assert pieces.floor(took, "blocks_3") == [13.0, 26.0]
 
 
 @pytest.mark.parametrize("family", ["wrn", "vit"])
@@ -131,16 +132,16 @@ def test_pieces_leave_the_network_as_it_is(family):
         return runs[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "random_run", remembered)
-        pieces = step.pieces(config, CPU)
+        patch.setattr(pieces, "random_run", remembered)
+        alone = pieces.pieces(config, CPU)
     before = [p.detach().clone() for p in runs[0].model.parameters()]
     stepped = next(runs[1].model.parameters()).detach().clone()
-    for name, call in [*pieces.items()] * 2:  # the second time with gradients that are there
+    for name, call in [*alone.items()] * 2:  # the second time with gradients that are there
         call()
         same = all(map(torch.equal, before, runs[0].model.parameters()))
         assert same, f"{name} moved a weight"
     assert not torch.equal(stepped, next(runs[1].model.parameters())), "the optimizer does step"
-    late = {name for name in pieces if name.startswith("reused by ")}
+    late = {name for name in alone if name.startswith("reused by ")}
     assert late == {f"reused by blocks_{stages}" for stages in ("2", "3", "23")}
 
 
@@ -151,12 +152,113 @@ def test_a_perturbation_alone_moves_weights_by_rho_and_puts_them_back():
     def watched(closure, perturbation):
         return bench_perturbed(closure, perturbation, on_ascent=lambda a: seen.append(a.eps))
 
-    bench_perturbed = step.perturbed
+    bench_perturbed = pieces.perturbed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "perturbed", watched)
-        step.pieces(config, CPU)["perturb only_norm"]()
+        patch.setattr(pieces, "perturbed", watched)
+        pieces.pieces(config, CPU)["perturb only_norm"]()
     length = torch.stack([eps.square().sum() for eps in seen[0]]).sum().sqrt()
     assert length == pytest.approx(0.1)
+
+
+def test_a_peer_that_is_not_there_is_said(timed, monkeypatch):
+    monkeypatch.setattr(whole_steps, "find_spec", lambda name: None)
+    config = step.Setting(profile="quick", batch_size=2).config
+    reason = whole_steps.missing_peer(config)
+    assert reason == "not installed: pip install pytorch-optimizer"
+    assert whole_steps.PEER not in whole_steps.whole_steps(config, CPU)
+    record = timed[0] | {"peer": reason}
+    assert f"{whole_steps.PEER}  {reason}" in step.table(record)
+    lion = step.Setting(profile="cifar100-10k", family="vit-lion").config
+    assert whole_steps.missing_peer(lion) == "timed over SGD, not lion"
+
+
+def test_what_is_timed_on_a_gpu_is_replayed_and_beside_it_plain(tmp_path, monkeypatch):
+    """All but the peer, which must not be recorded: a recording that fails ends all others."""
+    replayed = []
+
+    def as_trained(call, device):
+        replayed.append(call)
+        return call
+
+    monkeypatch.setattr(step, "on_gpu", lambda device: True)
+    monkeypatch.setattr(step, "as_trained", as_trained)
+    monkeypatch.setitem(limits.SIZES, "cpu", (16, 32))
+    record, _ = step.run(step.Setting(model="resnet8", batch_size=2, rounds=2), tmp_path)
+    names = list(record["ratios"])
+    assert whole_steps.PEER in names
+    assert len(replayed) == len(names) - 1 + len(record["pieces"])
+    assert list(record["plain_seconds"]) == names
+    assert list(record["seconds"]) == list(record["utilisation"]) == names[:-1]
+    assert record["matrix_rate"]["size"] in (16, 32)
+    counted = record["operations"]
+    assert counted["base"] < counted["only_norm"] < counted["all"] < 2.01 * counted["base"]
+    assert counted["all"] == counted[whole_steps.PEER] == 2 * counted["base"]
+    text = step.table(record)
+    assert "ms from Python" in text
+    assert "% of the matrix rate" in text
+    assert "Tflop/s fp32" in text
+
+
+def test_ratios_are_among_steps_that_run_alike():
+    took = {"base": [1.0], "all": [2.0], "plain base": [4.0], "plain peer": [10.0]}
+    assert step.ratio(took, "all") == [2.0] * 3
+    assert step.ratio(took, "peer") == [2.5] * 3
+
+
+def test_the_share_of_the_matrix_rate_is_that_of_each_steps_operations(monkeypatch):
+    steps = {"base": whole_steps.WholeStep(None, "base"), "all": whole_steps.WholeStep(None, "all")}
+    monkeypatch.setattr(step, "operations", {"base": 100, "all": 300}.get)
+    took = {"base": [2.0], "all": [5.0], "plain base": [3.0], "plain all": [7.0]}
+    took["products of 10"] = [80.0]  # four products of 2,000 operations: 100 a second
+    found = step.limited(took, steps, [10])
+    assert found["matrix_rate"] == {"size": 10, "operations_per_second": 100.0}
+    assert found["utilisation"] == {"base": [0.5] * 3, "all": [0.6] * 3}
+    assert found["plain_seconds"] == {"base": [3.0] * 3, "all": [7.0] * 3}
+
+
+def test_precision_is_the_profiles_or_the_devices():
+    assert step.Setting(model="resnet8").config.precision == "fp32"
+    assert step.Setting(model="resnet8", device="cuda").config.precision == "bf16"
+    assert step.Setting(profile="quick", device="cuda").config.precision == "fp32"
+    assert step.Setting(profile="quick", precision="bf16").config.precision == "bf16"
+
+
+def test_short_calls_follow_each_other_on_a_gpu(monkeypatch):
+    """What is timed must not be the wait for one of them."""
+    monkeypatch.setattr(timing, "seconds", lambda call, device, times=1: 0.003)
+    called = []
+    assert timing.warmed(lambda: called.append(0), torch.device("cuda")) == 4
+    assert len(called) == 2, "once plain and once to be recorded"
+    assert timing.warmed(lambda: called.append(0), CPU) == 1
+    assert len(called) == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(timing.time, "perf_counter", iter((10.0, 16.0)).__next__)
+    assert timing.seconds(lambda: called.append(0), CPU, times=3) == 2.0
+    assert len(called) == 6
+
+
+def test_a_gpu_is_waited_for_by_its_number(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    timing.seconds(lambda: None, torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)] * 2
+
+
+def test_a_network_is_timed_as_it_trains_on_a_gpu(monkeypatch):
+    """Not by an epoch of one batch, which is too short to be replayed."""
+    recorded = []
+
+    def as_trained(call, device):
+        recorded.append(device)
+        return call
+
+    monkeypatch.setattr(networks, "as_trained", as_trained)
+    run = timing.random_run(profiles.get("quick").bases["wrn"].replace(batch_size=2), CPU, 2)
+    assert networks._step(run) == run.train_epoch
+    run.device = torch.device("meta")
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: torch.ones(2))
+    networks._step(run)
+    assert recorded == [torch.device("meta")]
 
 
 def test_contenders_take_turns(monkeypatch):
@@ -170,9 +272,9 @@ def test_contenders_take_turns(monkeypatch):
 
 
 def test_a_random_run_trains_as_configured():
-    base = profiles.get("quick").bases["vit-lion"]
+    base = profiles.get("cifar100-10k").bases["vit-lion"]
     run = timing.random_run(base, CPU, 4)
-    assert run.splits.train_images.shape == (4, 1, 8, 8)
+    assert run.splits.train_images.shape == (4, 3, 32, 32)
     assert type(run.optimizer).__name__ == "Lion"
     assert timing.closure_of(run)().requires_grad
 
@@ -191,7 +293,7 @@ def test_a_step_is_scaled_from_a_smaller_batch(monkeypatch):
     assert networks.timed_batch(base, torch.device("cuda")) == 64
     assert networks.timed_batch(profiles.get("quick").bases["wrn"], CPU) == 64
 
-    def one_second(call, device):
+    def one_second(call, device, times):
         call()
         return 1.0
 
@@ -206,7 +308,7 @@ def test_a_step_is_scaled_from_a_smaller_batch(monkeypatch):
 
 
 def test_images_in_folders_are_timed_without_being_read(monkeypatch):
-    monkeypatch.setattr(networks, "seconds", lambda call, device: 1.0)  # only the warm-up runs
+    monkeypatch.setattr(networks, "seconds", lambda *_: 1.0)  # only the warm-up runs
     base = profiles.get("imagenet").bases["resnet"].replace(model="resnet8", batch_size=2)
     assert base.augment == "inception"
     entry = networks._timed(base, CPU, 1)
@@ -217,7 +319,7 @@ def test_images_in_folders_are_timed_without_being_read(monkeypatch):
 def test_short_steps_are_timed_for_half_a_second(monkeypatch):
     calls = []
 
-    def quick(call, device):
+    def quick(call, device, times):
         calls.append(call)
         return 0.1
 
@@ -230,6 +332,7 @@ def test_short_steps_are_timed_for_half_a_second(monkeypatch):
     "wrong",
     [
         {"model": "resnet"},
+        {"precision": "fp16"},
         {"rounds": 0},
         {"batch_size": -1},
         {"profile": "quik"},
@@ -262,6 +365,8 @@ def test_the_command_line_times_and_prints(tmp_path, capsys):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_steps_are_timed_on_a_gpu(tmp_path):
     record, _ = step.run(step.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
+    assert record["provenance"]["replayed"] is True
+    assert record["plain_seconds"]["all"][1] > record["seconds"]["all"][1]
     assert timing.hardware(record) == torch.cuda.get_device_name()
     assert record["run_id"].endswith("-cuda")
     kept = record["memory"]["between"]

@@ -7,8 +7,9 @@ from conftest import one_line
 from torch import nn
 
 from samlib.__main__ import main
-from samlib.bench import epoch, plain_loop, timing
+from samlib.bench import epoch, limits, plain_loop, timing
 from samlib.errors import ConfigError
+from samlib.provenance import tf32
 from samlib.records import store
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def timed(tmp_path_factory):
     """A record of a small network with a short last batch, and where it was written."""
     setting = epoch.Setting(model="resnet8", batch_size=4, images=6, rounds=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(epoch.SIZES, "cpu", (16, 32))
+        patch.setitem(limits.SIZES, "cpu", (16, 32))
         return epoch.run(setting, tmp_path_factory.mktemp("results"))
 
 
@@ -35,6 +36,7 @@ def test_an_epoch_is_timed_against_the_plain_loop_and_recorded(timed):
     assert path.name == "epoch-resnet8-32px-batch4-autoaugment-fp32-cpu.json"
     assert timing.read(path.parent.parent, "epoch") == [store.read_one(path)]
     assert record["images"] == 6
+    assert record["provenance"]["replayed"] is False
     assert record["network"]["augment"] == "autoaugment"
     assert list(record["ratios"]) == list(record["seconds"]) == list(epoch.CONTENDERS)
     assert record["ratios"]["ours"] == [1.0] * 3
@@ -59,14 +61,36 @@ def test_ratios_parts_and_utilisation_follow_from_the_times():
     assert found["seconds"]["ours"] == [2.5, 3.0, 3.5]
     assert found["images_per_second"]["ours"] == 20
     assert found["parts"]["rest"] == [0.5] * 3
+    assert list(found["ratios"]) == list(epoch.CONTENDERS)
     # three steps of 50 operations in 2 or 4 seconds, of 100 a second
     assert found["utilisation"] == pytest.approx([0.46875, 0.5625, 0.65625])
 
 
+def test_on_a_gpu_the_plain_loop_is_timed_with_tf32_and_without():
+    took = {name: [1.0] for name in (*epoch.CONTENDERS, "augmentation", "steps")}
+    took |= {"plain loop": [2.5], epoch.WITHOUT_TF32: [6.0]}
+    found = epoch.summary(took, images=60, batch_size=20, operations=50, rate=100.0)
+    assert found["ratios"]["plain loop"] == [2.5] * 3
+    assert found["ratios"]["plain loop without TF32"] == [6.0] * 3
+
+
+def test_without_tf32_is_without_tf32(monkeypatch):
+    seen = []
+    monkeypatch.setattr(epoch, "plain_loop", lambda *_: lambda: seen.append(tf32()))
+    monkeypatch.setattr(epoch, "random_run", lambda *_: timing.random_run(small(), CPU, 4))
+    steps = epoch.contenders(small(), torch.device("cuda"), 4)
+    assert list(steps) == [*epoch.CONTENDERS, epoch.WITHOUT_TF32]
+    for name in list(steps)[2:]:
+        steps[name]()
+        steps[name]()
+    assert [found["convolutions"] for found in seen] == [True, True, False, False]
+    assert epoch.WITHOUT_TF32 not in epoch.contenders(small(), CPU, 4)
+
+
 def test_the_rate_is_that_of_the_fastest_size():
     took = {10: [1.0, 2.0, 9.0], 20: [5.0, 4.0, 3.0], 30: [60.0] * 3}
-    size, rate = epoch.matrix_rate(took)
-    assert (size, rate) == (20, 2 * 20**3 * epoch._PRODUCTS / 4.0)
+    size, rate = limits.matrix_rate(took)
+    assert (size, rate) == (20, 2 * 20**3 * limits._PRODUCTS / 4.0)
 
 
 @pytest.mark.parametrize("model", ["resnet8", "resnext11_4x2d", "vit_t"])
@@ -86,7 +110,8 @@ def test_operations_are_those_of_the_layers(model):
     for layer in run.model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(count)
-    counted = epoch.operations(run)
+    closure = timing.closure_of(run)
+    counted = limits.operations(lambda: closure().backward())
     attention = 0
     if model == "vit_t":  # two products, 65 x 65 for each of 3 heads of 64, in each of 12 blocks
         attention = 12 * 2 * 2 * 4 * 3 * 65 * 65 * 64
@@ -201,3 +226,5 @@ def test_an_epoch_is_timed_on_a_gpu(tmp_path):
     assert path.stem.endswith("-bf16-cuda")
     assert timing.hardware(record) == torch.cuda.get_device_name()
     assert 0 < record["utilisation"][1] < 1
+    assert record["provenance"]["replayed"] is True
+    assert record["ratios"]["plain loop without TF32"][1] > 0
