@@ -37,6 +37,11 @@ class RunJob:
         """Epochs the job is expected to train."""
         return self.config.epochs
 
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """The runs whose weights are there after it."""
+        return (self.config,)
+
     def record(self, folder: ResultsFolder) -> Path:
         """File of the record the job writes."""
         return folder.runs / f"{self.config.run_id}.json"

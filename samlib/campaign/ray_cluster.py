@@ -110,9 +110,8 @@ def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
             return Answer(f"{socket.gethostname()}: {error}", disk=True)
         answer = Answer(failure)
         if failure is None:
-            made = [job.record(folder)]  # last: where it is, the weights are, too
-            if folder is not site.folder:
-                made.insert(0, folder.weights(job.config.run_id))
+            made = [] if folder is site.folder else [folder.weights(run.run_id) for run in job.runs]
+            made.append(job.record(folder))  # last: where it is, the weights are, too
             names = {str(path.relative_to(folder.path)): path for path in made}
             answer.files = {
                 name: path.read_bytes()

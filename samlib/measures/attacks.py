@@ -32,13 +32,13 @@ def attacked(
     norm: str,
     radius: float,
     classes: int,
+    step: float | None = None,
     batch_size: int = 512,
 ) -> Tensor:
     """Images moved to where the cross-entropy is high, by projected gradient ascent.
 
     PGD of Madry et al. (2018), "Towards Deep Learning Models Resistant to Adversarial Attacks",
-    from the images themselves, `STEPS` steps of a quarter of the radius, so that the boundary is
-    in reach from everywhere; deterministic on the CPU.
+    from the images themselves, `STEPS` steps; deterministic on the CPU.
 
     Args:
         logits: differentiable, from pixels in [0, 1] of shape (n, channels, height, width).
@@ -47,17 +47,21 @@ def attacked(
         norm: "l2" or "linf".
         radius: in units of pixels in [0, 1], finite and >= 0.
         classes: number of logits.
+        step: length of one step in the norm, finite and > 0; None is a quarter of the radius, with
+            which the boundary is in reach from everywhere.
         batch_size: images attacked at once; what is found does not depend on it.
 
     Returns:
         Images in [0, 1] within the radius of the ones given.
 
     Raises:
-        ConfigError: an unknown norm, a radius out of range, or ART is not installed.
+        ConfigError: an unknown norm, a radius or step out of range, or ART is not installed.
     """
     choose("norm", norm, NORMS)
     if not (math.isfinite(radius) and radius >= 0):
         raise ConfigError(f"radius must be finite and >= 0, not {radius!r}")
+    if step is not None and not (math.isfinite(step) and step > 0):
+        raise ConfigError(f"step must be finite and > 0, not {step!r}")
     if radius == 0 or not len(images):
         return images.clone()
     try:
@@ -79,7 +83,7 @@ def attacked(
         classifier,
         norm=NORMS[norm],
         eps=radius,
-        eps_step=radius / 4,
+        eps_step=radius / 4 if step is None else step,
         max_iter=STEPS,
         batch_size=batch_size,
         verbose=False,

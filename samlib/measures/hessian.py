@@ -1,10 +1,10 @@
-"""Top eigenvalues of the Hessian of the training loss, over the parameters of a mask.
+"""Top eigenvalues and trace of the Hessian of the training loss, over the parameters of a mask.
 
     H = d^2 L / dw^2 on the mask,  L = mean cross-entropy over all examples given, in eval mode
 
-(specification 5). Eigenvalues come from Lanczos iteration (ARPACK through scipy) on products H v,
-each the derivative of <grad L, v>: two backward passes per batch, and H itself is never formed.
-In eval mode batch norm uses its running statistics, so that L is a mean over examples and the
+(specification 5). Eigenvalues come from Lanczos iteration (ARPACK through scipy) and traces from
+random probes (Hutchinson, 1989), both on products H v, each the derivative of <grad L, v>: two
+backward passes per batch, and H itself is never formed. In eval mode batch norm uses its running statistics, so that L is a mean over examples and the
 batches' Hessians average exactly, whatever their size.
 """
 
@@ -27,6 +27,7 @@ from samlib.measures.loss_at import (
 from samlib.sam.masks.base import Mask
 from samlib.sam.restore import evaluating
 
+_VECTORS = 12  # that Lanczos iteration keeps: scipy's 20 take twice the products for one eigenvalue
 _WHICH = {"algebraic": "LA", "magnitude": "LM"}
 
 
@@ -104,6 +105,7 @@ def top_eigenvalues(
                 k,
                 which=_WHICH[by],
                 v0=start,
+                ncv=min(mask.count, max(2 * k + 1, _VECTORS)),
                 tol=tolerance,
                 maxiter=max_products,  # restarts, of several products each: `product` gives up
                 return_eigenvectors=False,
@@ -135,18 +137,81 @@ def _hessian_vector(
     """H v over the weights, both float64 vectors in their order."""
     there = {name: w.clone().requires_grad_() for name, w in weights.items()}
     leaves = list(there.values())
-    parts = torch.from_numpy(np.ascontiguousarray(v).ravel()).split([w.numel() for w in leaves])
-    directions = [part.to(w).view(w.shape) for part, w in zip(parts, leaves, strict=True)]
+    directions = _shaped(v, leaves)
     total = torch.zeros(len(v), dtype=torch.float64, device=leaves[0].device)
     # Flash and memory-efficient attention have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
-            loss = cross_entropy_at(model, there, x, y)
-            slope = sum(
-                (g * d).sum()
-                for g, d in zip(gradients(loss, leaves, True), directions, strict=True)
-            )
-            curved = torch.autograd.grad(slope, leaves, allow_unused=True, materialize_grads=True)
+            grads = gradients(cross_entropy_at(model, there, x, y), leaves, True)
+            curved = _derivative(grads, leaves, directions)
             flat = torch.cat([t.reshape(-1) for t in curved]).double()
             total += flat * (len(x) / len(inputs))
     return total.cpu().numpy()
+
+
+def _shaped(v: np.ndarray, leaves: list[Tensor]) -> list[Tensor]:
+    """A float64 vector over some weights as tensors of their shapes."""
+    parts = torch.from_numpy(np.ascontiguousarray(v).ravel()).split([w.numel() for w in leaves])
+    return [part.to(w).view(w.shape) for part, w in zip(parts, leaves, strict=True)]
+
+
+def _derivative(
+    grads: list[Tensor], leaves: list[Tensor], directions: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """H v: the derivative of <grad L, v> in the leaves; the graph is kept for the next v."""
+    slope = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
+    return torch.autograd.grad(
+        slope, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+
+
+def traces(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    mask: Mask,
+    *,
+    probes: int = 20,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> np.ndarray:
+    """Estimates of the trace of H, split by the mask's tensors.
+
+        tr(H_l) = E[v_l . (H v)_l],  every coordinate of v +1 or -1 with equal chance
+
+    with l the coordinates of one tensor and H_l their block of H (Hutchinson, 1989, "A stochastic
+    estimator of the trace of the influence matrix for Laplacian smoothing splines"). All tensors
+    share the probes, so that what couples them is noise in each estimate: over fewer tensors it
+    is more exact.
+
+    Args:
+        model, inputs, labels, mask, batch_size: as in `top_eigenvalues`.
+        probes: how many v.
+        seed: of the probes.
+
+    Returns:
+        float64 array (probes, entries of the mask): the mean over probes estimates tr(H_l), and
+        the sum over entries tr(H).
+
+    Raises:
+        ConfigError: as `top_eigenvalues`.
+    """
+    for name, value in (("probes", probes), ("batch_size", batch_size)):
+        require_count(name, value)
+    require_examples(inputs, labels)
+    there = {n: w.clone().requires_grad_() for n, w in masked_weights(model, mask).items()}
+    leaves = list(there.values())
+    found = np.zeros((probes, len(mask.entries)))
+    # Flash and memory-efficient attention have no second derivative.
+    with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+            grads = gradients(cross_entropy_at(model, there, x, y), leaves, True)
+            draw = np.random.default_rng(seed)  # the same probes for every batch
+            for probe in found:
+                v = _shaped(draw.choice((-1.0, 1.0), mask.count), leaves)
+                Hv = _derivative(grads, leaves, v)
+                terms = torch.stack([(a * b).sum() for a, b in zip(v, Hv, strict=True)])
+                probe += terms.double().cpu().numpy() * (len(x) / len(inputs))
+    if not np.isfinite(found).all():
+        raise ConfigError("the Hessian is not finite at the model's weights")
+    return found

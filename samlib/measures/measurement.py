@@ -5,6 +5,9 @@ A run's record is written once, so that a measure thought of later is a record o
 to: a run done again is measured again. Weights are kept beside the records, out of git; where
 they are gone the run is repeated, and must end as its record says, which it can on a CPU only.
 Whatever is measured is computed without TensorFloat-32.
+
+Some measures are of a run and its twin, the base optimizer's run of the same seed and problem;
+their records belong to both.
 """
 
 import time
@@ -16,7 +19,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from samlib.errors import SamlibError
+from samlib.measures.connectivity import connectivity
+from samlib.measures.curvature import curvature
 from samlib.measures.robustness import robustness
+from samlib.measures.self_training import self_training
 from samlib.measures.sharpness import sharpness
 from samlib.measures.shifted_sets import shifted_sets
 from samlib.provenance import provenance
@@ -30,11 +36,25 @@ from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import restored, train
 
-MEASURES: dict[str, Callable[[Trainer], dict]] = {
+# Each takes the run as it ended; those of pairs, its twin's final weights after it.
+MEASURES: dict[str, Callable[..., dict]] = {
     "sharpness": sharpness,
     "robustness": robustness,
     "shifted_sets": shifted_sets,
+    "curvature": curvature,
+    "self_training": self_training,
+    "connectivity": connectivity,
 }
+OF_PAIRS = {"connectivity"}
+
+_DEFAULT = RunConfig()  # of the base optimizer alone
+_ASCENT = ("geometry", "mask", "rho", "eta", "sparsity", "radius_over", "batchnorm", "start", "end")
+_ASCENT += ("member",)
+
+
+def twin(config: RunConfig) -> RunConfig:
+    """The base optimizer's run of the same seed and problem."""
+    return config.replace(**{name: getattr(_DEFAULT, name) for name in _ASCENT})
 
 
 @dataclass(frozen=True)
@@ -54,14 +74,20 @@ class MeasureJob:
         """Epochs the job is expected to train: none, which counts as one."""
         return 1
 
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """The runs whose final weights it is of: its own, then the twin where it is of a pair."""
+        pair = self.measure in OF_PAIRS
+        return (self.config, twin(self.config)) if pair else (self.config,)
+
     def record(self, folder: ResultsFolder) -> Path:
         """File of the record the job writes."""
         return folder.measures(self.measure) / f"{self.config.run_id}.json"
 
     def reads(self, folder: ResultsFolder) -> Sequence[Path]:
         """Files of the folder the job reads, where they exist."""
-        run_id = self.config.run_id
-        return folder.runs / f"{run_id}.json", folder.weights(run_id)
+        ids = [run.run_id for run in self.runs]
+        return *(folder.runs / f"{i}.json" for i in ids), *(folder.weights(i) for i in ids)
 
     def run(self, folder: ResultsFolder, log: Journal, device: str, data_dir: Path | None) -> None:
         """Measure the run; write what was found."""
@@ -86,29 +112,29 @@ def measure(
     `on_epoch` is told of the epochs of a run that has to be repeated; see `one_run.train`.
 
     Raises:
-        NotTheSame: its weights were gone, and repeating it gave, or on a GPU would give, other
+        NotTheSame: weights were gone, and repeating their run gave, or on a GPU would give, other
             numbers.
         DiskError: the record cannot be written.
     """
-    run_id = job.config.run_id
-    record = store.read_one(folder.runs / f"{run_id}.json")
-    weights = checkpoint.load(folder.weights(run_id))
-    if weights is None:
-        weights = _repeated(job.config, record, folder, device, data_dir, on_epoch)
+    records = [store.read_one(folder.runs / f"{run.run_id}.json") for run in job.runs]
+    weights = [
+        _weights(run, record, folder, device, data_dir, on_epoch)
+        for run, record in zip(job.runs, records, strict=True)
+    ]
     begun, found = time.perf_counter(), None
-    if record["status"] == "completed":
+    if all(record["status"] == "completed" for record in records):
         with (
-            restored(job.config, weights, device=device, data_dir=data_dir) as run,
+            restored(job.config, weights[0], device=device, data_dir=data_dir) as run,
             threadpool_limits(1, user_api="blas"),  # ARPACK's last bits depend on their number
             full_precision(),
         ):
-            found = MEASURES[job.measure](run)
+            found = MEASURES[job.measure](run, *weights[1:])
     with full_precision():
         where = provenance(device, measuring=True)
     result = {
-        "run_id": run_id,
+        "run_id": job.config.run_id,
         "measure": job.measure,
-        "of": record["checksum"],
+        **_belongs(*records),
         "config": job.config.to_dict(),
         "values": found,
         "times": {"wall": time.perf_counter() - begun},
@@ -118,7 +144,12 @@ def measure(
     return result
 
 
-def _repeated(
+def _belongs(run: dict, twin: dict | None = None) -> dict[str, str]:
+    """What a measurement says of the records it belongs to: their checksums."""
+    return {"of": run["checksum"]} | ({"twin": twin["checksum"]} if twin else {})
+
+
+def _weights(
     config: RunConfig,
     record: dict,
     folder: ResultsFolder,
@@ -126,7 +157,10 @@ def _repeated(
     data_dir: Path | None,
     on_epoch: Callable[[Trainer], None] | None,
 ) -> dict[str, torch.Tensor]:
+    """The final weights of a run that has a record, made again where they are gone."""
     path = folder.weights(config.run_id)
+    if (weights := checkpoint.load(path)) is not None:
+        return weights
     on_gpu = record["provenance"]["gpu"] is not None
     if on_gpu or device != "cpu":
         where = "copy them from where it was trained" if on_gpu else "measure it with --device cpu"
@@ -159,9 +193,12 @@ def read(
     found = {}
     for name in MEASURES:
         kept = reader(folder.measures(name), set_aside=set_aside)
-        found[name] = {
-            run_id: record
-            for run_id, record in kept.items()
-            if run_id in runs and record["of"] == runs[run_id]["checksum"]
-        }
+        found[name] = {i: record for i, record in kept.items() if _believed(record, runs)}
     return found
+
+
+def _believed(record: dict, runs: Records) -> bool:
+    """Whether a measurement belongs to the runs as they are now recorded."""
+    job = MeasureJob(RunConfig.from_dict(record["config"]), record["measure"])
+    of = [runs.get(run.run_id) for run in job.runs]
+    return all(of) and _belongs(*of).items() <= record.items()

@@ -1,7 +1,7 @@
 """How a run's final weights do on corrupted and attacked test images."""
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 
 ATTACKED = 500  # test images attacked, the first ones: an attack costs ten gradients each
+
+
+class Attack(NamedTuple):
+    """One attack; see `attacks.attacked`. The radius is in pixels in [0, 1]."""
+
+    norm: str
+    radius: float
+    step: float
+
+
 # The radii of the authors' ImageNet table (poster; specification 4.3), and larger ones under which
 # networks for 8 x 8 and 32 x 32 pixels lose as much as theirs did for 224 x 224.
 RADII = (
@@ -25,6 +35,14 @@ RADII = (
     ("linf", 4 / 255),
     ("linf", 16 / 255),
 )
+# With which SAM is compared with adversarial training by Zhang et al. (specification 6).
+DUALITY = (
+    Attack("linf", 1 / 255, 0.25 / 255),
+    Attack("linf", 2 / 255, 0.5 / 255),
+    Attack("l2", 16 / 255, 2 / 255),
+    Attack("l2", 32 / 255, 4 / 255),
+)
+ATTACKS = (*(Attack(norm, radius, radius / 4) for norm, radius in RADII), *DUALITY)
 
 
 def robustness(run: "Trainer") -> dict:
@@ -32,8 +50,8 @@ def robustness(run: "Trainer") -> dict:
 
     Returns:
         `clean`; `corruptions`, by name a list over severities 1 to 5; `corrupted`, the mean of
-        those; `attacks`, a list of norm, radius (pixels in [0, 1]) and accuracy on the first
-        `attacked` test images, whose clean accuracy is `attacked_clean`.
+        those; `attacks`, a list of norm, radius, step and accuracy on the first `attacked` test
+        images, whose clean accuracy is `attacked_clean`.
     """
     splits = run.splits
     images, labels = splits.test_images, splits.test_labels
@@ -46,8 +64,8 @@ def robustness(run: "Trainer") -> dict:
         "attacked": len(few),
         "attacked_clean": run.accuracy(few, of_few),
         "attacks": [
-            {"norm": norm, "radius": radius, "accuracy": _attacked(run, few, of_few, norm, radius)}
-            for norm, radius in RADII
+            attack._asdict() | {"accuracy": _attacked(run, few, of_few, attack)}
+            for attack in ATTACKS
         ],
     }
 
@@ -62,7 +80,7 @@ def _corrupted(run: "Trainer", name: str) -> list[float]:
     ]
 
 
-def _attacked(run: "Trainer", images: Tensor, labels: Tensor, norm: str, radius: float) -> float:
+def _attacked(run: "Trainer", images: Tensor, labels: Tensor, attack: Attack) -> float:
     run.model.eval()
     mean, std = mean_std(run.splits.info, run.device)
     gradients = [p.requires_grad for p in run.model.parameters()]
@@ -76,9 +94,8 @@ def _attacked(run: "Trainer", images: Tensor, labels: Tensor, norm: str, radius:
             logits,
             images.float() / 255,
             labels,
-            norm=norm,
-            radius=radius,
             classes=run.splits.info.classes,
+            **attack._asdict(),
         )
         with torch.no_grad():
             right = logits(moved).argmax(1) == labels

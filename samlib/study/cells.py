@@ -157,10 +157,10 @@ def missing_measurements(
     measured: Iterable[ToMeasure], runs: Records, measures: MeasureRecords
 ) -> list[MeasureJob]:
     """Missing measurements of finished runs, in order."""
-    jobs = {
-        MeasureJob(run, wanted.measure): None
-        for wanted in measured
-        for run in wanted.runs(runs)
-        if run.run_id in runs and run.run_id not in measures[wanted.measure]
-    }
-    return list(jobs)
+    wanted = dict.fromkeys(MeasureJob(run, w.measure) for w in measured for run in w.runs(runs))
+    return [
+        job
+        for job in wanted
+        if job.config.run_id not in measures[job.measure]
+        and all(run.run_id in runs for run in job.runs)
+    ]
