@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from samlib.cli import streams
 from samlib.cli.flags import parser
 from samlib.cli.verbs import VERBS
 from samlib.errors import SamlibError
@@ -13,7 +14,31 @@ _TRAINING = ("reproduce", "run", "notebook")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 a run failed, 2 a user's mistake."""
+    """Run one verb; returns the exit status: 0 done, 1 a run failed, 2 a user's mistake.
+
+    130 after Ctrl-C, 141 where what is printed is no longer read.
+    """
+    streams.prepare()
+    try:
+        try:
+            return _run(arguments)
+        finally:  # also on the way out of argparse
+            streams.flush()
+    except BrokenPipeError:
+        unread = streams.unread()
+        if not unread:
+            raise
+        streams.give_up(unread)
+        return streams.PIPE_CLOSED
+    except OSError as error:
+        if not streams.is_full(error):
+            raise
+        print(f"samlib: cannot write the output: {error.strerror}", file=sys.stderr)
+        streams.give_up([sys.stdout.fileno()])
+        return 2
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = parser().parse_args(arguments)
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended, too

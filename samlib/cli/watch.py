@@ -3,7 +3,6 @@
 It only looks. What is done is read from the records, what runs and what failed from `journal`.
 """
 
-import os
 import shutil
 import socket
 import sys
@@ -48,9 +47,6 @@ def watch(
     except KeyboardInterrupt:
         screen.write("samlib: no longer watching; the campaign is left alone\n")
         return 130
-    except BrokenPipeError:  # as in `status --watch | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 class Look:

@@ -60,9 +60,7 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(stage)]
     command += ["--path-output", str(output), "-W", "-n", "--keep-going"]
-    # Jupyter's move to platform folders warns on stderr unless it is told.
-    environment = os.environ | {"JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=_environment())
     index = output / "_build" / "html" / "index.html"
     if done.returncode or not index.exists():
         lines = (done.stdout + done.stderr).splitlines()
@@ -71,11 +69,22 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
     return index
 
 
+def _environment() -> dict[str, str]:
+    """What builds the book inherits: neither the user's locale nor the user's docutils settings."""
+    return os.environ | {
+        "DOCUTILSCONFIG": os.devnull,
+        "JUPYTER_PLATFORM_DIRS": "1",  # or Jupyter's move to these folders warns on stderr
+        "LC_ALL": "C.UTF-8",
+        "PYTHONUTF8": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
 def _write_contents(path: Path, names: Sequence[str]) -> None:
     import yaml  # comes with what builds the book
 
-    toc = pages.contents(yaml.safe_load(path.read_text()), names)
-    path.write_text(yaml.safe_dump(toc, sort_keys=False))
+    toc = pages.contents(yaml.safe_load(path.read_bytes()), names)
+    path.write_bytes(yaml.safe_dump(toc, sort_keys=False, encoding="utf-8"))
 
 
 def _execute(page: Page, stage: Path, results: Path) -> None:
@@ -84,7 +93,8 @@ def _execute(page: Page, stage: Path, results: Path) -> None:
     if reason is not None:
         with notebooks.writing(target, "--book"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(pages.without_results(page.notebook, reason)))
+            cut = json.dumps(pages.without_results(page.notebook, reason))
+            target.write_text(cut, encoding="utf-8")
         return
     asked = {"profile": page.profile, "results": str(results), "missing": "error"}
     declared = notebooks.parameters(page.notebook)

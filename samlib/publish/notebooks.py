@@ -4,11 +4,13 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from samlib.errors import ConfigError, SamlibError, choose
 from samlib.files import DiskError, project_root, write_atomically
+from samlib.publish.kernels import kernel
 
 # Optional packages: what tables and figures are made with, and beside them the book.
 TABLES = ("matplotlib", "seaborn")
@@ -64,8 +66,6 @@ def writing(path: Path, flag: str) -> Iterator[None]:
 
 
 def _papermill():
-    # Kernels inherit it; else each says on stderr that debugging frozen modules is slow.
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     installed("notebooks", "papermill", "ipykernel")
     import papermill
 
@@ -80,15 +80,15 @@ def parameters(name: str) -> tuple[str, ...]:
 def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
     """Execute a notebook with papermill and write the executed copy.
 
-    A copy that failed is left at `<output>.failed.ipynb`, never under its own name. The cell
-    papermill injects is tagged `remove-cell`, which papermill itself does not do.
+    A copy that failed, or lacks a figure or a table, is left at `<output>.failed.ipynb`, never
+    under its own name. The cell papermill injects is tagged `remove-cell`, which papermill itself
+    does not do.
 
     Raises:
         ConfigError: an unknown notebook or parameter, or no name to write to.
-        NotebookError: a cell raised.
+        NotebookError: a cell raised, the kernel died, or a cell showed nothing of what it makes.
         DiskError: the copy cannot be written.
     """
-    pm = _papermill()
     path = source(name)
     declared = parameters(name)
     for key in given:  # papermill would only warn and run the defaults
@@ -96,13 +96,36 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
     if not output.name or os.path.isdir(output):
         raise ConfigError(f"{str(output)!r} is a folder: the executed copy needs a file's name")
     unfinished = output.with_suffix(".failed.ipynb")
+    with writing(output, "--output"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(b"")
+    _execute(name, path, unfinished, given, quiet)
+    notebook = json.loads(unfinished.read_bytes())
+    if lacking := _lacking(notebook["cells"]):
+        raise NotebookError(f"notebook {name} ran without showing {lacking} (see {unfinished})")
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].setdefault("tags", [])
+        if {"injected-parameters", "parameters"} & set(tags):
+            cell["metadata"]["tags"] = [*tags, "remove-cell"]
+    for part in (notebook, *notebook["cells"]):
+        part["metadata"].pop("papermill", None)  # paths and times of this machine
+        part["metadata"].pop("execution", None)
+    with writing(output, "--output"):
+        write_atomically(output, (json.dumps(notebook, indent=1) + "\n").encode())
+    unfinished.unlink()
+    return output
+
+
+def _execute(name: str, path: Path, unfinished: Path, given: dict, quiet: bool) -> None:
+    pm = _papermill()
     try:
-        with writing(output, "--output"):
-            output.parent.mkdir(parents=True, exist_ok=True)
+        with kernel() as kernel_name:
             pm.execute_notebook(
                 str(path),
                 str(unfinished),
                 parameters=given,
+                kernel_name=kernel_name,
+                language="python",
                 cwd=str(path.parent),
                 progress_bar=not quiet,
                 log_output=False,
@@ -111,16 +134,31 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
         raise NotebookError(
             f"notebook {name} failed: {error.ename}: {_first_line(error.evalue)} (see {unfinished})"
         ) from None
-    notebook = json.loads(unfinished.read_text())
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].setdefault("tags", [])
-        if {"injected-parameters", "parameters"} & set(tags):
-            cell["metadata"]["tags"] = [*tags, "remove-cell"]
-    notebook["metadata"].pop("papermill", None)  # paths and times of this machine
-    with writing(output, "--output"):
-        write_atomically(output, (json.dumps(notebook, indent=1) + "\n").encode())
-    unfinished.unlink()
-    return output
+    except OSError as error:
+        with writing(unfinished, "--output"):
+            raise error
+    except RuntimeError as error:  # nbclient's, of a kernel that did not start or was killed
+        raise NotebookError(
+            f"notebook {name} failed: its kernel: {_first_line(str(error))}"
+        ) from error
+
+
+# What a cell makes, by the call in it, and how it shows.
+_SHOWN = {
+    r"\.figure\w*\(": ("a figure", "image/"),
+    r"\bhtml\.\w+\(": ("a table or a text", "text/html"),
+}
+
+
+def _lacking(cells: list[dict]) -> str | None:
+    """The first thing that a cell makes and does not show, None if there is none."""
+    for cell in cells:
+        code = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+        shown = [kind for out in cell.get("outputs", ()) for kind in out.get("data", ())]
+        for call, (what, kind) in _SHOWN.items():
+            if re.search(call, code) and not any(mime.startswith(kind) for mime in shown):
+                return f"{what}: `{_first_line(code.strip().splitlines()[-1])}`"
+    return None
 
 
 def _first_line(text: str) -> str:

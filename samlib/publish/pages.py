@@ -105,7 +105,7 @@ def absent(page: Page, results: Path) -> str | None:
 
 def without_results(notebook: str, reason: str) -> dict:
     """A chapter's notebook cut down to its title and introduction, with a reason below."""
-    content = json.loads(notebooks.source(notebook).read_text())
+    content = json.loads(notebooks.source(notebook).read_bytes())
     opening = content["cells"][0]
     opening["source"] = ["".join(opening["source"]) + f"\n\n{reason}\n"]
     return content | {"cells": [opening]}

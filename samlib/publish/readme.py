@@ -53,7 +53,7 @@ def update(profile: str, folder: Path, readme: Path) -> list[Path]:
     """
     results = load(profile, folder, needs="introduction")
     figure = write_figure(profile, folder)
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ConfigError(f"{readme} has no lines {BEGIN} and {END} to write between")
     before, rest = text.split(BEGIN, 1)

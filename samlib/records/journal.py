@@ -148,7 +148,7 @@ def failures(folder: ResultsFolder) -> dict[str, str]:
     """Reasons by job of what failed in the command that runs, or ran last."""
     found = {}
     with contextlib.suppress(OSError):
-        for line in _failures(folder).read_text().splitlines():
+        for line in _failures(folder).read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # the last line, cut short by a crash
                 failure = json.loads(line)
                 found[failure["run_id"]] = failure["reason"]
@@ -163,7 +163,8 @@ def add(folder: ResultsFolder, run_id: str, text: str) -> None:
 def worker(folder: ResultsFolder, run_id: str) -> str | None:
     """The process that began a job, the last time, as its log says; None without a log."""
     with contextlib.suppress(OSError):
-        found = re.findall(r"epochs on .*, process (\d+ of .+)", folder.log(run_id).read_text())
+        log = folder.log(run_id).read_text(encoding="utf-8", errors="replace")
+        found = re.findall(r"epochs on .*, process (\d+ of .+)", log)
         return found[-1] if found else None
     return None
 
@@ -172,7 +173,7 @@ def failure_text(folder: ResultsFolder, run_id: str, reason: str) -> str:
     """A failure with the last lines of the job's log and where the log is."""
     path = folder.log(run_id)
     try:
-        last = path.read_text(errors="replace").splitlines()[-_LINES:]
+        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
     except OSError:
         return f"failed: {run_id}: {reason}"
     lines = [
@@ -194,7 +195,7 @@ def _failures(folder: ResultsFolder) -> Path:
 def _append(path: Path, line: str) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as handle:
+        with open(path, "a", encoding="utf-8") as handle:
             handle.write(f"{line}\n")
 
 

@@ -1,5 +1,6 @@
 """What the figures of the study share: one look, every seed a point, one colour per mask."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -56,7 +57,15 @@ GEOMETRY_COLOURS = dict(zip(SWEPT, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
 
 
 def use_style() -> None:
-    """Type and lines for the book's width; figures stand on a light card in both schemes."""
+    """Type and lines for the book's width; figures stand on a light card in both schemes.
+
+    Whatever an environment variable or an rc file says of backend and style: a notebook shows its
+    figures, and equal figures are equal files.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+    plt.rcdefaults()
     sns.set_theme(style="ticks", font_scale=0.95)
     plt.rcParams |= {
         "axes.spines.top": False,
