@@ -60,6 +60,11 @@ class Setting:
             raise ConfigError(f"this member needs to know {name}: give its Setting one")
         return value
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """The round of a drift: shorter than that, SGD's last way is its momentum."""
+        return max(1, self.known("steps") // self.known("epochs"))
+
 
 Part = Callable[[Setting], Any]
 
@@ -98,8 +103,8 @@ MEMBERS: dict[str, Member] = {
     "msam": Member(source=lambda run: source.Momentum(sign=-1), passes="1"),
     "msam_up": Member(source=lambda run: source.Momentum(sign=1), passes="1"),
     "last": Member(source=lambda run: source.Last(), passes="1"),
-    "lesam": Member(source=lambda run: source.Drift(every=1, sign=-1), passes="1"),
-    "drift_on": Member(source=lambda run: source.Drift(every=1, sign=1), passes="1"),
+    "lesam": Member(source=lambda run: source.Drift(run.steps_per_epoch, sign=-1), passes="1"),
+    "drift_on": Member(source=lambda run: source.Drift(run.steps_per_epoch, sign=1), passes="1"),
     # another descent; GSAM's radius runs from 0, which is ours: the authors' range is per task
     "gsam": Member(
         radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr")),

@@ -115,7 +115,8 @@ class Perturbation:
         """What the coming step does; asked once per step, because parts count and draw in it."""
         if not self.active(epoch):
             return Plan()
-        return Plan(True, self.when.plan(), self.source.plan(self.mask))
+        perturb = self.when.plan()
+        return Plan(True, perturb, self.source.plan(self.mask, perturb is not False))
 
     def after_step(self, plan: Plan) -> None:
         """Called by `sam_step` after the optimizer's step, before its gradients are dropped."""

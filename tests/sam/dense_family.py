@@ -160,11 +160,12 @@ def last(r, steps):
         r.w = r.base(d)
 
 
-def lesam(r, steps, sign=-1):
-    before = r.w
+def lesam(r, steps, sign=-1, every=2):
+    anchor, way = r.w, torch.zeros_like(r.w)
     for t in range(steps):
-        eps, before = r.B(sign * (r.w - before)), r.w
-        r.step(eps, t)
+        if t and t % every == 0:
+            way, anchor = r.w - anchor, r.w
+        r.step(r.B(sign * way), t)
 
 
 def drift_on(r, steps):
@@ -234,7 +235,7 @@ def every_k(r, steps, k=5):
         r.w = r.base(r.g(r.w + r.B(g), t) if t % k == 0 else g)
 
 
-def ae_sam(r, steps, delta=0.9, total=10):
+def ae_sam(r, steps, delta=0.9, total=8):
     mean = variance = 0.0
     for t in range(steps):
         g = r.g(r.w, t)

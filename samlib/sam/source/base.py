@@ -37,8 +37,13 @@ class Source(Stateful):
         """Of what the closure returned: the loss to descend, the one to ascend if it is another."""
         return returned, None
 
-    def plan(self, mask: Mask) -> bool:
-        """Called once before every step, outside of what is recorded: whether it refreshes."""
+    def plan(self, mask: Mask, perturb: bool) -> bool:
+        """Called once before every step, outside of what is recorded: whether it refreshes.
+
+        Args:
+            mask: the coordinates that move.
+            perturb: whether the step may be perturbed.
+        """
         return False
 
     def refresh(

@@ -37,19 +37,21 @@ class Eigen(Source):
         self.alpha, self.every, self.power, self.steps = alpha, every, power, 0
         self.generator = torch.Generator().manual_seed(seed)
 
-    def plan(self, mask):
+    def plan(self, mask, perturb):
         """Whether v is renewed: every so many steps, and where the coordinates are new."""
-        self.follow(mask.entries)
+        v = self.held(mask.entries, "v")
+        if not perturb:
+            return False
         due = self.steps % self.every == 0 or not self.ready
+        if not self.ready:
+            for t in v:
+                t.copy_(torch.randn(t.shape, generator=self.generator, dtype=t.dtype))
         self.steps += 1
         return due
 
     def refresh(self, closure, mask, average):
         """Power steps on the Hessian of the closure's loss."""
         v = self.held(mask.entries, "v")
-        if not self.ready:
-            for t in v:
-                t.copy_(torch.randn(t.shape, generator=self.generator, dtype=t.dtype))
         with evaluating(mask.model), torch.enable_grad():
             curved = _hessian(closure(), mask)
             for _ in range(self.power):

@@ -109,7 +109,7 @@ class Drift(Source):
         super().begin(resumed)
         self.anchored = self.anchored and resumed
 
-    def plan(self, mask):
+    def plan(self, mask, perturb):
         """Whether a round ends with this step."""
         self.steps += 1
         return self.steps % self.every == 0
@@ -151,7 +151,7 @@ class Noise(Source):
     def begin(self, resumed):
         """Noise on other coordinates is as good."""
 
-    def plan(self, mask):
+    def plan(self, mask, perturb):
         """Draw this step's direction."""
         for t in self.held(mask.entries, "noise"):
             t.copy_(torch.randn(t.shape, generator=self.generator, dtype=t.dtype))

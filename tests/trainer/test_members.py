@@ -1,0 +1,132 @@
+"""Members of the family in whole runs: recorded, resumed, spread over workers, and refused."""
+
+import pytest
+from conftest import identical, one_line, repeatable
+from recorded import BASE
+from tape import TapeRecorder
+from test_distributed import SAM, VIT, launch, near
+from test_one_run import interrupted, tiny
+
+from samlib.errors import ConfigError
+from samlib.sam.family import MEMBERS
+from samlib.trainer import checkpoint
+from samlib.trainer.config import RunConfig
+from samlib.trainer.cuda_graphs import Replayed
+from samlib.trainer.loop import Trainer
+from samlib.trainer.one_run import train
+
+ON = {"geometry": "elementwise_l2", "rho": 0.5, "mask": "only_norm"}
+NOT_RECORDED = ("sampa", "ae_sam", "lookbehind", "ire")
+RECORDED = [name for name in MEMBERS if name not in NOT_RECORDED]
+
+
+def left(config):
+    """What a run leaves: weights and buffers, the optimizer's state, curves."""
+    runs = []
+    curves = train(config, on_epoch=runs.append)["curves"]
+    return runs[-1].model.state_dict(), runs[-1].optimizer.state_dict()["state"], curves
+
+
+@pytest.fixture
+def on_tape(monkeypatch):
+    """Has runs replay their steps from tapes, once called; the recorders of their steps."""
+    made = []
+
+    def replayed(self, step):
+        assert self.stepper.recordable
+        made.append(TapeRecorder())
+        return Replayed(step, made[-1])
+
+    def switch():
+        monkeypatch.setattr(Trainer, "replayed", replayed)
+        return made
+
+    return switch
+
+
+@pytest.mark.parametrize("member", RECORDED)
+def test_a_members_replayed_run_is_the_plain_one_bit_for_bit(member, on_tape):
+    config = BASE.replace(epochs=2, member=member, **ON)
+    plain, made = left(config), on_tape()
+    assert identical(left(config), plain)
+    assert made
+    assert all(r.refused is None for r in made)
+    assert sum(len(r.tapes) for r in made) >= 2, "one of each epoch, at least"
+
+
+@pytest.mark.parametrize("member", ["vasso", "fsam", "async_sam", "eigen_sam"])
+def test_a_mask_that_changes_within_an_epoch_can_be_recorded(member, on_tape):
+    config = BASE.replace(epochs=2, member=member, **ON | {"mask": "dynamic"}, sparsity=0.9)
+    plain, _ = left(config), on_tape()
+    assert identical(left(config), plain)
+
+
+@pytest.mark.parametrize("member", NOT_RECORDED)
+def test_whose_steps_are_not_recorded_is_said(member, monkeypatch):
+    runs = []
+    train(BASE.replace(member=member, epochs=1, **ON), on_epoch=runs.append)
+    monkeypatch.setattr(Trainer, "_gpu", True)
+    assert runs[0].replays == f"steps of member {member} are not recorded"
+    step = object()
+    assert runs[0].replayed(step) is step
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_resumed_member_ends_as_an_uninterrupted_one(member, tmp_path):
+    config, path = tiny(**ON, member=member, augment="shift"), tmp_path / "run.pt"
+    whole, theirs = train(config, weights=tmp_path / "whole"), tmp_path / "resumed"
+    interrupted(config, path, 2)
+    resumed = train(config, checkpoints=path, weights=theirs)
+    assert repeatable(resumed) == repeatable(whole)
+    assert identical(checkpoint.load(theirs), checkpoint.load(tmp_path / "whole"))
+
+
+def test_members_are_other_runs_and_say_so_in_their_names():
+    names = {RunConfig(**ON, member=member).run_id for member in MEMBERS}
+    assert len(names) == len(MEMBERS)
+    assert RunConfig(**ON, member="msam").run_id.startswith("wrn10_1-msam-elementwise_l2-only_norm")
+    assert "sam" not in RunConfig(**ON).run_id
+
+
+def test_members_train_differently_but_from_the_same_start():
+    losses = {m: train(tiny(**ON, member=m))["curves"]["train_loss"][-1] for m in RECORDED}
+    del losses["every_k"], losses["ss_sam"]  # few steps: perhaps the same ones
+    assert len(set(losses.values())) == len(losses)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"member": "samm"}, "unknown member 'samm'"),
+        ({"member": "last", "batchnorm": "first"}, "batchnorm 'first' needs a first pass"),
+        ({"member": "msam", "mask": "dynamic"}, "mask dynamic needs the gradient of a first pass"),
+        ({"member": "vasso", "radius_over": "all"}, "radius_over 'all' needs everything's"),
+        ({"member": "usam", "geometry": "elementwise_linf"}, "a free radius leaves out a norm"),
+        ({"member": "last", "geometry": "none", "mask": "all", "rho": 0}, "member means nothing"),
+    ],
+)
+def test_pairs_are_refused_before_anything_is_trained(changes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        RunConfig(**ON | changes)
+    one_line(caught)
+
+
+def test_a_momentum_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="the optimizer has momentum 0") as caught:
+        train(tiny(**ON, member="msam", momentum=0.0))
+    one_line(caught)
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_member_are_one_process(tmp_path):
+    whole = ("vasso", "gsam", "looksam", "async_sam", "ae_sam", "ire")
+    own = ("last", "msam", "lesam", "random_sam")
+    sgd = VIT | SAM | {"optimizer": "sgd", "lr": 0.05}
+    jobs = [{"config": sgd | {"member": m}, "perturbation": "synchronised"} for m in whole + own]
+    jobs += [{"config": sgd | {"member": m}, "perturbation": "worker"} for m in own]
+    jobs += [{"config": sgd | {"member": m}, "perturbation": "worker"} for m in whole[:2]]
+    found = launch(tmp_path, jobs)
+    for job, record in list(zip(jobs, found, strict=True))[: -len(whole[:2])]:
+        assert near(record, train(RunConfig(**job["config"]))), job
+    for record in found[-2:]:
+        assert "its perturbation must be synchronised" in record["error"]
