@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[book,test]'
+	  -c constraints.txt -e '.[test]'
 	@touch $(READY)
 
 install: $(READY) ## make .venv with the pinned versions

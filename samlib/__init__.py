@@ -1,11 +1,20 @@
 """samlib: SAM, its variants and its masks as a step around an untouched optimizer.
 
-The public face; the study's own machinery (runs, records, tables) is imported by module.
+The public face. The step, masks and geometries need torch alone; `RunConfig` and `train`, a whole
+run, need the extra `study` and are imported when they are first asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from samlib.errors import ConfigError, DataMissing, RecordsMissing, SamlibError
 from samlib.sam import Perturbation, geometry, masks, perturbed, sam_step
 
+if TYPE_CHECKING:
+    from samlib.trainer.config import RunConfig as RunConfig
+    from samlib.trainer.one_run import train as train
+
+# Without RunConfig and train: `from samlib import *` needs torch alone, too.
 __all__ = [
     "ConfigError",
     "DataMissing",
@@ -17,4 +26,15 @@ __all__ = [
     "perturbed",
     "sam_step",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+_LATER = {"RunConfig": "samlib.trainer.config", "train": "samlib.trainer.one_run"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'samlib' has no attribute {name!r}")
+    from samlib.extras import needed
+
+    with needed(f"samlib.{name}"):
+        return getattr(import_module(_LATER[name]), name)

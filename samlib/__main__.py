@@ -9,6 +9,7 @@ from samlib.cli import streams
 from samlib.cli.flags import parser
 from samlib.cli.verbs import VERBS
 from samlib.errors import SamlibError
+from samlib.extras import needed
 
 _TRAINING = ("reproduce", "run", "notebook")
 
@@ -39,17 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    args = parser().parse_args(arguments)
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended, too
+    kept = ""
     try:
-        return VERBS[args.verb](args)
+        with needed("the command line"):
+            args = parser().parse_args(arguments)
+            if args.verb in _TRAINING:
+                kept = "; finished runs are kept, the same command continues"
+            return VERBS[args.verb](args)
     except SamlibError as error:
         print(f"samlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "; finished runs are kept, the same command continues"
-        print(f"\nsamlib: interrupted{kept if args.verb in _TRAINING else ''}")
+        print(f"\nsamlib: interrupted{kept}")
         return 130
 
 

@@ -72,16 +72,22 @@ def _flush_folder(folder: Path) -> None:
 _SIGNS = ("samlib/files.py", "notebooks", "book/_toc.yml")
 
 
-def project_root() -> Path:
-    """The folder that holds `notebooks` and `book`: above the current one, or the checkout's.
+def checkout() -> Path | None:
+    """The folder that holds `notebooks` and `book`: above the current one, or with this file in it.
 
-    So a notebook finds the results whether papermill ran it from the root or from its folder.
+    So a notebook finds the results whether papermill ran it from the root or from its folder. None
+    where samlib was installed without -e and is used elsewhere.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents):
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
         if all(os.path.exists(folder / sign) for sign in _SIGNS):
             return folder
-    return Path(__file__).resolve().parent.parent
+    return None
+
+
+def project_root() -> Path:
+    """Where default paths are relative to: the checkout, or else the current folder."""
+    return checkout() or Path.cwd()
 
 
 def resolve(path: str | Path) -> Path:

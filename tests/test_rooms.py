@@ -10,8 +10,9 @@ import samlib
 
 HOUSE = Path(samlib.__file__).parent
 FLOORS = (
-    *("errors", "files", "provenance", "sam", "models", "data", "trainer", "records", "measures"),
-    *("study", "campaign", "bench", "report", "chapters", "publish", "cli", "__main__", "__init__"),
+    *("errors", "files", "extras", "provenance"),
+    *("sam", "models", "data", "trainer", "records", "measures", "study"),
+    *("campaign", "bench", "report", "chapters", "publish", "cli", "__main__", "__init__"),
 )
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
 

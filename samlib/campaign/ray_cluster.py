@@ -28,6 +28,7 @@ from pathlib import Path
 
 from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, run_job
 from samlib.errors import ConfigError, SamlibError
+from samlib.extras import needed
 from samlib.files import DiskError, write_atomically
 from samlib.records import journal
 from samlib.records.results_folder import ResultsFolder, origin
@@ -147,17 +148,13 @@ def import_ray():
     """Ray, without its usage statistics.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ExtraMissing: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray will do by default one day: leave CUDA_VISIBLE_DEVICES alone where no GPU is asked.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
+    with needed("--executor ray"):
         import ray
-    except ImportError:
-        raise ConfigError(
-            "Ray is not installed: `pip install 'samlib[cluster]'`, or use --executor local"
-        ) from None
     return ray
 
 
@@ -168,7 +165,7 @@ def connect(workers: int | None) -> None:
         workers: CPUs of a cluster that is started here; None is one per core.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ExtraMissing: Ray is not installed.
         ClusterError: the named cluster cannot be reached.
     """
     ray = import_ray()
@@ -231,7 +228,8 @@ class RayExecutor:
         shared: nodes may look for the campaign's folder.
 
     Raises:
-        ConfigError: Ray is not installed, or a GPU is given by its number.
+        ConfigError: a GPU is given by its number.
+        ExtraMissing: Ray is not installed.
         ClusterError: no cluster, or none with such a device.
     """
 

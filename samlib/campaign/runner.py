@@ -35,7 +35,8 @@ def start_executor(
         jobs: known jobs, whose shares of a GPU set the default number of workers.
 
     Raises:
-        ConfigError: an unknown name, or Ray is not installed.
+        ConfigError: an unknown name.
+        ExtraMissing: Ray is not installed.
         ClusterError: no cluster can be reached.
     """
     if choose("executor", name, EXECUTORS) == "ray":
@@ -68,7 +69,7 @@ def run_missing(
         executor: one of `EXECUTORS`; records do not depend on it.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ExtraMissing: Ray is not installed.
         ClusterError: the cluster cannot be reached, or is gone.
         RecordError: the folder was made by another record format.
     """

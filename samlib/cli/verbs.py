@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 
 from samlib.errors import ConfigError, SamlibError, choose
+from samlib.extras import require
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -14,7 +15,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
     if launched():
         raise ConfigError("reproduce is for one process: under torchrun use `run`")
-    notebooks.installed("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
+    require("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
     from samlib.publish import book, readme, tables
     from samlib.records import changes, results_folder
 
@@ -45,12 +46,16 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace, profile) -> None:
-    """Have a missing device or data set told once, not once per run."""
+    """Have a missing device, package or data set told once, not once per run."""
     from samlib.data import datasets, image_folders
+    from samlib.study.plan import chapter_needs
     from samlib.trainer.one_run import usable_device
 
-    if args.executor == "local":  # a cluster's devices are not this machine's
+    if args.executor == "local":  # a cluster's devices and packages are not this machine's
         usable_device(args.device or profile.device)
+        needs = chapter_needs(profile, getattr(args, "only", None))
+        if any(wanted.measure == "robustness" for need in needs for wanted in need.measured):
+            require("attacks", "art")
     for name in {base.dataset for base in profile.bases.values()}:
         if datasets.INFO[name].folders:
             image_folders.check(name, args.data)
@@ -222,7 +227,7 @@ def _book(args: argparse.Namespace) -> int:
 def _tables(args: argparse.Namespace) -> int:
     from samlib.publish import notebooks
 
-    notebooks.installed("tables and figures", *notebooks.TABLES)
+    require("tables and figures", *notebooks.TABLES)
     from samlib.publish import tables
 
     profile, results = _profile(args)
@@ -247,7 +252,7 @@ def _bench(args: argparse.Namespace) -> int:
 def _readme(args: argparse.Namespace) -> int:
     from samlib.publish import notebooks
 
-    notebooks.installed("tables and figures", *notebooks.TABLES)
+    require("tables and figures", *notebooks.TABLES)
     from samlib.files import project_root
     from samlib.publish import readme
 

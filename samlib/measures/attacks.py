@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from samlib.errors import ConfigError, choose
+from samlib.extras import needed
 
 STEPS = 10
 NORMS = {"l2": 2, "linf": np.inf}
@@ -55,7 +56,8 @@ def attacked(
         Images in [0, 1] within the radius of the ones given.
 
     Raises:
-        ConfigError: an unknown norm, a radius or step out of range, or ART is not installed.
+        ConfigError: an unknown norm, or a radius or step out of range.
+        ExtraMissing: ART is not installed.
     """
     choose("norm", norm, NORMS)
     if not (math.isfinite(radius) and radius >= 0):
@@ -64,13 +66,9 @@ def attacked(
         raise ConfigError(f"step must be finite and > 0, not {step!r}")
     if radius == 0 or not len(images):
         return images.clone()
-    try:
+    with needed("an attack"):
         from art.attacks.evasion import ProjectedGradientDescentPyTorch
         from art.estimators.classification import PyTorchClassifier
-    except ImportError:
-        raise ConfigError(
-            "attacks need ART: pip install adversarial-robustness-toolbox, or `make install`"
-        ) from None
     classifier = PyTorchClassifier(
         _Pixels(logits),
         loss=nn.CrossEntropyLoss(),

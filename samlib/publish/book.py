@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from samlib.errors import ConfigError, SamlibError
-from samlib.files import project_root
+from samlib.extras import require
+from samlib.files import checkout
 from samlib.publish import notebooks, pages
 from samlib.publish.pages import Page
 
@@ -38,10 +39,13 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
         DiskError: `output` cannot be written.
         ConfigError: no checkout of the project, or what builds the book is not installed.
     """
-    notebooks.installed("books", *notebooks.TABLES, *notebooks.BOOK)
-    root = project_root()
-    if not (root / "book" / "_toc.yml").exists():
-        raise ConfigError(f"no book in {root}: run this from a checkout of the project")
+    require("books", *notebooks.TABLES, *notebooks.BOOK)
+    root = checkout()
+    if root is None:
+        raise ConfigError(
+            "the book's pages are not installed with samlib: run this in a checkout of the "
+            "project, where the folder book is"
+        )
     names = list(names or pages.shown(results))
     stage = output / "_build" / "source"
     ignored = shutil.ignore_patterns("_build", "__pycache__")

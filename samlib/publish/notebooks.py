@@ -1,7 +1,6 @@
 """The strict door to papermill: run a notebook with parameters it really has."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -9,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from samlib.errors import ConfigError, SamlibError, choose
-from samlib.files import DiskError, project_root, write_atomically
+from samlib.extras import require
+from samlib.files import DiskError, checkout, write_atomically
 from samlib.publish.kernels import kernel
 
 # Optional packages: what tables and figures are made with, and beside them the book.
@@ -22,34 +22,24 @@ class NotebookError(SamlibError):
 
 
 def names() -> tuple[str, ...]:
-    """Notebooks of the project, by file name without suffix."""
-    return tuple(sorted(p.stem for p in (project_root() / "notebooks").glob("*.ipynb")))
+    """Notebooks of the project, by file name without suffix; none outside its checkout."""
+    root = checkout()
+    return () if root is None else tuple(sorted(p.stem for p in root.glob("notebooks/*.ipynb")))
 
 
 def source(name: str) -> Path:
     """The notebook's file.
 
     Raises:
-        ConfigError: no such notebook; the message lists them.
+        ConfigError: no such notebook, the message lists them; or no checkout of the project.
     """
-    return project_root() / "notebooks" / f"{choose('notebook', name, names())}.ipynb"
-
-
-def installed(what: str, *packages: str) -> None:
-    """Check that optional packages are there.
-
-    Args:
-        what: needs them, in the plural.
-        packages: by the names they are imported by.
-
-    Raises:
-        ConfigError: one is not; the message says how to install it.
-    """
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
-    if absent:
+    root = checkout()
+    if root is None:
         raise ConfigError(
-            f"{what} need {' and '.join(absent)}: pip install -e '.[book]', or `make install`"
+            "notebooks are not installed with samlib: run this in a checkout of the project, where "
+            "the folder notebooks is"
         )
+    return root / "notebooks" / f"{choose('notebook', name, names())}.ipynb"
 
 
 @contextlib.contextmanager
@@ -66,7 +56,7 @@ def writing(path: Path, flag: str) -> Iterator[None]:
 
 
 def _papermill():
-    installed("notebooks", "papermill", "ipykernel")
+    require("notebooks", "papermill", "ipykernel")
     import papermill
 
     return papermill

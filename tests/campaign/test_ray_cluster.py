@@ -178,7 +178,7 @@ def test_which_gpu_is_not_the_users_to_choose(tmp_path, device):
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'samlib\[cluster\]'") as caught:
+    with pytest.raises(ConfigError, match=r"needs ray: pip install .*\[cluster\]'") as caught:
         runner.start_executor("ray", ResultsFolder(tmp_path), None, "cpu", None)
     one_line(caught)
 

@@ -12,6 +12,7 @@ import pytest
 from helpers import run
 
 from samlib import __main__
+from samlib.files import project_root
 from samlib.publish import readme
 from samlib.records import store
 from samlib.records.results_folder import committed
@@ -88,7 +89,7 @@ def test_what_needs_optional_packages_says_so_first(capsys, monkeypatch, verb):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     code, _, err = run(capsys, verb)
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "need matplotlib: pip install -e '.[book]'" in err
+    assert f"need matplotlib: pip install -e '{project_root()}[book]'" in err
 
 
 def test_readme_says_what_it_wrote(capsys, monkeypatch):
