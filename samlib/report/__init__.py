@@ -8,6 +8,7 @@ __all__ = [
     "figures",
     "gains",
     "html",
+    "law",
     "names",
     "paper",
     "results",
