@@ -6,13 +6,17 @@ EXECUTOR ?= local
 KILLS   ?= 50
 CASES   ?= 1000
 VENV    ?= .venv
+WORKERS ?= 2
+TORCH   ?= 2.5.1
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
 
-.PHONY: help install reproduce book smoke test torture bench readme clean
+PYTEST  := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --durations=25
+
+.PHONY: help install reproduce book smoke lint test test-fast test-torch torture bench readme clean
 
 help: ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -34,13 +38,25 @@ smoke: $(READY) ## the smoke profile through every notebook and the book, in bui
 	rm -rf build/smoke
 	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book
 
-test: $(READY) ## lint and every test
+lint: $(READY) ## style, security rules and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/mypy
+
+test: lint ## lint and every test, the slowest ones printed
+	$(PYTEST)
+
+test-fast: lint ## lint and the tests of a few seconds: the loop while working
+	$(PYTEST) -m "not slow"
+
+test-torch: ## the tests of the step with another release of PyTorch (TORCH), in build/torch-TORCH
+	$(PYTHON) -m venv build/torch-$(TORCH)
+	build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e . torch==$(TORCH) torchvision 'timm>=1.0.20' numpy pandas scikit-learn threadpoolctl pytest hypothesis
+	build/torch-$(TORCH)/bin/python -m pytest tests/sam
 
 torture: $(READY) ## CASES of bad input of every kind, then campaigns killed KILLS times and damaged
-	SAMLIB_FUZZ=$(CASES) $(VENV)/bin/python -m pytest tests/test_fuzz.py
+	SAMLIB_FUZZ=$(CASES) $(PYTEST) tests/cli/test_fuzz.py
 	$(VENV)/bin/python tests/torture.py --kills $(KILLS)
 
 bench: $(READY) ## time steps, epochs, augmentation against floor and peers; packing and growth

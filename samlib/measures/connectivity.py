@@ -1,4 +1,4 @@
-"""What separates a run from its twin, the base optimizer's run of the same seed: where the gain sits.
+"""What separates a run from its twin, the base optimizer's run of the same seed.
 
 Two questions on the pair's final weights (specification 5). What does a network gain from the norm
 layers of the other? And is the pair connected where only one layer moves from its weights to the
