@@ -10,6 +10,7 @@ from samlib.sam.step import perturbed, sam_step
 __all__ = [
     "Perturbation",
     "ascent",
+    "checks",
     "family",
     "geometry",
     "masks",

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from samlib.errors import ConfigError
 from samlib.sam.geometry import Scale
 from samlib.sam.masks.base import Mask
+from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.source.eigen import spread
 from samlib.sam.state import Where, on
@@ -127,6 +128,7 @@ def _dense(
     masked = {id(e.parameter) for e in mask.entries}
     pairs = list(zip(weights, grads, strict=True))
     if all(g is None for w, g in pairs if id(w) in masked):
+        refuse_sharded(mask.model)  # since the mask was made
         raise ConfigError(
             "the loss has no gradient in any parameter of the mask: make the mask from the "
             "model that is trained, after a deepcopy or load_state_dict(assign=True), and give "

@@ -1,13 +1,13 @@
 """What the caller's closure returns, checked: losses with a graph, in a precision that works."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samlib.errors import ConfigError
+from samlib.sam import checks
 from samlib.sam.masks.base import Mask
 from samlib.sam.perturbation import Perturbation
 
@@ -18,6 +18,8 @@ def _check(loss: Tensor) -> None:
     if not (isinstance(loss, Tensor) and loss.ndim == 0):
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"the closure must return a scalar loss tensor, not {got}")
+    if torch.is_inference_mode_enabled():
+        raise ConfigError("torch.inference_mode takes no gradients: step outside of it")
     if not loss.requires_grad:
         raise ConfigError(
             "the closure's loss carries no gradient: return it undetached, and do not call "
@@ -27,31 +29,19 @@ def _check(loss: Tensor) -> None:
         raise ConfigError("fp16 needs a loss scaler, which SAM's step has no place for; use bf16")
 
 
-def _refuse_fp16(kind: str, module: nn.Module, inputs) -> None:
-    """Forward pre-hook of a model on some kind of device: sees autocast wherever it was entered."""
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
-        raise ConfigError(
-            "fp16 autocast needs a loss scaler, which SAM's step has no place for; use bfloat16"
-        )
-
-
 def _called(closure: Closure, mask: Mask | None = None) -> Any:
-    """What the closure returns; with a mask, the precision of its model's pass is checked."""
+    """What the closure returns; with a mask, it is checked that it leaves `.grad` alone."""
     if not callable(closure):
         raise ConfigError(
             "the closure must be a function without arguments that returns the loss, not a "
             f"{type(closure).__name__}"
         )
-    hook = None
+    before = mask and checks.gradients_now(mask)
+    with torch.enable_grad():
+        returned = closure()
     if mask is not None:
-        kind = mask.entries[0].parameter.device.type
-        hook = mask.model.register_forward_pre_hook(partial(_refuse_fp16, kind))
-    try:
-        with torch.enable_grad():
-            return closure()
-    finally:
-        if hook is not None:
-            hook.remove()
+        checks.closure_left_grads(mask, before)
+    return returned
 
 
 def losses(
@@ -66,7 +56,7 @@ def losses(
         closure: of the step.
         perturbation: whose source says what the closure returns.
         pick: a descent's `first`, `second` or `plain`.
-        checked: whether the precision of the model's pass is.
+        checked: whether the graph is, for what `checks.graph` refuses.
     """
     mask = perturbation.mask if perturbation and checked else None
     returned, other = _called(closure, mask), None
@@ -76,4 +66,6 @@ def losses(
     up = loss if other is None else other
     _check(loss)
     _check(up)
+    if mask is not None:
+        checks.graph(up, perturbation)
     return loss, up

@@ -101,8 +101,17 @@ class Perturbation:
         )
 
     def active(self, epoch: int | None) -> bool:
-        """Whether this epoch (from 0) is perturbed; None, for a loop without epochs, is."""
+        """Whether this epoch (from 0) is perturbed; None, for a loop without epochs, is.
+
+        Raises:
+            ConfigError: None where only some epochs are.
+        """
         if epoch is None:
+            if self.start or self.end is not None:
+                raise ConfigError(
+                    f"the perturbation has start {self.start} and end {self.end}: say which epoch "
+                    "it is, sam_step(..., epoch=epoch) or perturbed(..., plan=p.plan(epoch))"
+                )
             return True
         return self.start <= epoch and (self.end is None or epoch < self.end)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
-from samlib.sam.ascent import Ascent, ascent, gradients, masked, over_all, reached
+from samlib.sam import checks
+from samlib.sam.ascent import Ascent, ascent, gradients, masked, over_all
 from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
 from samlib.sam.masks.base import Mask
@@ -57,18 +58,26 @@ class _Buffers:
 
 @contextmanager
 def _moved(
-    perturbation: Perturbation, found: Ascent | None, on_ascent: OnAscent | None
+    perturbation: Perturbation,
+    found: Ascent | None,
+    on_ascent: OnAscent | None,
+    before: list[int] | None = None,
 ) -> Iterator[None]:
-    """The masked weights at w + eps inside the block, at w after it; None does not move them."""
+    """The masked weights at w + eps inside the block, at w after it; None does not move them.
+
+    With their versions `before` the first pass, a write of somebody else's to them is refused.
+    """
     if found is None:
         yield
         return
     mask = perturbation.mask
     with torch.no_grad():
         weights = Saved([e.parameter for e in mask.entries], [e.index for e in mask.entries])
+    watch = checks.Watch(mask, before)
     try:
         with torch.no_grad():
             weights.add(found.eps)
+        watch.begin()
         if on_ascent is not None:
             on_ascent(found)
         mask.observe(found.gradient)  # last: it may choose other coordinates for the next step
@@ -76,9 +85,11 @@ def _moved(
         del found
         torch.clear_autocast_cache()  # or an outer autocast would reuse casts of old weights
         yield
+        watch.end()
     finally:
         with torch.no_grad():
             weights.restore()
+        watch.close()
         torch.clear_autocast_cache()
 
 
@@ -101,11 +112,8 @@ def _perturbed(
     """`perturbed`, for a step that is planned to be, with what only a whole step knows."""
     mask, source, everything = perturbation.mask, perturbation.source, descent.everything
     both = perturbation.batchnorm == "both"
-    frozen = [name for name, p, *_ in reached(perturbation, everything) if not p.requires_grad]
-    if frozen:
-        raise ConfigError(
-            f"{frozen[0]} was frozen after its mask was made: make the mask again, without it"
-        )
+    checks.weights(perturbation, everything)
+    before = checks.versions(mask) if source.own_pass else None
     with _Buffers(mask) as buffers:
         if plan.refresh:
             ascended = lambda: losses(closure, perturbation, descent.plain)[1]  # noqa: E731
@@ -128,7 +136,7 @@ def _perturbed(
             descent.saw(mask, g.whole if everything else found.gradient)
             if not both:
                 buffers.keep()
-            with _moved(perturbation, found, on_ascent):
+            with _moved(perturbation, found, on_ascent, before):
                 del found, g
                 if memory is not None:
                     memory.replay()
@@ -169,7 +177,8 @@ def perturbed(
 
     Raises:
         ConfigError: the closure's result is no scalar with a gradient, or with none in the mask;
-            autocast is fp16; a parameter that the step needs was frozen.
+            what `checks` refuses: fp16, parameters frozen, unfrozen or halved since the mask was
+            made, weights that are changed inside the block, active epochs without an epoch.
     """
     plan = perturbation.plan() if plan is None else plan
     if plan.perturb is False:
@@ -196,9 +205,7 @@ def sam_step(
     """One training step: an ascent, a pass at w + eps, one step of the base optimizer.
 
     Zeroes the optimizer's gradients before the descent pass. Schedulers, clipping (a step
-    pre-hook), parameter groups and `state_dict` stay the optimizer's own. Under
-    `DistributedDataParallel` leave `static_graph` off: it takes the first pass, whose gradients it
-    never sees, for a whole one, and its replicas drift apart.
+    pre-hook), parameter groups and `state_dict` stay the optimizer's own.
 
     Args:
         closure: forward pass and loss, a scalar tensor; called twice, or once where the
@@ -207,11 +214,12 @@ def sam_step(
         optimizer: any `torch.optim.Optimizer` whose step needs no closure (LBFGS does), unwrapped,
             or several that share the parameters among them.
         perturbation: the ascent step; None is a plain step of the optimizer.
-        epoch: from 0; outside the perturbation's active epochs the step is a plain one. None,
-            for a loop without epochs, is always active.
+        epoch: from 0; outside the perturbation's active epochs the step is a plain one. None is
+            for a loop without epochs, and for a perturbation that is always active.
         on_ascent: as in `perturbed`.
         backward: called with the descent pass's loss in place of `loss.backward()`, as
-            `accelerator.backward` or Lightning's `manual_backward`.
+            `accelerator.backward` or Lightning's `manual_backward`, inside whose forward pass of
+            `DistributedDataParallel` it is needed.
         descent: what gradient the optimizer gets, from `samlib.sam.descent`; that at w + eps.
         plan: from `perturbation.plan(epoch)`, for a caller who must know it before; None asks.
 
@@ -223,7 +231,9 @@ def sam_step(
             other.
     """
     optimizers = one_or_several(optimizer)
-    backward = backward or Tensor.backward
+    if backward is None:
+        checks.outside_ddp(optimizers)
+        backward = Tensor.backward
     if plan is None:
         plan = Plan() if perturbation is None else perturbation.plan(epoch)
     if plan.active:
@@ -277,4 +287,4 @@ def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer
 def zero_grad(optimizers: Sequence[Optimizer]) -> None:
     """Have every optimizer drop its gradients."""
     for each in optimizers:
-        each.zero_grad()
+        checks.dropped(each)

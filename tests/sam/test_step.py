@@ -417,7 +417,11 @@ def test_active_epochs():
     for start, end, active in ((0, None, range(5)), (2, 4, range(2, 4)), (3, None, range(3, 5))):
         net, inner, perturbation = setting(start=start, end=end)
         assert [perturbation.active(e) for e in range(5)] == [e in active for e in range(5)]
-        assert perturbation.active(None)
+        if (start, end) == (0, None):
+            assert perturbation.active(None)
+        else:
+            with pytest.raises(ConfigError, match=f"start {start} and end {end}: say which epoch"):
+                perturbation.active(None)
 
         def closure(inner=inner):
             calls.append(1)

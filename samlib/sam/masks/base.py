@@ -4,6 +4,7 @@ Whole tensors, or a boolean per coordinate (held as flat indices). Everything el
 reads `Mask.entries` and knows nothing of why a coordinate was chosen.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -34,9 +35,12 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
+HALF = (torch.bfloat16, torch.float16, torch.complex32)
+
+
 def refuse_half(parameters: Iterable[nn.Parameter]) -> None:
     """Raise a ConfigError if one of the parameters is in half precision."""
-    half = {p.dtype for p in parameters} & {torch.bfloat16, torch.float16, torch.complex32}
+    half = {p.dtype for p in parameters}.intersection(HALF)
     if half:
         raise ConfigError(
             f"parameters are {half.pop()}: most would not move by a step of rho; "
@@ -53,6 +57,7 @@ class Mask:
         kind: name used in `repr` and records.
         notes: what the selection left out, each a few words for `repr`.
         empty: why nothing could be selected, for the error that says so.
+        again: makes such a mask of the model as it is later; None for a choice of the caller's.
 
     Attributes:
         entries: tuple of `Entry`, in the model's parameter order.
@@ -60,6 +65,8 @@ class Mask:
         norms: the model's norm layers.
         untouched: leading stages of the model without a selected coordinate.
         unused: names of parameters that some loss did not use, each reported once.
+        seen: ids of the parameters that the mask was made with, or was asked about since.
+        alone: True once it is known that no wrapper of the model stands in the ascent's way.
         total: number of trainable coordinates in the model.
 
     Raises:
@@ -74,11 +81,13 @@ class Mask:
         kind: str,
         notes: Sequence[str] = (),
         empty: str = "",
+        again: Callable[[nn.Module], "Mask"] | None = None,
     ):
         refuse_sharded(model)
         self.model = model
         self.kind = kind
         self.notes = tuple(notes)
+        self._again = again
         self.trainable = trainable(model)
         self.norms = [m for _, m in norm_layers(model)]
         pieces = {id(part): part for m in self.norms for part in parts(m)}
@@ -86,6 +95,8 @@ class Mask:
             part for part in pieces.values() if next(part.buffers(False), None) is not None
         ]
         self.unused: set[str] = set()
+        self.seen = {id(p) for _, p in self.trainable}
+        self.alone: bool | None = None
         self.total = sum(p.numel() for _, p in self.trainable)
         self.entries = tuple(e for e in entries if e.count)
         if not self.entries:
@@ -100,6 +111,19 @@ class Mask:
     def norm_buffers(self) -> list[Tensor]:
         """Running statistics of the norm layers, as they are now: `model.to` replaces them."""
         return [b for m in self._stateful for b in m._buffers.values() if b is not None]
+
+    @property
+    def relies_on(self) -> Sequence[tuple]:
+        """What must stay trainable, in tuples that begin with name and parameter."""
+        return self.entries
+
+    def would_select(self, parameter: nn.Parameter) -> bool:
+        """Whether this mask, made again of the model as it is now, would select a parameter."""
+        if self._again is None:
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return any(e.parameter is parameter for e in self._again(self.model).entries)
 
     @property
     def count(self) -> int:

@@ -11,7 +11,10 @@ from samlib.errors import ConfigError
 def refuse_sharded(model: nn.Module) -> None:
     """Raise a ConfigError where parameters are shards (FSDP, DTensor) or are made lazily."""
     sharding = _types("torch.distributed.fsdp", *_FSDP)
-    if sharding and any(isinstance(m, sharding) for m in model.modules()):
+    if sharding and any(
+        isinstance(m, sharding) or getattr(m, "_is_fsdp_managed_module", False)  # wrapped outside
+        for m in model.modules()
+    ):
         raise ConfigError(
             f"{type(model).__name__} is sharded by FSDP: a pass runs on gathered copies, so that "
             "the ascent's gradient with respect to the parameters themselves does not exist; use "

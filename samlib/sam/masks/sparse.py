@@ -40,6 +40,15 @@ class SparseMask(Mask):
         refuse_half(p for _, p in self.trainable)
 
     @property
+    def relies_on(self):
+        """All that can be selected: positions count through them."""
+        return self.trainable
+
+    def would_select(self, parameter):
+        """It might."""
+        return True
+
+    @property
     def flat(self) -> Tensor:
         """Selected positions in the concatenation of all trainable parameters, ascending."""
         starts = dict(zip((n for n, _ in self.trainable), _starts(self._sizes), strict=True))

@@ -1,6 +1,7 @@
 """Masks of whole tensors: all, by layer type, by stage, or by booleans of your own."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,17 @@ def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool], **
     return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind, **said)
 
 
-def _by_norm(
-    model: nn.Module, kind: str, keep: Callable[[str | None], bool], leaf: str | None = None
-) -> Mask:
+_BY_NORM = {
+    "only_norm": lambda leaf: leaf is not None,
+    "no_norm": lambda leaf: leaf is None,
+    "only_gamma": lambda leaf: leaf == "weight",
+    "only_beta": lambda leaf: leaf == "bias",
+    "only_alpha": lambda leaf: leaf == "alpha",
+    "without_alpha": lambda leaf: leaf not in (None, "alpha"),
+}
+
+
+def _by_norm(model: nn.Module, kind: str, leaf: str | None = None) -> Mask:
     """A mask by the leaf name of norm layers' parameters, None for a parameter of no such layer.
 
     What looks like a norm layer and does not count as one is named in a warning.
@@ -32,45 +41,48 @@ def _by_norm(
     others = sorted({*norm.values()} - {"weight", "bias"})
     if leaf and others:
         notes.append(f"{', '.join(others)} of norm layers are neither weight nor bias")
-    return _where(model, kind, lambda p: keep(norm.get(id(p))), notes=notes, empty=why)
+    keep = _BY_NORM[kind]
+    again = partial(_by_norm, kind=kind, leaf=leaf)
+    return _where(model, kind, lambda p: keep(norm.get(id(p))), notes=notes, empty=why, again=again)
 
 
 def all_parameters(model: nn.Module) -> Mask:
     """Every trainable parameter: SAM as published."""
-    return _where(model, "all", lambda p: True, empty=words.why_nothing(model))
+    why = words.why_nothing(model)
+    return _where(model, "all", lambda p: True, empty=why, again=all_parameters)
 
 
 def only_norm(model: nn.Module) -> Mask:
     """gamma and beta of every normalization layer: SAM-ON."""
-    return _by_norm(model, "only_norm", lambda leaf: leaf is not None)
+    return _by_norm(model, "only_norm")
 
 
 def no_norm(model: nn.Module) -> Mask:
     """Everything but the normalization layers."""
-    return _by_norm(model, "no_norm", lambda leaf: leaf is None)
+    return _by_norm(model, "no_norm")
 
 
 def only_gamma(model: nn.Module) -> Mask:
     """Scales (`weight`, `gamma` or `scale`) of the normalization layers."""
-    return _by_norm(model, "only_gamma", lambda leaf: leaf == "weight", "weight")
+    return _by_norm(model, "only_gamma", "weight")
 
 
 def only_beta(model: nn.Module) -> Mask:
     """Shifts (`bias`, `beta` or `shift`) of the normalization layers."""
-    return _by_norm(model, "only_beta", lambda leaf: leaf == "bias", "bias")
+    return _by_norm(model, "only_beta", "bias")
 
 
 def only_alpha(model: nn.Module) -> Mask:
     """The slope `alpha` of every DyT layer, one number each."""
-    return _by_norm(model, "only_alpha", lambda leaf: leaf == "alpha")
+    return _by_norm(model, "only_alpha")
 
 
 def without_alpha(model: nn.Module) -> Mask:
     """gamma and beta of every normalization layer, DyT's among them, without its slope `alpha`."""
-    return _by_norm(model, "without_alpha", lambda leaf: leaf not in (None, "alpha"))
+    return _by_norm(model, "without_alpha")
 
 
-def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
+def _weights_of(model: nn.Module, kind: str, types: tuple[type[nn.Module], ...]) -> Mask:
     chosen = set()
     for name, m in model.named_modules():
         if not isinstance(m, types):
@@ -82,7 +94,8 @@ def _weights_of(model: nn.Module, kind: str, *types: type[nn.Module]) -> Mask:
                 "weight norm and pruning do: choose among those with masks.from_booleans"
             )
         chosen.add(id(own["weight"]))
-    return _where(model, kind, lambda p: id(p) in chosen)
+    again = partial(_weights_of, kind=kind, types=types)
+    return _where(model, kind, lambda p: id(p) in chosen, again=again)
 
 
 def convolutions(model: nn.Module) -> Mask:
@@ -91,7 +104,7 @@ def convolutions(model: nn.Module) -> Mask:
     Raises:
         ConfigError: none, or one that is no parameter (weight norm, pruning).
     """
-    return _weights_of(model, "convolutions", nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return _weights_of(model, "convolutions", (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def weights(model: nn.Module) -> Mask:
@@ -100,7 +113,7 @@ def weights(model: nn.Module) -> Mask:
     Raises:
         ConfigError: as `convolutions`.
     """
-    return _weights_of(model, "weights", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    return _weights_of(model, "weights", (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
 
 
 def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
@@ -133,6 +146,7 @@ def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
         lambda p: id(p) in norm,
         notes=words.left_out(inside, found),
         empty=words.why_no_norm(inside, found),
+        again=partial(blocks, stages=stages),
     )
 
 

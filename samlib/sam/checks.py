@@ -1,0 +1,214 @@
+"""Promises checked at every step, where the masked weights are: a mask is made once, and the
+training around it goes on changing things.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from samlib.errors import ConfigError
+from samlib.sam.ascent import over_all, reached
+from samlib.sam.masks.base import HALF, Mask
+from samlib.sam.perturbation import Perturbation
+
+_CASTS = ("ToCopyBackward0", "CopyBackwards", "CopySlices")
+
+
+def weights(perturbation: Perturbation, everything: bool = False) -> None:
+    """Check what the mask was made of: still trainable, in full precision, replicated for SAM.
+
+    Raises:
+        ConfigError: a parameter was frozen or turned to half precision, or its
+            `DistributedDataParallel` has a static graph.
+    """
+    mask = perturbation.mask
+    for name, p, *_ in (*mask.relies_on, *reached(perturbation, everything)):
+        if not p.requires_grad:
+            raise ConfigError(
+                f"{name} was frozen after its mask was made: make the mask again, without it"
+            )
+    for name, p, _ in mask.entries:
+        if p.dtype in HALF:
+            raise ConfigError(
+                f"{name} was turned to {p.dtype} after its mask was made: most of it would not "
+                "move by a step of rho; keep it in float32 and use bfloat16 autocast"
+            )
+    _refuse_static_graph(mask)
+
+
+def _refuse_static_graph(mask: Mask) -> None:
+    """Look once for a wrapper of the masked weights, which does not know of an ascent's pass."""
+    if mask.alone is not None or not (dist.is_available() and dist.is_initialized()):
+        return
+    masked = {id(e.parameter) for e in mask.entries}
+    kind = nn.parallel.DistributedDataParallel
+    wrappers = [found for found in gc.get_objects() if issubclass(type(found), kind)]
+    if any(w.static_graph and any(id(p) in masked for p in w.parameters()) for w in wrappers):
+        raise ConfigError(
+            "DistributedDataParallel with static_graph takes the ascent's pass, whose gradients "
+            "it never sees, for a whole one: replicas would drift apart; leave static_graph off"
+        )
+    mask.alone = True
+
+
+def graph(loss: Tensor, perturbation: Perturbation) -> None:
+    """Check what lies between a loss and the weights: no fp16, no parameter the mask never saw.
+
+    Wherever autocast was entered, and also in what torch.compile made. Some 200 microseconds for a
+    ResNet-50.
+
+    Raises:
+        ConfigError: a gradient would pass through fp16, or the mask would now select more.
+    """
+    mask = perturbation.mask
+    for node in _nodes(loss):
+        kind = type(node).__name__
+        if kind == "AccumulateGrad":
+            if id(node.variable) not in mask.seen:
+                _refuse_new(node.variable, perturbation)
+        elif kind in _CASTS or kind == "CompiledFunctionBackward":
+            compiled = kind not in _CASTS
+            held = node.saved_tensors if compiled else getattr(node, "_input_metadata", ())
+            if any(t is not None and t.dtype == torch.float16 for t in held):
+                where = "inside a compiled model" if compiled else "or a cast to it"
+                raise ConfigError(
+                    f"fp16 autocast, {where}, needs a loss scaler, which SAM's step has no place "
+                    "for: gradients that round to zero leave no ascent; use bfloat16"
+                )
+
+
+def _nodes(loss: Tensor) -> Iterator[Any]:
+    """Every node of a loss's graph."""
+    found = {loss.grad_fn} - {None}
+    ahead = list(found)
+    while ahead:
+        for node, _ in ahead.pop().next_functions:
+            if node is not None and node not in found:
+                found.add(node)
+                ahead.append(node)
+    return iter(found)
+
+
+def _refuse_new(leaf: Tensor, perturbation: Perturbation) -> None:
+    """A leaf that was not trainable, or not there, when the mask was made: would that take it?"""
+    mask = perturbation.mask
+    if not isinstance(leaf, nn.Parameter):  # an input with a gradient
+        return
+    name = next((n for n, p in mask.model.named_parameters() if p is leaf), None)
+    if name and (over_all(perturbation) or mask.would_select(leaf)):
+        raise ConfigError(
+            f"{name} became trainable after mask {mask.kind} was made, which would select it: make "
+            "the mask again"
+        )
+    mask.seen.add(id(leaf))
+
+
+class Watch:
+    """Whether the masked weights stay at w + eps between `begin` and `end`, nested blocks aside.
+
+    Args:
+        mask: whose weights.
+        before: their `versions` before the closure ran, for what its forward pass itself writes
+            (a norm that it keeps), which is nobody's update; None where no closure ran.
+    """
+
+    _open: list["Watch"] = []  # noqa: RUF012 (of the process, as weights are)
+
+    def __init__(self, mask: Mask, before: list[int] | None):
+        self._weights = [(e.name, e.parameter) for e in mask.entries]
+        self._ids = {id(p) for _, p in self._weights}
+        self._before, self._at, self._hook = before, {}, None
+
+    def begin(self) -> None:
+        """The weights have been moved, by one write each."""
+        now = [p._version for _, p in self._weights]
+        before = self._before or []
+        pairs = zip(self._weights, before, now, strict=self._before is not None)
+        self._at = {id(p): n for (_, p), b, n in pairs if n == b + 1}
+        self._hook = register_optimizer_step_pre_hook(self._refuse_step)
+        self._open.append(self)
+
+    def _refuse_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        of_it = (p for group in optimizer.param_groups for p in group["params"])
+        if any(id(p) in self._ids for p in of_it):
+            raise ConfigError(
+                f"{type(optimizer).__name__} steps inside the block, where weights stand at "
+                "w + eps, and the block's end would undo it: step after the block, and leave out "
+                "optimizers that step in the backward pass"
+            )
+
+    def end(self) -> None:
+        """Raise a ConfigError if somebody wrote to the weights."""
+        for name, p in self._weights:
+            if self._at.get(id(p), p._version) != p._version:
+                raise ConfigError(
+                    f"{name} was changed inside the block, where it stands at w + eps, and the "
+                    "block's end undoes it: change weights after the block"
+                )
+
+    def close(self) -> None:
+        """The weights are back: two writes that are no other block's affair."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._open.remove(self)
+        for other in self._open:
+            other._at |= {i: p._version for _, p in self._weights if (i := id(p)) in other._at}
+
+
+def versions(mask: Mask) -> list[int]:
+    """How often each masked weight has been written to."""
+    return [e.parameter._version for e in mask.entries]
+
+
+def gradients_now(mask: Mask) -> list[tuple[Tensor | None, int]]:
+    """What `.grad` of the first and the last masked weight is, to see whether a closure writes."""
+    grads = [mask.entries[i].parameter.grad for i in (0, -1)]
+    return [(g, -1 if g is None else g._version) for g in grads]
+
+
+def closure_left_grads(mask: Mask, before: list[tuple[Tensor | None, int]]) -> None:
+    """Raise a ConfigError if a closure ran a backward pass of its own."""
+    for (old, version), (new, now) in zip(before, gradients_now(mask), strict=True):
+        if old is not new or version != now:
+            raise ConfigError("the closure returns the loss and must not call backward()")
+
+
+def outside_ddp(optimizers: Sequence[Optimizer]) -> None:
+    """Raise a ConfigError where `DistributedDataParallel`'s forward runs, which arms no backward.
+
+    Lightning runs a training step there.
+    """
+    wrapper = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+    if wrapper is None:
+        return
+    replicated = {id(p) for p in wrapper.parameters()}
+    groups = (group for each in optimizers for group in each.param_groups)
+    if any(id(p) in replicated for group in groups for p in group["params"]):
+        raise ConfigError(
+            "sam_step runs inside the forward pass of DistributedDataParallel, where a backward "
+            "pass of its own averages nothing: give it backward=, as Lightning's manual_backward"
+        )
+
+
+def dropped(optimizer: Optimizer) -> None:
+    """Have an optimizer drop its gradients, and check that it does.
+
+    Raises:
+        ConfigError: it keeps them, as one that accumulates over micro-batches does.
+    """
+    groups = getattr(optimizer, "param_groups", ())
+    held = (p for group in groups for p in group["params"] if p.grad is not None)
+    p = next(held, None)
+    grad, version = (p.grad, p.grad._version) if p is not None else (None, 0)
+    optimizer.zero_grad()
+    if grad is not None and p.grad is grad and grad._version == version:
+        raise ConfigError(
+            f"{type(optimizer).__name__} keeps its gradients when they are to be dropped, so it "
+            "accumulates: use `perturbed`, a backward pass in its block, then step and zero_grad"
+        )
