@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from samlib.records import devices
 from samlib.report.cells import as_text, names, rhos
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN

@@ -1,10 +1,13 @@
 """The chapter on who carries the perturbation, on made-up records whose numbers are known."""
 
+import dataclasses
+
 import pytest
-from made_up import with_accuracies
+from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import carriers
-from samlib.report import html
+from samlib.report import cells
+from samlib.study.methods import Method
 
 SHARES = {"l2": 0.02, "elementwise_l2": 0.9, "elementwise_linf": 0.3, "layerwise_l2": 0.01}
 
@@ -27,14 +30,15 @@ def rewritten(smoke):
     return rewrite
 
 
-AS_PREDICTED = {"l2": 0.5, "elementwise_l2": 3.0, "elementwise_linf": 1.0, "layerwise_l2": 0.1}
+AS_PREDICTED = {"l2": 0.5, "elementwise_l2": 3.0, "elementwise_linf": 1.0, "layerwise_l2": 0.3}
 
 
 def test_costs_and_shares_variant_by_variant(rewritten):
-    table, comparisons = carriers.without_norm(rewritten(AS_PREDICTED))
-    assert [round(c.mean, 6) for c in comparisons] == [0.5, 3.0, 1.0, 0.1]
+    table = carriers.without_norm(rewritten(AS_PREDICTED))
+    costs = table["all − no norm"]["mean"].tolist()
+    assert costs == pytest.approx([0.5, 3.0, 1.0, 0.3])
     assert table["share on norm layers"]["percent"].tolist() == pytest.approx([2, 90, 30, 1])
-    page = html.as_text(table)
+    page = cells.as_text(table)
     assert list(page["predicted share"]) == ["0.14 %", "98 %", "34 %", "0.06 %"]
     assert list(page["reported all − no norm"]) == ["+0.18", "+2.44", "+0.53", "+0.01"]
 
@@ -44,18 +48,33 @@ def test_the_prediction_is_about_the_order(rewritten):
     assert "The order of the shares is as predicted" in said
     assert "rank correlation of 1.0 with the shares" in said
     assert "(the authors' costs with the predicted shares: 1.0)" in said
-    assert "of the four costs 4 are shown" in said
+    assert "4 of the 4 costs are seen" in said
     turned = {g: -cost for g, cost in AS_PREDICTED.items()}
     said = carriers.finding_prediction(rewritten(turned, dict.fromkeys(SHARES, 0.5) | {"l2": 0.9}))
     assert "is not as predicted: SAM, " in said
-    assert "of the four costs none is shown" in said
+    assert "None of the 4 costs is seen" in said
 
 
 def test_the_claim_is_decided_where_the_effect_is_largest(rewritten):
-    assert carriers.omitting_harms(rewritten(AS_PREDICTED)).verdict == "holds"
-    only_others = AS_PREDICTED | {"elementwise_l2": -1.0}
-    found = rewritten(only_others)
-    assert carriers.omitting_harms(found).verdict == "refuted"
-    said = carriers.finding(found)
-    assert "and is better for ASAM elementwise ℓ₂" in said
-    assert "where 90.0 % of the squared length falls on them" in said
+    answer = carriers.omitting_harms(rewritten(AS_PREDICTED))
+    assert answer.seen == "seen"
+    assert answer.ours.endswith("ASAM elementwise ℓ₂ (90.0 % on them)")
+    only_others = rewritten(AS_PREDICTED | {"elementwise_l2": -1.0})
+    assert carriers.omitting_harms(only_others).seen == "reversed"
+    assert "costs SAM, ASAM elementwise ℓ∞ and ASAM layerwise ℓ₂" in carriers.finding(only_others)
+
+
+def test_without_elementwise_the_claim_is_decided_by_sam(rewritten):
+    found = rewritten(AS_PREDICTED | {"l2": -1.0})
+    rows = [r for r in PROFILE.grids if r.method != Method("elementwise_l2", "no_norm")]
+    rows = [r for r in rows if r.method != Method("elementwise_linf", "no_norm")]
+    profile = dataclasses.replace(PROFILE, grids=tuple(rows))
+    answer = carriers.omitting_harms(dataclasses.replace(found, profile=profile))
+    assert (answer.seen, answer.ours.split(", ")[-1]) == ("reversed", "SAM (2.0 % on them)")
+
+
+def test_the_figure_shows_cost_against_share(rewritten):
+    right = carriers.figure(rewritten(AS_PREDICTED)).axes[1]
+    spots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in right.lines]
+    assert any(spot == pytest.approx((90.0, 3.0)) for spot in spots), "ours"
+    assert any(spot == pytest.approx((98.5, 2.44)) for spot in spots), "the authors'"

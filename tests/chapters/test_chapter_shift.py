@@ -41,51 +41,35 @@ def by_mask(base, everything, on):
     return rule
 
 
-@pytest.mark.parametrize(("on", "verdict"), [(1.2, "holds"), (0.9, "refuted")])
-def test_the_claim_is_about_the_networks_mean(rewritten, on, verdict):
-    found = rewritten(by_mask(1.1, 1.0, on))
-    answer = shift.larger_gamma(found)
-    assert answer.verdict == verdict
-    assert answer.ours.startswith("+0.200 [" if on > 1 else "−0.100 [")
-    word = "larger" if on > 1 else "smaller"
-    assert f"is {word} with SAM-ON than with SAM: {on:.3f}"[:-1] in shift.finding(found)
+@pytest.mark.parametrize(
+    ("on", "seen"), [(1.2, "seen"), (0.9, "reversed"), (1.005, "no difference")]
+)
+def test_the_claim_is_the_posters_contrast(rewritten, on, seen):
+    answer = shift.larger_gamma(rewritten(by_mask(0.5, 1.0, on)))
+    assert answer.seen == seen, "the base optimizer has no part in it"
+    assert answer.ours.startswith(f"{on - 1:+.3f} [".replace("-", "−"))
 
 
 def test_the_table_goes_layer_by_layer_in_forward_order(rewritten):
     table = shift.table(rewritten(by_mask(1.1, 1.0, 1.2)))[0].set_index("layer")
     assert list(table.index) == ["all", "1.0.1", "2.0.1", "norm1"], "a WRN's own norm1 comes last"
     assert table["SGD"]["mean"]["1.0.1"] == pytest.approx(1.2005)
-    assert table["SAM-ON − SGD"]["mean"]["all"] == pytest.approx(0.1)
     assert table["SAM-ON − SAM"]["mean"]["norm1"] == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("aside", "verdict"), [(0.0005, "equivalent"), (0.001, "undecided")])
-def test_equivalence_of_gamma_has_a_margin_of_its_own(rewritten, aside, verdict):
+@pytest.mark.parametrize(("aside", "seen"), [(0.0005, "no difference"), (0.001, "open")])
+def test_gamma_has_a_margin_of_its_own(rewritten, aside, seen):
     """Of two seeds with +a and -a the interval is 0 ± 12.7 a; the margin is 0.01."""
     found = rewritten(lambda c: 1 + (c["mask"] == "only_norm") * aside * (1 - 2 * c["seed"]))
-    claim = "refuted" if verdict == "equivalent" else verdict
-    assert shift.larger_gamma(found).verdict == claim
-    word = {"equivalent": "differs by less than 0.01", "undecided": "cannot be told apart"}[verdict]
-    assert f"1 at the start, {word} between SAM-ON and SAM" in shift.finding(found)
+    assert shift.larger_gamma(found).seen == seen
 
 
-def test_a_shift_against_sam_need_not_be_one_against_sgd(rewritten):
-    found = rewritten(by_mask(1.2, 1.0, 1.205))
-    said, answer = shift.finding(found), shift.larger_gamma(found)
-    assert answer.verdict == "refuted", "above zero, but by less than the margin"
-    assert answer.ours.endswith("over SAM, +0.005 [+0.005, +0.005] over SGD")
-    assert "With SGD it is 1.200" in said or "With SGD it is 1.201" in said
-    assert "SAM-ON − SGD is +0.005 [+0.005, +0.005], less than 0.01 either way" in said
-
-
-def test_the_shift_without_weight_decay_is_judged_by_itself(rewritten):
+def test_the_shift_without_weight_decay_is_told_by_itself(rewritten):
     def rule(config):
-        decayed = config["decayed"] == "all"
-        return by_mask(1.1, 1.0, 1.2 if decayed else 0.9)(config)
+        return by_mask(1.1, 1.0, 1.2 if config["decayed"] == "all" else 0.9)(config)
 
     said = shift.finding(rewritten(rule))
-    assert "is larger with SAM-ON than with SAM" in said
-    assert "Without weight decay on γ and β SAM-ON's is the smaller one: −0.100" in said
+    assert "Without weight decay on γ and β, SAM-ON − SAM is −0.100" in said
 
 
 def accuracy(config):
@@ -111,8 +95,8 @@ def test_controls_tell_the_gain_and_how_it_changes(rewritten):
     assert rows["SAM-ON minus it"].xs("SAM-ON", level="method").isna().all(axis=None)
     said = shift.finding_controls(found)
     assert "the gain of SAM-ON over SGD survives: +4.00" in said
-    assert "fixing them changes that gain by −6.00 [−6.00, −6.00]: a smaller gain" in said
-    assert "not decaying them changes that gain by +0.00" in said
+    assert "fixing them changes that gain by −6.00 [−6.00, −6.00] (a smaller gain)" in said
+    assert "not decaying them by +0.00 [+0.00, +0.00] (no difference)" in said
 
 
 def test_a_gain_that_needs_trained_gamma_is_said_to_be_lost(rewritten):
@@ -129,12 +113,7 @@ def test_runs_without_gamma_leave_the_claim_unanswered(smoke):
         for i, r in smoke.records.items()
     }
     found = replace(smoke, records=bare)
-    claim = next(c for c in verdicts.CLAIMS if c.number == 10)
-    assert verdicts.answer(claim, found).verdict == "not run"
-
-
-def test_the_posters_modes_are_told_from_where_they_are_kept():
-    assert shift.reported_modes() == "0.20 against 0.06 and 0.09"
+    assert verdicts.verdict("10", found).seen == "not run"
 
 
 def test_the_figure_draws_each_layer_of_each_method(rewritten):
