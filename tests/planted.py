@@ -79,9 +79,10 @@ def plant(run, gains, base=40.0):
     }
 
 
-def planted(profile, gains, folder, only=None):
-    """Results of a profile, or of one chapter's runs, with planted gains by mask."""
-    needs = plan.chapter_needs(profile, only)
+def planted(profile, gains, folder, only=()):
+    """Results of a profile, or of some chapters' runs, with planted gains by mask."""
+    needs = [n for name in only for n in plan.chapter_needs(profile, name)]
+    needs = needs or plan.chapter_needs(profile)
     runs, measures = {}, {"sharpness": {}, "robustness": {}, "shifted_sets": {}}
     for need in needs:
         while todo := missing_runs(need.cells, runs):

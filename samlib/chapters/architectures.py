@@ -1,5 +1,7 @@
 """Does it carry over? SAM-ON on every network: BatchNorm and LayerNorm, SGD, AdamW and Lion."""
 
+import functools
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -181,6 +183,7 @@ def _beats(results: Results, optimizer: str, *, at_least: bool) -> Answer:
 # --- how many parameters are in norm layers ------------------------------------------------------
 
 
+@functools.cache
 def norm_mask(name: str) -> Mask:
     """The only-norm mask of a model of the zoo for 100 classes; nothing is computed with it."""
     with torch.device("meta"):  # shapes are enough

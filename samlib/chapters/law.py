@@ -11,10 +11,10 @@ from samlib.report import paper, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer
 from samlib.report.figures import COLOURS, MARKERS, use_style
 from samlib.report.law import Prediction, prediction
-from samlib.report.names import method_name
+from samlib.report.names import GEOMETRY_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
-from samlib.report.text import number
+from samlib.report.text import listed, number
 from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import Method
@@ -132,14 +132,19 @@ def _word(comparisons: list[Comparison]) -> str:
     return OPEN if OPEN in words else SEEN if words <= {SAME, SEEN} else OPEN
 
 
-def says() -> str:
-    """What there is to compare with: the paper has no law."""
-    ratios = ", ".join(f"{paper.rho_ratio(g):g} ×" for g in ("l2", "layerwise_l2"))
-    return (
-        f"Nothing of it; the authors' best ρ of SAM-ON is {ratios} that of SAM and of layerwise "
-        "ASAM. The law: ρ of a mask over SAM's is 1 / √(share of ‖Tg‖² on the mask)."
-    )
+def opening(results: Results) -> dict[str, str]:
+    """The three lines the page opens with; the law is ours and not the paper's."""
+    found = untuned_is_enough(results)
+    ratios = listed([f"{paper.rho_ratio(g):g} × ({GEOMETRY_NAMES[g]})" for g in _FIGURE])
+    return {
+        "says": f"Nothing of a law; the best ρ of SAM-ON is {ratios} that of all parameters.",
+        "sees": found.ours,
+        "seen": found.seen,
+        "where": results.profile.where,
+        "worth": "Seen means: at the law's ρ, untuned, a method is as good as tuned.",
+    }
 
 
+_FIGURE = ("l2", "elementwise_l2", "layerwise_l2")
 TABLES = {"law": table, "law_forward": forward_table}
 DECIDES = {}

@@ -13,6 +13,7 @@ from samlib.report import campaign_cost, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, by_the_old_rule, in_domain
 from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
+from samlib.report.text import listed
 from samlib.study import plan, profiles
 
 
@@ -77,6 +78,16 @@ def opening(key: str, results: Results) -> dict[str, str]:
     }
 
 
+def scope(results: Results) -> str:
+    """What verdicts of a profile are about, in the words that stand above any table of them."""
+    profile = results.profile
+    same = [c.key for c in CLAIMS if bearing(profile.name, c.key).on_paper == SAME]
+    return (
+        f"These verdicts are about {profile.about}. They speak for the paper itself in claims "
+        f"{listed(same)} only; everywhere else they say what happens {profile.where}."
+    )
+
+
 def table(results: Results) -> pd.DataFrame:
     """One row per claim, the most important first."""
     return tidy.table([_row(verdict(claim.key, results)) for claim in CLAIMS])
@@ -113,10 +124,10 @@ def _planned(name: str) -> bool:
 
 
 def elsewhere(results: Results) -> dict[str, pd.DataFrame]:
-    """What every other profile has not run, by name, with its command and cost."""
-    tables = {}
+    """What this profile and every other has not run, by name, with its command and cost."""
+    tables = {results.profile.name: not_run(results)}
     for name, profile in profiles.PROFILES.items():
-        if name not in (results.profile.name, "smoke"):
+        if name not in (*tables, "smoke"):
             tables[name] = not_run(read(profile, committed(results.folder.parent, name)))
     return {name: found for name, found in tables.items() if len(found)}
 

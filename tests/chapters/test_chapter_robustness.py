@@ -7,8 +7,7 @@ from made_up import with_measures
 
 from samlib.chapters import robustness
 from samlib.errors import RecordsMissing
-from samlib.report import html
-from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.report import cells
 from samlib.study.methods import ALL, BASE
 
 
@@ -48,27 +47,26 @@ def test_what_counts_is_the_gain_beyond_the_clean_gain(rewritten):
     beyond = table["more than clean"]["mean"]
     assert beyond["corrupted, mean"] == pytest.approx(2)
     assert beyond["ℓ₂ attack, 0.25"] == pytest.approx(4)
-    assert "ℓ∞ attack, 0.25/255" not in beyond, "a condition that costs nothing"
     read, clean = robustness.conditions(found)["ℓ₂ attack, 0.25"]
     assert robustness.excess(found, BASE, read, clean).mean == pytest.approx(35 - 9)
 
 
-def test_conditions_without_an_effect_do_not_count(rewritten):
+def test_conditions_without_an_effect_are_not_counted(rewritten):
     found = rewritten(GAINS_MORE)
     assert robustness.felt(found) == ["corrupted, mean", "ℓ₂ attack, 0.25"]
+    assert list(robustness.table(found)[0]["test images"]) == ["clean", *robustness.felt(found)]
     answer = robustness.beyond_clean(found)
-    assert answer.seen == SEEN
+    assert answer.seen == "seen"
     assert answer.ours.startswith("lowest of 2: +2.00 ")
-    assert answer.ours.endswith("for corrupted, mean")
     none = rewritten(dict.fromkeys(GAINS_MORE, (80, 79, 78)))
     assert robustness.felt(none) == []
-    assert robustness.beyond_clean(none).seen == OPEN
+    assert robustness.beyond_clean(none).seen == "open"
     assert "No condition costs SGD 5 points" in robustness.finding(none)
 
 
-def test_a_gain_that_vanishes_under_attack_is_the_reverse(rewritten):
+def test_a_gain_that_vanishes_under_attack_reverses_the_claim(rewritten):
     found = rewritten(GAINS_LESS)
-    assert robustness.beyond_clean(found).seen == REVERSED
+    assert robustness.beyond_clean(found).seen == "reversed"
     said = robustness.finding(found)
     assert "over SAM larger than the clean gain for corrupted, mean" in said
     assert "smaller than the clean gain for ℓ₂ attack, 0.25" in said
@@ -78,11 +76,11 @@ def test_corruptions_are_averaged_over_severities(rewritten):
     table = robustness.by_corruption(rewritten(GAINS_MORE)).set_index("corruption")
     assert table["SAM"].loc["contrast"].tolist() == pytest.approx([70.05, 0.1 / 2**0.5, 2])
     assert table["SAM"].loc["pixelate", "n"] == 0
-    assert html.as_text(table)["SAM"].iloc[-1] == "– ± –"
+    assert cells.as_text(table)["SAM"].iloc[-1] == "– ± –"
 
 
 def test_the_posters_differences_are_computed_from_its_numbers():
-    table = html.as_text(robustness.reported_table()).set_index("test images")
+    table = cells.as_text(robustness.reported_table()).set_index("test images")
     assert table["SAM-ON − SAM"]["clean"] == "−0.10"
     assert table["SAM-ON − SAM"]["ℓ₂ attack, 0.5"] == "+5.01"
     assert table["more than clean"]["ℓ₂ attack, 0.5"] == "+5.11"

@@ -1,0 +1,74 @@
+"""The chapter on rho, on made-up records whose numbers are known."""
+
+import dataclasses
+
+import pytest
+from made_up import PROFILE, with_accuracies
+
+from samlib.chapters import rho_sweep
+from samlib.study.methods import ALL, ON, SWEPT
+
+
+def chosen(results, which):
+    """Results in which validation chooses the smallest (0) or largest (-1) rho of a mask."""
+    records = {}
+    for run_id, record in results.records.items():
+        mask, rho = record["config"]["mask"], record["config"]["rho"]
+        score = 50 + (rho if which.get(mask, 0) == -1 else -rho)
+        records[run_id] = record | {"validation_accuracy": score}
+    return dataclasses.replace(results, records=records)
+
+
+@pytest.fixture
+def found(smoke):
+    return with_accuracies(chosen(smoke, {"only_norm": -1}), lambda c: 80.0 + (c["rho"] > 0))
+
+
+def test_the_ratio_is_that_of_the_chosen_values(found):
+    on, everything = found.cell(ON).start[-1], found.cell(ALL).start[0]
+    assert rho_sweep.ratio(found, "l2") == on / everything
+    table = rho_sweep.rho_shift(found)
+    assert table["ratio"].iloc[0] == on / everything
+    assert len(table) == len(SWEPT)
+    assert table["ρ only norm"]["at_edge"].all()
+
+
+def test_the_claim_is_described_and_never_tested(found):
+    answer = rho_sweep.larger(found)
+    assert (answer.seen, answer.seeds) == ("described", len(PROFILE.tuning))
+    assert answer.ours.startswith("8 × (SAM)")
+    assert answer.comparisons == ()
+
+
+def test_the_window_holds_what_is_above_the_base_optimizer(found):
+    cell = found.cell(ALL)
+    low, high = cell.start
+    assert rho_sweep.window(found, cell) == {"from": low, "to": high}
+    only_low = with_accuracies(found, lambda c: 80.5 if c["rho"] == low else 80.0 - c["rho"])
+    assert rho_sweep.window(only_low, cell) == {"from": low, "to": low}
+    nowhere = with_accuracies(found, lambda c: 80.0 - c["rho"])
+    assert set(map(str, rho_sweep.window(nowhere, cell).values())) == {"nan"}
+
+
+def test_sam_is_shown_at_every_value_that_was_searched(found):
+    low, high = found.cell(ALL).start
+    at = {("all", low): 88.0, ("all", high): 70.0}
+    two = with_accuracies(found, lambda c: at.get((c["mask"], c["rho"]), 90.0))
+    table = rho_sweep.is_it_rho(two)
+    assert table["SAM at ρ"]["rho"].tolist() == [low, high]
+    assert table["SAM-ON minus it"].tolist() == pytest.approx([2.0, 20.0])
+    assert table["chosen"].tolist() == ["chosen", ""]
+    said = rho_sweep.finding_is_it_rho(two)
+    assert "+2.00 points from SAM at the ρ chosen for SAM" in said
+    assert f"+20.00 from SAM left at ρ = {high:g}" in said
+
+
+def test_the_figure_has_a_point_per_tuning_run_and_rings_the_chosen(found):
+    figure = rho_sweep.figure(found)
+    assert len(figure.axes) == 2 * len(SWEPT)
+    below = figure.axes[len(SWEPT)]
+    drawn = below.collections[0].get_offsets()
+    masks, values = 3, 2
+    assert len(drawn) == masks * values * len(PROFILE.tuning)
+    rings = [line for line in below.lines if line.get_markersize() == 12]
+    assert len(rings) == masks

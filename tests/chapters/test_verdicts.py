@@ -1,0 +1,142 @@
+"""Claims, what a problem can say of them, and verdicts in two parts."""
+
+import math
+
+import pytest
+from made_up import PROFILE, with_accuracies
+
+from samlib.chapters import CHAPTERS, claims, questions, verdicts
+from samlib.report.cells import as_text
+from samlib.report.results import load
+from samlib.study import profiles
+
+PAPER = {"cifar10", "cifar100", "imagenet"}
+
+
+def test_every_claim_is_answered_by_one_chapter():
+    answered = [key for module in CHAPTERS.values() for key in module.DECIDES]
+    assert sorted(answered) == sorted(claims.BY_KEY)
+    assert {key.rstrip("abc") for key in answered} == {str(n) for n in range(1, 16)}
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+@pytest.mark.parametrize("key", claims.BY_KEY)
+def test_every_profile_says_what_it_can_say_of_every_claim(name, key):
+    found = claims.bearing(name, key)
+    assert found.on_paper in (claims.SAME, claims.ANALOGUE, claims.DIFFERS, claims.UNTESTABLE)
+    assert 1 <= len(found.reason.split()) <= 10
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_same_is_the_papers_data_and_half_of_its_schedule_or_a_count(name):
+    base = profiles.get(name).bases[profiles.get(name).headline]
+    own = base.dataset in PAPER and base.epochs >= (45 if base.dataset == "imagenet" else 100)
+    for key in claims.BY_KEY.keys() - {"11a", "12"}:
+        assert own or claims.bearing(name, key).on_paper != claims.SAME, key
+    assert claims.bearing(name, "12").on_paper == claims.SAME
+
+
+def decay(base, images):
+    """What weight decay amounts to: the sum of lr * decay / (1 - momentum), cosine's mean lr."""
+    steps = base.epochs * math.ceil(images / base.batch_size)
+    return steps * base.lr / 2 * base.weight_decay / (1 - base.momentum)
+
+
+def test_weight_decay_acts_as_little_at_quick_as_its_reason_says():
+    quick, paper = (profiles.get(name).bases["wrn"] for name in ("quick", "paper"))
+    ratio = decay(paper, 50_000) / decay(quick, quick.train_size)
+    assert "800 times" in claims.bearing("quick", "10").reason
+    assert ratio == pytest.approx(800, rel=0.05)
+
+
+def test_the_smaller_schedule_is_a_sixteenth_of_the_papers():
+    ours, paper = (profiles.get(name).bases["wrn"] for name in ("cifar100-10k", "paper"))
+    steps = [b.epochs * math.ceil(n / b.batch_size) for b, n in ((ours, 10_000), (paper, 50_000))]
+    assert "a sixteenth" in claims.bearing("cifar100-10k", "3").reason
+    assert steps[1] / steps[0] == pytest.approx(16, abs=1)
+
+
+def test_there_is_a_row_for_each_claim_the_most_important_first(smoke):
+    table = verdicts.table(smoke)
+    assert table[""].tolist() == list(claims.BY_KEY)
+    assert table[""].tolist()[:2] == ["3", "8"]
+    run = {key for key in claims.BY_KEY if verdicts.verdict(key, smoke).seen != "not run"}
+    assert claims.BY_KEY.keys() - run == {"2", "6"}, "another network, and Lion"
+
+
+def test_what_was_seen_is_never_told_without_where(smoke):
+    where = set(verdicts.table(smoke)["verdict"]["where"])
+    assert where == {PROFILE.where, "by count", "on made up, 1 thread"}
+    texts = as_text(verdicts.table(smoke))["verdict"]
+    assert all(text.endswith(tuple(where)) for text in texts)
+
+
+def test_holds_and_refuted_are_for_a_claims_own_domain(smoke, monkeypatch):
+    found = with_accuracies(smoke, lambda c: 80.0 + (c["rho"] > 0) + (c["mask"] == "only_norm"))
+    assert verdicts.verdict("3", found).seen == "seen"
+    assert verdicts.verdict("11a", found).seen == "holds", "a property of the step"
+    own = claims.Bearing(claims.SAME, "as in the paper")
+    monkeypatch.setattr(verdicts, "bearing", lambda *of: own)
+    assert verdicts.verdict("3", found).seen == "holds"
+    lost = with_accuracies(smoke, lambda c: 80.0 + (c["rho"] > 0) - (c["mask"] == "only_norm"))
+    assert verdicts.verdict("3", lost).seen == "refuted"
+
+
+def test_a_claim_without_records_is_not_run_and_has_its_command(tmp_path):
+    empty = load("smoke", tmp_path)
+    seen = verdicts.table(empty).set_index("")["verdict"]["seen"]
+    assert (seen.drop(["12"]) == "not run").all(), "12 is counted, not trained"
+    commands = verdicts.not_run(empty)["to run it"].tolist()
+    assert "python -m samlib run --profile smoke --only introduction" in commands
+
+
+def test_the_box_of_a_page_has_its_three_lines(smoke):
+    lines = verdicts.opening("3", smoke)
+    assert lines["says"].startswith("SAM-ON beats SAM")
+    assert "+0.60 best against best" in lines["says"]
+    assert lines["sees"].endswith(" points, 2 seeds")
+    assert lines["where"] == PROFILE.where
+    assert "not testable here (a test of the code" in lines["worth"]
+
+
+def test_the_old_rule_stands_beside_the_new(smoke):
+    lead = with_accuracies(smoke, lambda c: 80.0 + 0.1 * (c["mask"] == "only_norm"))
+    row = verdicts.old_and_new(lead).set_index("").loc["3"]
+    assert row["by the old rule", ""] == "holds", "above zero came before inside the margin"
+    assert row["now", "seen"] == "no difference"
+
+
+def test_the_sentence_above_the_table_says_what_the_verdicts_are_about(smoke):
+    said = verdicts.scope(smoke)
+    assert PROFILE.about in said
+    assert "claims 11a and 12 only" in said
+
+
+def level(on=91.0, everything=90.0, random=85.0):
+    def rule(config):
+        if config["geometry"] == "none":
+            return 80.0
+        masks = {"only_norm": on, "random": random}
+        return masks.get(config["mask"], everything)
+
+    return rule
+
+
+def test_the_five_questions_follow_the_records(smoke):
+    here = f"here, {PROFILE.where}"
+    answers = questions.table(with_accuracies(smoke, level()))[here].tolist()
+    assert answers[0] == "Yes: 110 % [110, 110] of SAM's gain"
+    assert answers[1].startswith("Yes: +1.00 [+1.00, +1.00] points")
+    assert answers[2] == "Yes: as many random weights get 50 % [50, 50] of SAM's gain"
+    assert answers[3].split(":")[0] in ("Yes", "No")
+    same = questions.table(with_accuracies(smoke, level(on=90.0, random=90.0)))[here].tolist()
+    assert same[1].startswith("No difference")
+    assert same[2].startswith("No: as many random weights get 100 % [100, 100]")
+    none = questions.table(with_accuracies(smoke, level(everything=80.0)))[here].tolist()
+    assert none[0].startswith("Yes: +11.00"), "no share of a gain that is not there"
+
+
+def test_a_question_without_records_is_not_run(tmp_path):
+    table = questions.table(load("smoke", tmp_path))
+    assert set(table[f"here, {PROFILE.where}"]) == {"not run"}
+    assert table["the paper, on CIFAR-100"].tolist()[1] == "+0.60, both tuned"

@@ -1,0 +1,71 @@
+"""What several comparisons come to together: the rules against hand-made cases."""
+
+import pytest
+
+from samlib.report.answers import Answer, by_the_old_rule, each_of
+from samlib.report.stats import compare
+
+GOOD = compare([1.0, 1.1, 0.9, 1.0, 1.05])
+BAD = compare([-1.0, -1.1, -0.9, -1.0, -1.05])
+OPEN = compare([1.0, -1.0, 0.5, -0.4, 0.1])
+SAME = compare([0.01, -0.01, 0.0, 0.02, -0.02])
+BARELY = compare([0.6, 0.9, 1.2])  # p is 0.04 alone
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "strict", "at_least"),
+    [
+        ([GOOD, GOOD], "seen", "seen"),
+        ([GOOD, OPEN], "open", "open"),
+        ([GOOD, OPEN, BAD], "reversed", "reversed"),
+        ([GOOD, SAME], "no difference", "seen"),
+        ([SAME, OPEN], "no difference", "open"),
+        ([GOOD], "seen", "seen"),
+        ([], "not run", "not run"),
+        ([GOOD, compare([])], "not run", "not run"),
+    ],
+)
+def test_a_claim_about_each_of_several(comparisons, strict, at_least):
+    assert each_of(comparisons, "").seen == strict
+    assert each_of(comparisons, "", strict=False).seen == at_least
+
+
+def test_none_is_corrected_where_each_must_be_seen():
+    assert each_of([BARELY] * 5, "").seen == "seen"
+
+
+def test_a_reversal_by_one_of_many_is_corrected():
+    barely_bad = compare([-0.6, -0.9, -1.2])
+    assert each_of([barely_bad], "").seen == "reversed"
+    assert each_of([barely_bad, OPEN], "").seen == "open"
+
+
+def test_a_claim_may_ask_more_of_one_comparison_than_of_another():
+    assert each_of([GOOD, SAME], "", strict=[True, False]).seen == "seen"
+    assert each_of([SAME, GOOD], "", strict=[True, False]).seen == "no difference"
+
+
+def test_the_fewest_seeds_are_told():
+    assert each_of([GOOD, BARELY], "").seeds == 3
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "strict", "word"),
+    [
+        ([compare([0.1, 0.11, 0.09, 0.1, 0.1])], True, "holds"),  # sign before margin
+        ([BARELY, OPEN], True, "undecided"),
+        ([BARELY] * 5, True, "undecided"),  # corrected whatever the claim
+        ([GOOD, SAME], True, "refuted"),
+        ([GOOD, SAME], False, "holds"),
+        ([GOOD, OPEN], True, "undecided"),
+        ([GOOD, BAD], True, "refuted"),
+    ],
+)
+def test_the_old_rule(comparisons, strict, word):
+    assert by_the_old_rule(each_of(comparisons, "", strict=strict)) == word
+
+
+def test_the_old_rule_on_what_is_no_comparison():
+    assert by_the_old_rule(Answer("not run")) == "not run"
+    assert by_the_old_rule(Answer("partly")) == "partly"
+    assert by_the_old_rule(Answer("seen")) == "holds"

@@ -1,0 +1,76 @@
+"""Results on records whose effects were planted: the protocol from runs to verdicts."""
+
+import functools
+
+import pytest
+from planted import planted
+
+from samlib.chapters import introduction, law, sparsity, verdicts
+from samlib.study import profiles
+from samlib.study.methods import ALL, BASE, ON, SPARSE_MASKS, Method
+
+PROFILE = profiles.get("cifar100-10k")
+EFFECT = {"all": 1.0, "only_norm": 2.5, **dict.fromkeys(SPARSE_MASKS, 1.0)}
+NULL = dict.fromkeys(EFFECT, 1.0)
+
+
+@functools.cache
+def world(*gains):
+    return planted(PROFILE, dict(gains), folder=None, only=("introduction", "sparsity", "law"))
+
+
+@pytest.fixture
+def effect():
+    return world(*EFFECT.items())
+
+
+@pytest.fixture
+def null():
+    return world(*NULL.items())
+
+
+def test_a_planted_lead_is_seen_where_it_was_planted(effect):
+    assert verdicts.verdict("3", effect).seen == "seen"
+    assert verdicts.verdict("3", effect).where == "on CIFAR-100, 10,000 images"
+    assert sparsity.beyond_sparsity(effect).seen == "seen"
+    lead = effect.compare(effect.cell(ON), effect.cell(ALL))
+    assert lead.mean == pytest.approx(1.5, abs=0.4)
+
+
+def test_a_planted_null_is_no_difference_or_open(null):
+    assert introduction.best_against_best(null).seen == "no difference"
+    assert sparsity.beyond_sparsity(null).seen in ("no difference", "open")
+
+
+def test_the_share_of_sams_gain_holds_the_planted_one(effect):
+    share = effect.share(effect.accuracies(effect.cell(ON)))
+    assert share.low < 2.5 < share.high
+
+
+def test_no_seed_that_chose_rho_is_compared(effect):
+    for method in (BASE, ALL, ON, Method("l2", "random")):
+        seeds = effect.accuracies(effect.cell(method)).index
+        assert seeds.min() == PROFILE.first_seed
+        assert not {*seeds} & {*PROFILE.tuning}
+
+
+def test_at_a_rho_that_is_given_the_tuning_seeds_are_read(effect):
+    cell = effect.cell(ALL)
+    for rho in effect.searched(cell):
+        assert tuple(effect.accuracies(cell, rho).index) == PROFILE.tuning
+
+
+def test_the_margin_is_the_plans(effect):
+    assert effect.margin == 0.4
+    assert effect.judge(effect.accuracies(effect.cell(ON)) * 0 + 0.3).seen == "no difference"
+
+
+def test_the_search_finds_the_planted_optimum_within_a_step(effect):
+    assert effect.rho(effect.cell(ALL)) == pytest.approx(0.2, rel=1.1)
+    assert effect.rho(effect.cell(ON)) == pytest.approx(1.0, rel=1.1)
+
+
+def test_the_law_is_read_from_the_planted_shares(effect):
+    found = law.predictions(effect)[effect.cell(ON)]
+    assert found.share == pytest.approx(0.04)
+    assert found.rho == pytest.approx(5 * effect.rho(effect.cell(ALL)), rel=0.01)
