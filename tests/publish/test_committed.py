@@ -1,4 +1,4 @@
-"""What is committed is what today's code makes of today's records: CSV files, README, step times."""
+"""README and tables of the repository are those that today's code makes of the committed records."""
 
 import re
 
