@@ -80,9 +80,9 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not():
         return {word: seen.count(word) / trials for word in set(seen)}
 
     effect, null = rates(0.5), rates(0.0)
-    assert effect["seen"] == pytest.approx(0.88, abs=0.03), "the power that the plan states: 90 %"
+    assert effect["seen"] == pytest.approx(0.87, abs=0.02), "the power that the plan states: 87 %"
     assert effect.get("reversed", 0) == 0
-    assert null.get("seen", 0) + null.get("reversed", 0) < 0.05
+    assert null.get("seen", 0) + null.get("reversed", 0) == pytest.approx(0.05, abs=0.015)
     assert null["no difference"] > 0.35
 
 
