@@ -110,6 +110,11 @@ def quartiles(values: Sequence[float]) -> dict:
 
 
 def csv(tidy: pd.DataFrame) -> str:
-    """The table as a CSV file: one header line, six digits, a hyphen for every minus."""
-    names = [" ".join(filter(None, column)).replace("−", "-") for column in tidy.columns]
-    return tidy.set_axis(names, axis=1).to_csv(index=False, float_format="%.6g")
+    """The table as a CSV file: one header line, six digits, signs as a keyboard has them."""
+    names = [_typed(" ".join(filter(None, column))) for column in tidy.columns]
+    cells = tidy.map(lambda cell: _typed(cell) if isinstance(cell, str) else cell)
+    return cells.set_axis(names, axis=1).to_csv(index=False, float_format="%.6g")
+
+
+def _typed(text: str) -> str:
+    return text.replace("−", "-").replace("±", "+/-")
