@@ -11,7 +11,7 @@ from samlib.errors import ConfigError
 
 _FOLDERS = (
     "Paths you type are relative to the current directory; default paths are relative to the "
-    "project root: the checkout around the current directory, or else the one that holds samlib."
+    "project root: the checkout around the current directory or around samlib, if there is one."
 )
 _DURATION = {"s": 1, "m": 60, "h": 3600}
 

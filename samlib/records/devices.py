@@ -1,4 +1,4 @@
-"""Which kind of device records were computed on: arithmetic differs from one to the other.
+"""The kind of device that computed a record: arithmetic differs between GPU and CPU.
 
 A GPU sums in another order, multiplies bf16 without rounding what a CPU rounds, and float32 in
 TensorFloat-32. Records of both may be of one seed and are no pair all the same.
@@ -14,7 +14,7 @@ def kind(record: dict) -> str:
 
 
 def mixed(records: Iterable[dict]) -> str | None:
-    """How many records are of which kind, in one line; None where they are of one, or none.
+    """Counts of records by kind of device, in one line; None if all are of one kind.
 
     >>> mixed([{"provenance": {"gpu": gpu}} for gpu in (None, "H100", "H100")])
     '2 of these records were computed on a GPU, 1 on a CPU: their arithmetic differs'

@@ -1,8 +1,7 @@
-"""What runs say while they run: a log each, who is at work now, and which runs failed.
+"""Logs of the jobs of a campaign, the jobs at work now, and the jobs that failed.
 
-All of it lies in the `logs` of a results folder, out of git, and is there to be read by people: no
-record depends on it. A run of a second must not notice it, so nothing is flushed to disk, and
-what cannot be written is left out.
+The files lie in `logs` of a results folder, out of git, for people to read: no record depends on
+them. Nothing is flushed to disk, because a run can take a second, and a failed write is ignored.
 """
 
 import contextlib
@@ -23,21 +22,21 @@ if TYPE_CHECKING:
     from samlib.trainer.loop import Trainer
 
 
-_LINES, _WIDTH = 5, 160  # of a failed run's log, as its failure is told
+_LINES, _WIDTH = 5, 160  # of a failed run's log, shown with its failure
 
 
 class Journal:
-    """The log of one job and, while it runs, a note of how far it is; used with `with`.
+    """The log of one job and, while the job runs, a note of its progress; a context manager.
 
-    The log is appended to, so that attempts that ended with their worker are told, too. The note
-    is believed as long as its file is locked, and the lock ends with the process: one left behind
-    by a crash is known for what it is.
+    The log is appended to, so that it also shows attempts that ended with their worker. A note
+    counts as long as its file is locked. The lock ends with the process, so that a note left
+    behind by a crash does not count.
 
     Args:
-        folder: whose `logs` it writes to.
-        run_id: the job's name.
+        folder: results folder of the logs.
+        run_id: name of the job.
         config: the run, or the run that is measured.
-        device: where it runs.
+        device: device of the job.
     """
 
     def __init__(self, folder: ResultsFolder, run_id: str, config: RunConfig, device: str):
@@ -91,7 +90,7 @@ class Journal:
         self.say(_stamped(text))
 
     def epoch(self, run: "Trainer") -> None:
-        """What `train` calls after every epoch."""
+        """Log an epoch; `train` calls this after every epoch."""
         if self._state["epoch"] is None and run.epoch > 1:
             self.say(f"continued after epoch {run.epoch - 1}, from a checkpoint")
         curves = {name: values[-1] for name, values in run.curves.items()}
@@ -108,7 +107,7 @@ class Journal:
         self._write_note()
 
     def end(self, result: dict) -> None:
-        """Tell how a run ended, from what `train` returned."""
+        """Log the end of a run, from the result of `train`."""
         if result["status"] == "diverged":
             text = f"diverged in epoch {result['diverged_epoch'] + 1}: loss or weights not finite"
         else:
@@ -122,14 +121,14 @@ class Journal:
 
 
 def begin(folder: ResultsFolder) -> None:
-    """Forget what an earlier command left behind: notes of its workers, and what failed in it."""
+    """Remove the notes and the list of failures of an earlier command."""
     shutil.rmtree(_running(folder), ignore_errors=True)
     with contextlib.suppress(OSError):
         _failures(folder).unlink(missing_ok=True)
 
 
 def running(folder: ResultsFolder) -> list[dict]:
-    """The jobs that some process is at work on now, as `Journal` notes them."""
+    """Notes of the jobs that some process is at work on now."""
     found = []
     for path in sorted(_running(folder).glob("*.json")):
         content = lock.held(path)
@@ -140,12 +139,12 @@ def running(folder: ResultsFolder) -> list[dict]:
 
 
 def note_failure(folder: ResultsFolder, run_id: str, reason: str) -> None:
-    """Have other processes know that a job failed in this command."""
+    """Note for other processes that a job failed in this command."""
     _append(_failures(folder), json.dumps({"run_id": run_id, "reason": reason}))
 
 
 def failures(folder: ResultsFolder) -> dict[str, str]:
-    """Reasons by job of what failed in the command that runs, or ran last."""
+    """Reasons of failures in the current or last command, by job."""
     found = {}
     with contextlib.suppress(OSError):
         for line in _failures(folder).read_text(encoding="utf-8").splitlines():
@@ -156,12 +155,12 @@ def failures(folder: ResultsFolder) -> dict[str, str]:
 
 
 def add(folder: ResultsFolder, run_id: str, text: str) -> None:
-    """Add a line to the log of a job that cannot do it itself: its worker died."""
+    """Add a line to the log of a job whose worker died."""
     _append(folder.log(run_id), _stamped(text))
 
 
 def worker(folder: ResultsFolder, run_id: str) -> str | None:
-    """The process that began a job, the last time, as its log says; None without a log."""
+    """The process of a job's last attempt, from its log; None without a log."""
     with contextlib.suppress(OSError):
         log = folder.log(run_id).read_text(encoding="utf-8", errors="replace")
         found = re.findall(r"epochs on .*, process (\d+ of .+)", log)
@@ -170,7 +169,7 @@ def worker(folder: ResultsFolder, run_id: str) -> str | None:
 
 
 def failure_text(folder: ResultsFolder, run_id: str, reason: str) -> str:
-    """A failure with the last lines of the job's log and where the log is."""
+    """A failure, with the last lines of the job's log and its path."""
     path = folder.log(run_id)
     try:
         last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]

@@ -1,4 +1,4 @@
-"""A file that a process holds locked while it works, with a note of who it is; a crash frees it."""
+"""A file that a process locks while it works, with a note about the process; a crash frees it."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ _WAITS = (0.05, 0.05, 0.0)  # whoever only looks, in `held`, is gone at once
 
 
 def hold(handle: BinaryIO) -> bool:
-    """Lock an open file until it is closed; whether no other process holds it.
+    """Lock an open file until it is closed; False if another process holds it.
 
     Raises:
         OSError: its file system has no locks.
@@ -24,13 +24,13 @@ def hold(handle: BinaryIO) -> bool:
 
 
 def write_note(handle: BinaryIO, note: bytes) -> None:
-    """Replace the note by one that is as long or ends with a line break, in place."""
+    """Replace the note in place, by a note of equal length or one that ends with a line break."""
     handle.seek(_NOTE)
     handle.write(note)
 
 
 def read_note(handle: BinaryIO) -> bytes:
-    """The note in an open file, whoever holds it."""
+    """The note in an open file, locked or not."""
     handle.seek(_NOTE)
     return handle.read()
 

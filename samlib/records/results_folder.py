@@ -1,4 +1,4 @@
-"""A folder of results and who is writing to it: paths, lock, and the change of old for new."""
+"""A results folder: its paths, its lock, and the replacement of old results by new ones."""
 
 import contextlib
 import json
@@ -22,12 +22,12 @@ class FolderInUse(SamlibError):
 
 
 class OtherCode(SamlibError):
-    """Results begun by other code would be mixed with ours; the message says what to do."""
+    """Results of other code would be mixed with ours; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """One profile's results: records, and what is kept out of git beside them."""
+    """One profile's results: records, and beside them files kept out of git."""
 
     path: Path
 
@@ -50,16 +50,16 @@ class ResultsFolder:
 
     @property
     def logs(self) -> Path:
-        """What jobs say while they run; see `journal`."""
+        """Logs of jobs; see `journal`."""
         return self.path / "logs"
 
     def log(self, run_id: str) -> Path:
-        """What a run had to say."""
+        """Log of a run."""
         return self.logs / f"{run_id}.log"
 
     @property
     def holder(self) -> str | None:
-        """Who holds the folder now, or None."""
+        """The process that holds the folder now, or None."""
         note = lock.held(self.path / ".lock")
         return None if note is None else _holder(note)
 
@@ -91,7 +91,7 @@ class ResultsFolder:
             yield
 
     def _sweep(self) -> None:
-        """Remove what was half written when a process was killed."""
+        """Remove files that a killed process left half written."""
         for place in ("runs", "weights", "checkpoints", "measures/*"):
             for left in self.path.glob(f"{place}/{TEMPORARY}"):
                 with contextlib.suppress(OSError):
@@ -137,7 +137,7 @@ def both(results: Path, profile: str) -> tuple[ResultsFolder, ResultsFolder]:
 
 
 def origin() -> dict:
-    """Code and versions of this process, as far as numbers depend on them."""
+    """Code and versions of this process that numbers depend on."""
     return {
         "source": source_digest(),
         "measuring": source_digest(MEASURING),
@@ -147,12 +147,12 @@ def origin() -> dict:
 
 
 def check_origin(folder: ResultsFolder) -> None:
-    """Note the code that begins a folder of results, or check that the same code resumes it.
+    """Note the code that begins a results folder, or check that the same code resumes it.
 
-    Called with the folder's lock held.
+    The caller holds the folder's lock.
 
     Raises:
-        OtherCode: it was begun by other code, whose numbers must not be mixed with ours.
+        OtherCode: other code began the folder, and its numbers must not be mixed with ours.
         DiskError: the note cannot be written.
     """
     note = folder.path / "campaign.json"
@@ -172,7 +172,7 @@ def check_origin(folder: ResultsFolder) -> None:
 
 
 def replace_committed(new: ResultsFolder, results: Path, profile: str) -> ResultsFolder:
-    """Replace a profile's committed results by new, complete ones; returns their folder there.
+    """Replace a profile's committed results by new, complete ones; returns the committed folder.
 
     Raises:
         DiskError: the folders cannot be renamed; the new results stay complete where they are.
