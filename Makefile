@@ -49,10 +49,10 @@ test: lint ## lint and every test, the slowest ones printed
 test-fast: lint ## lint and the tests of a few seconds: the loop while working
 	$(PYTEST) -m "not slow"
 
-test-torch: ## the tests of the step with another release of PyTorch (TORCH), in build/torch-TORCH
+test-torch: ## the tests of the step with another PyTorch, TORCH (2.5.1, or newest), in build
 	$(PYTHON) -m venv build/torch-$(TORCH)
 	build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -e . torch==$(TORCH) torchvision 'timm>=1.0.20' numpy pandas scikit-learn threadpoolctl pytest hypothesis
+	  torch$(if $(filter newest,$(TORCH)),,==$(TORCH)) torchvision -e '.[light]'
 	build/torch-$(TORCH)/bin/python -m pytest tests/sam
 
 torture: $(READY) ## CASES of bad input of every kind, then campaigns killed KILLS times and damaged

@@ -1,4 +1,4 @@
-"""README and tables of the repository are those that today's code makes of the committed records."""
+"""What is committed is what today's code makes of the records: CSV files, README, step times."""
 
 import re
 
