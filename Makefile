@@ -41,7 +41,6 @@ smoke: $(READY) ## the smoke profile through every notebook and the book, in bui
 lint: $(READY) ## style, security rules and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
 
 test: lint ## lint and every test, the slowest ones printed
 	$(PYTEST)
