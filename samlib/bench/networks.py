@@ -27,8 +27,9 @@ from samlib.data.datasets import INFO
 from samlib.errors import ConfigError
 from samlib.records.store import write
 from samlib.study import profiles
+from samlib.study.profile import Profile
 from samlib.trainer import cuda_graphs
-from samlib.trainer.config import RunConfig
+from samlib.trainer.config import NO_PERTURBATION, RunConfig
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import usable_device
 
@@ -67,9 +68,17 @@ def networks() -> list[RunConfig]:
         tuple(identity(base).values()): base
         for profile in profiles.PROFILES.values()
         if profile.name not in SKIPPED
-        for base in profile.bases.values()
+        for base in _bases(profile)
     }
     return list(bases.values())
+
+
+def _bases(profile: Profile) -> list[RunConfig]:
+    """A profile's base runs, and those of networks that its methods put in their place."""
+    changed = (row for row in profile.grids if row.method.changes and row.family)
+    base = [row for row in changed if row.method.geometry == NO_PERTURBATION]
+    replaced = [row.method.on(profile.bases[row.family], 0.0, 0) for row in base]
+    return [*profile.bases.values(), *replaced]
 
 
 def timed_batch(base: RunConfig, device: torch.device) -> int:
