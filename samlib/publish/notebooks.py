@@ -136,7 +136,7 @@ def _execute(name: str, path: Path, unfinished: Path, given: dict, quiet: bool) 
 # What a cell makes, by the call in it, and how it shows.
 _SHOWN = {
     r"\.figure\w*\(": ("a figure", "image/"),
-    r"\bhtml\.\w+\(": ("a table or a text", "text/html"),
+    r"\bhtml\.(?!draw\b)\w+\(": ("a table or a text", "text/html"),
 }
 
 
