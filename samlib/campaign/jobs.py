@@ -79,6 +79,7 @@ GPU_SHARE = {
     "vit_s32": 1.0,
     "vit_s": 0.5,
     "vit_t": 0.5,
+    "vit_t_dyt": 0.5,
     "wrn16_4": 0.5,
     "resnext29_32x4d": 0.5,
     "resnet56": 0.25,
@@ -89,6 +90,7 @@ GPU_SHARE = {
     "wrn10_1": 0.25,
     "vit_mini": 0.25,
     "vit_micro": 0.25,
+    "vit_micro_dyt": 0.25,
 }
 
 

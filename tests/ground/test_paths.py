@@ -62,9 +62,7 @@ def test_a_notebooks_parameters_are_meant_from_the_projects_root(capsys, other, 
 def test_help_says_so(capsys):
     for verb in ("train", "run", "notebook"):
         said = " ".join(run(capsys, verb, "--help")[1].split())
-        assert (
-            "relative path is meant from the current folder, a default from the project's" in said
-        )
+        assert "Paths you type are relative to the current directory; default paths are" in said
 
 
 @pytest.mark.parametrize(
