@@ -330,7 +330,7 @@ def test_a_notebook_with_any_parameters(elsewhere, name, given_):
                 passed.append(parameters) or copied(path, output)
             ),
         ),
-        mock.patch.object(notebooks, "_lacking", lambda cells: None),  # a copy shows nothing
+        mock.patch.object(notebooks, "_lacking", return_value=None),  # a copy shows nothing
     ):
         if refused(lambda: notebooks.run(name, elsewhere / "out.ipynb", given_), ConfigError):
             assert not passed
