@@ -3,16 +3,17 @@ PYTHON  ?= python3
 PROFILE ?= quick
 RESULTS ?= results
 EXECUTOR ?= local
+KEEP    ?= build/gpu
 KILLS   ?= 50
 CASES   ?= 1000
 VENV    ?= .venv
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
 
-.PHONY: help install reproduce book smoke test torture bench readme clean
+.PHONY: help install reproduce book smoke test torture bench gpu-plan readme clean
 
 help: ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -53,6 +54,9 @@ bench: $(READY) ## time steps, epochs, augmentation against floor and peers; pac
 	$(SAMLIB) bench networks
 	$(SAMLIB) bench packing
 	$(SAMLIB) bench growth
+
+gpu-plan: $(READY) ## on a GPU: its tests, calibration, records of cifar100-10k, benches; continues in KEEP
+	PYTHON=$(VENV)/bin/python KEEP=$(KEEP) tools/gpu_plan.sh $(STAGES)
 
 readme: $(READY) ## put the headline table and figure of the records into README.md
 	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)

@@ -82,7 +82,9 @@ GPU_SHARE = {
     "resnet8": 0.25,
     "resnext11_4x2d": 0.25,
     "wrn10_1": 0.25,
+    "vit_t_dyt": 0.5,
     "vit_mini": 0.25,
+    "vit_micro_dyt": 0.25,
     "vit_micro": 0.25,
 }
 
