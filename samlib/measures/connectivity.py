@@ -1,8 +1,8 @@
-"""What separates a run from its twin, the base optimizer's run of the same seed.
+"""Where the gain sits: a run beside its twin, the base optimizer's run of the same seed.
 
 Two questions on the pair's final weights (specification 5). What does a network gain from the norm
 layers of the other? And is the pair connected where only one layer moves from its weights to the
-other's and all else stays: Adilova, Andriushchenko, Kamp, Fischer and Jaggi (2024, "Layer-wise
+other's while the rest stays (Adilova, Andriushchenko, Kamp, Fischer and Jaggi, 2024, "Layer-wise
 linear mode connectivity")? BatchNorm's statistics belong to the weights and are made anew for every
 mixture of them.
 """
