@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from itertools import pairwise
 
 import pytest
@@ -44,17 +45,18 @@ def test_the_ends_are_the_losses_of_both_networks():
     own, twin = linear(4, 3, seed=0), linear(4, 3, seed=1)
     x, y = batch(4)
     losses = [F.cross_entropy(net(x), y).item() for net in (own, twin)]
-    (found,) = between(own, twin, x, y)
-    for rest in ("own", "twin"):  # of a network of one layer nothing is left
-        assert [found[rest][0], found[rest][2]] == losses
+    found = between(own, twin, x, y)
+    (only,) = found["layers"]
+    for path in (found["whole"], only["own"], only["twin"]):  # of one layer nothing is left
+        assert [path[0], path[2]] == losses
         middle = F.linear(x, (own[0].weight + twin[0].weight) / 2, (own[0].bias + twin[0].bias) / 2)
-        assert found[rest][1] == pytest.approx(F.cross_entropy(middle, y).item(), rel=1e-12)
+        assert path[1] == pytest.approx(F.cross_entropy(middle, y).item(), rel=1e-12)
 
 
 def test_only_the_layer_moves():
     own, twin = linear(4, 5, 3, seed=0), linear(4, 5, 3, seed=1)
     x, y = batch(4)
-    first, second = between(own, twin, x, y)
+    first, second = between(own, twin, x, y)["layers"]
     assert (first["layer"], second["layer"]) == ("0", "1")
     assert first["own"][0] == second["own"][0] == F.cross_entropy(own(x), y).item()
     assert first["twin"][2] == second["twin"][2] == F.cross_entropy(twin(x), y).item()
@@ -76,26 +78,21 @@ def test_linear_networks_are_convex_along_every_layer_and_not_along_all():
         twin[0].weight.neg_(), twin[0].bias.neg_(), twin[1].weight.neg_()
     x, y = batch(4)
     for other in (twin, linear(4, 6, 6, 3, seed=3)):
-        for layer in between(own, other, x, y):
+        for layer in between(own, other, x, y)["layers"]:
             assert barrier(layer["own"]) < 1e-12
             assert barrier(layer["twin"]) < 1e-12
-    flipped = [barrier(layer["own"]) for layer in between(own, twin, x, y)]
-    assert min(flipped) < -1e-3, "the layer's weights differ"
-    middle = copy.deepcopy(own)
-    with torch.no_grad():
-        for p, q in zip(middle.parameters(), twin.parameters(), strict=True):
-            p.lerp_(q, 0.5)
-    ends = F.cross_entropy(own(x), y)
-    torch.testing.assert_close(F.cross_entropy(twin(x), y), ends)
-    assert F.cross_entropy(middle(x), y) > ends + 1e-3
+    found = between(own, twin, x, y)
+    assert min(barrier(layer["own"]) for layer in found["layers"]) < -1e-3, "the layers differ"
+    assert found["whole"][0] == pytest.approx(found["whole"][2], rel=1e-12)
+    assert barrier(found["whole"]) > 1e-3
 
 
 def test_a_loss_that_is_not_finite_has_no_barrier():
-    losses = iter((1.0, float("inf"), *(2.0,) * 4))
+    losses = iter((1.0, float("inf"), *(2.0,) * 5))
     own, twin = linear(2, 3, seed=0), linear(2, 3, seed=1)
-    (found,) = paths(own, own.state_dict(), twin.state_dict(), lambda: next(losses))
-    assert found["twin"][2] is None
-    assert barrier(found["twin"]) != barrier(found["twin"])
+    found = paths(own, own.state_dict(), twin.state_dict(), lambda: next(losses))
+    assert found["layers"][0]["twin"][2] is None
+    assert math.isnan(barrier(found["whole"]))
     assert barrier([1.0, 4.0, 2.0]) == 2.5
 
 
