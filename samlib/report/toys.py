@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samlib.report.answers import DESCRIBED
 from samlib.report.figures import COLOURS, use_style
+from samlib.report.text import number
 from samlib.report.tidy import table
 
 Weights = tuple[float, ...]
@@ -102,12 +104,12 @@ def product_path(rule: Rule, mask: str, steps: int = STEPS) -> np.ndarray:
     return np.array(list(islice(walk, steps + 1)))
 
 
-def product_table() -> pd.DataFrame:
+def product_table(steps: int = STEPS) -> pd.DataFrame:
     """Where each rule ends on the product, by mask: u, v and the curvature u^2 + v^2."""
     rows = []
     for rule in RULES:
         for mask in MASKS if rule != "GD" else ("both",):
-            u, v = product_path(rule, mask)[-1]
+            u, v = product_path(rule, mask, steps)[-1]
             perturbed = "nothing" if rule == "GD" else mask
             rows.append(
                 {"rule": rule, "perturbed": perturbed, "u": u, "v": v, "u² + v²": u**2 + v**2}
@@ -155,7 +157,23 @@ def parabola_table(h: float = 2.0, lr: float = 0.3, steps: int = 200) -> pd.Data
     return table(rows)
 
 
-def figure() -> Figure:
+def opening(steps: int = STEPS) -> dict[str, str]:
+    """The three lines the page opens with, as `html.box` takes them."""
+    ends = [product_path(*case, steps)[-1] for case in _CASES]
+    said = [f"u = {number(u)}, u² + v² = {number(u**2 + v**2)}" for u, v in ends]
+    return {
+        "says": "SAM-ON moves γ to larger values than SAM, and is sharper: no model is given.",
+        "sees": f"GD ends at {said[0]}; SAM at {said[1]}; SAM on the scale u alone at {said[2]}.",
+        "seen": DESCRIBED,
+        "where": "in two parameters",
+        "worth": "A model to be worked out by hand; about networks it proves nothing.",
+    }
+
+
+_CASES: tuple[tuple[Rule, str], ...] = (("GD", "both"), ("SAM", "both"), ("SAM", "u alone"))
+
+
+def figure(steps: int = STEPS) -> Figure:
     """Paths on the product by mask: descent goes to the minima, and SAM then goes along them."""
     use_style()
     figure, axes = plt.subplots(1, 3, figsize=(9.2, 3.4), sharex=True, sharey=True)
@@ -165,7 +183,7 @@ def figure() -> Figure:
     for ax, mask in zip(axes, MASKS, strict=True):
         ax.plot(u, 1 / u, color="#999999", lw=0.8, ls=":")
         for rule, (colour, line) in styles.items():
-            walk = product_path(rule, mask)
+            walk = product_path(rule, mask, steps)
             ax.plot(*walk.T, color=colour, ls=line, lw=1.6, label=rule)
             ax.plot(*walk[-1], "o", color=colour, ms=5, mec="white")
         ax.plot(*START, "s", color="#444444", ms=5)

@@ -153,6 +153,15 @@ def robustness(profile: Profile) -> Needs:
     return Needs(cells, [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells])
 
 
+def inside(profile: Profile) -> Needs:
+    """Final weights of base optimizer, SAM and SAM-ON: swapped norms, curvature, turning digits."""
+    cells, count = _of_headline(profile, HEADLINE), profile.measured_seeds
+    wanted = {"connectivity": cells[1:], "curvature": cells, "robustness": cells}
+    if profile.bases[profile.headline].dataset == "digits":
+        wanted["self_training"] = cells
+    return Needs(cells, [ToMeasure(cell, m, count) for m, of in wanted.items() for cell in of])
+
+
 def family(profile: Profile) -> Needs:
     """The members of the family, mask all and only norm, each with a rho of its own."""
     return _beside_headline(profile, members.methods(profile))
@@ -212,6 +221,7 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "cost": cost,
     "robustness": robustness,
     "sharpness": sharpness,
+    "inside": inside,
     "one_pass": one_pass,
     "family": family,
     "why": why,
