@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 from samlib.chapters import anatomy
 from samlib.chapters.explanations import Explanation, Found
-from samlib.chapters.family import percent
 from samlib.errors import RecordsMissing
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare, share_of_gain
+from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
 from samlib.report.text import number
 from samlib.study.methods import ALL, BASE, ON, Method
 
@@ -25,8 +24,7 @@ def _in_the_norms(results: Results) -> Found:
     gains = anatomy.gains(results, ON)
     brought, whole = gains["twin_with_own_norms"], gains["own"]
     off = compare((brought - TENTH * whole).dropna(), margin=0.0)
-    share = percent(share_of_gain(brought, whole))
-    return off, f"less a tenth; the base network with γ and β of SAM-ON has {share}"
+    return off, "what γ and β of SAM-ON bring to the base network, less a tenth of the gain"
 
 
 def _highest(results: Results) -> Found:

@@ -38,6 +38,7 @@ def connectivity(run: "Trainer", twin: Weights) -> dict:
         images the losses are over; and what `paths` returns.
     """
     own = _copy(run.model.state_dict())
+    twin = {name: w.to(run.device) for name, w in twin.items()}
     images = run.splits.train_images[:IMAGES]
     x, y = run.inputs(images), run.splits.train_labels[: len(images)]
     with _kept(run.model):
