@@ -140,7 +140,8 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:
             raise DataMissing(f"{info.title} as downloaded to {archives} is unusable: {problem}")
         _write(path, arrays)
     except (OSError, RuntimeError, http.client.HTTPException, DiskError) as error:
-        reason = error.__cause__ if isinstance(error, DiskError) else error
+        reason = error.__cause__ if isinstance(error, DiskError) else None
+        reason = reason or error
         advice = (
             f"put a ready {path.name} in {path.parent} or the original {archives / info.archive}"
         )
@@ -191,7 +192,7 @@ def _command(name: str, cache: Path) -> str:
     return f"{command} --data {shlex.quote(str(cache.parent))}"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from samlib.errors import ConfigError
 from samlib.sam.ascent import over_all, reached
@@ -85,7 +86,7 @@ def graph(loss: Tensor, perturbation: Perturbation) -> None:
 
 def _nodes(loss: Tensor) -> Iterator[Any]:
     """Every node of a loss's graph."""
-    found = {loss.grad_fn} - {None}
+    found: set[Any] = {loss.grad_fn} - {None}
     ahead = list(found)
     while ahead:
         for node, _ in ahead.pop().next_functions:
@@ -123,7 +124,9 @@ class Watch:
     def __init__(self, mask: Mask, before: list[int] | None):
         self._weights = [(e.name, e.parameter) for e in mask.entries]
         self._ids = {id(p) for _, p in self._weights}
-        self._before, self._at, self._hook = before, {}, None
+        self._before = before
+        self._at: dict[int, int] = {}
+        self._hook: RemovableHandle | None = None
 
     def begin(self) -> None:
         """The weights have been moved, by one write each."""
@@ -207,7 +210,7 @@ def dropped(optimizer: Optimizer) -> None:
     p = next(held, None)
     grad, version = (p.grad, p.grad._version) if p is not None else (None, 0)
     optimizer.zero_grad()
-    if grad is not None and p.grad is grad and grad._version == version:
+    if p is not None and grad is not None and p.grad is grad and grad._version == version:
         raise ConfigError(
             f"{type(optimizer).__name__} keeps its gradients when they are to be dropped, so it "
             "accumulates: use `perturbed`, a backward pass in its block, then step and zero_grad"
