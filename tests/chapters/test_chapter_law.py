@@ -88,7 +88,6 @@ def test_the_table_has_every_mask_with_a_prediction(found):
     table = law.table(found)
     names = table["mask"].tolist()
     assert names[0] == "SAM-ON"
-    assert "random mask, 50 %" in names
     assert "random mask, radius over all" in names
     assert not any("ℓ∞" in name or "SSAM" in name for name in names)
     both = table["ρ chosen"]["rho"] / table["ρ by the law"]["rho"]

@@ -63,7 +63,8 @@ TABLES = {
 }
 
 
-LABELS = ("", "passes", "route")  # columns of words that may be digits: "11a", "1 + 1/10"
+# Columns of words, which may be digits ("11a", "1 + 1/10") or sentences with numbers in them.
+LABELS = ("", "passes", "route", "ours", "the paper")
 
 
 @pytest.mark.parametrize("name", TABLES)

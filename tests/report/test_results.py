@@ -42,9 +42,12 @@ def test_a_planted_null_is_no_difference_or_open(null):
     assert sparsity.beyond_sparsity(null).seen in ("no difference", "open")
 
 
-def test_the_share_of_sams_gain_holds_the_planted_one(effect):
-    share = effect.share(effect.accuracies(effect.cell(ON)))
-    assert share.low < 2.5 < share.high
+def test_the_share_of_sams_gain_is_that_of_the_mean_paired_gains(effect):
+    """Whether its interval covers what was planted as often as it says is tested in test_stats."""
+    base, everything, on = (effect.accuracies(effect.cell(m)) for m in (BASE, ALL, ON))
+    share = effect.share(on)
+    assert share.share == pytest.approx((on - base).mean() / (everything - base).mean())
+    assert share.low < share.share < share.high
 
 
 def test_no_seed_that_chose_rho_is_compared(effect):
