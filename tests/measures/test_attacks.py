@@ -74,8 +74,9 @@ def run_of(pixel, at, sign=1):
 
 
 def accuracy(run, norm, radius):
-    splits = run.splits
-    return robustness._attacked(run, splits.test_images, splits.test_labels, norm, radius)
+    images, labels = run.splits.test_images, run.splits.test_labels
+    attack = robustness.Attack(norm, radius, radius / 4 or 1.0)
+    return robustness._attacked(run, images, labels, attack)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -119,4 +120,14 @@ def test_the_first_images_are_attacked_and_their_clean_accuracy_is_given(monkeyp
     assert found["clean"] == pytest.approx(40)
     assert found["attacked"] == 3
     assert found["attacked_clean"] == pytest.approx(200 / 3)
-    assert found["attacks"][0] == {"norm": "l2", "radius": 0.25, "accuracy": pytest.approx(200 / 3)}
+    attack = {"norm": "l2", "radius": 0.25, "step": 0.0625}
+    assert found["attacks"][0] == attack | {"accuracy": pytest.approx(200 / 3)}
+
+
+def test_the_step_is_as_long_as_the_attack_says():
+    # 0.8 is 0.25 above the boundary: ten steps of 0.02 do not reach it, whatever the radius.
+    run = run_of(204, at=0.2)
+    images, labels = run.splits.test_images, run.splits.test_labels
+    for step, right in ((0.02, 100), (0.03, 0)):
+        attack = robustness.Attack("linf", 0.5, step)
+        assert robustness._attacked(run, images, labels, attack) == right

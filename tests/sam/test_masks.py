@@ -39,7 +39,8 @@ def test_counts_on_the_zoo(name):
     assert count["all"] == total
     assert count["only_norm"] + count["no_norm"] == total
     # every norm layer of the zoo has as many shifts as scales
-    assert count["only_gamma"] == count["only_beta"] == count["only_norm"] / 2
+    slopes = MASKS["only_alpha"](model, None).count if name.endswith("_dyt") else 0
+    assert count["only_gamma"] == count["only_beta"] == (count["only_norm"] - slopes) / 2
     one, two, three = (count[f"blocks_{i}"] for i in "123")
     assert count["blocks_23"] == two + three
     assert count["blocks_12"] == one + two
@@ -54,7 +55,8 @@ FIXED = {"all", "only_norm", "no_norm", "only_gamma", "only_beta"} | {
 
 def test_a_table_of_masks_by_name():
     sparse = {"random", "random_redrawn", "fisher", "dynamic"}
-    assert set(MASKS) == FIXED | sparse | {"convolutions", "weights"}
+    dyt = {"only_alpha", "without_alpha"}
+    assert set(MASKS) == FIXED | sparse | dyt | {"convolutions", "weights"}
 
 
 def test_blocks_of_wrn28_10():
