@@ -17,7 +17,7 @@ from samlib.sam.masks.norms import norm_layers
 IMAGENET = ("vit_s32", "resnet50")  # counted in test_folders
 CIFAR = tuple(n for n in models.names() if n not in IMAGENET)
 PATCHES = ("wrn10_4_patch4", "resnet10_4_patch4", "vit_mini")  # of 32 x 32 images
-SMALL = tuple(n for n in CIFAR if n not in {*PAPER, *PATCHES, "wrn16_4"})
+SMALL = tuple(n for n in CIFAR if n not in {*PAPER, *PATCHES, "wrn16_4", "vit_t_dyt"})
 
 
 def counts(model):

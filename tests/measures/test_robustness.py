@@ -147,6 +147,8 @@ def test_the_attack_does_not_depend_on_the_batch():
         ({"norm": "l1"}, "unknown norm 'l1'; valid: l2, linf"),
         ({"radius": -0.1}, "radius must be finite and >= 0"),
         ({"radius": float("nan")}, "radius must be finite and >= 0"),
+        ({"step": 0.0}, "step must be finite and > 0, not 0.0"),
+        ({"step": float("inf")}, "step must be finite and > 0"),
     ],
 )
 def test_bad_attacks(change, message):
@@ -184,9 +186,17 @@ def test_it_measures_the_run_it_is_given(trained):
 def test_a_larger_radius_costs_more(trained):
     found = trained[1]
     for norm in ("l2", "linf"):
-        by_radius = [a["accuracy"] for a in found["attacks"] if a["norm"] == norm]
+        attacks = [a for a in found["attacks"] if a["norm"] == norm]
+        by_radius = [a["accuracy"] for a in sorted(attacks, key=lambda a: a["radius"])]
         assert by_radius == sorted(by_radius, reverse=True)
         assert by_radius[-1] < found["attacked_clean"] - 20
+
+
+def test_the_attacks_of_the_duality_paper_are_among_them():
+    theirs = {("linf", 1, 0.25), ("linf", 2, 0.5), ("l2", 16, 2), ("l2", 32, 4)}  # in 255ths
+    found = {(a.norm, a.radius * 255, a.step * 255) for a in robustness.ATTACKS}
+    assert theirs <= found
+    assert len(found) == 10
 
 
 def test_the_noise_is_the_same_for_every_method(trained):
