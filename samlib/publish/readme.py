@@ -24,8 +24,6 @@ def block(results: Results, figure: str) -> str:
             BEGIN,
             f"Found {profile.where} ({profile.about}):",
             _markdown(as_text(questions.table(results))),
-            "Brackets hold 95 % intervals over paired seeds; points are percentage points of test "
-            "accuracy. Each ρ was chosen on seeds that are not compared.",
             f"![Test accuracy of each method, a point per seed]({figure})",
             f"**{main.claim.statement}: {main.seen} {main.where}.** {main.worth} Every claim, with "
             "what was seen of it and whether the problem can test it, is in the book; "
