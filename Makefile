@@ -38,7 +38,7 @@ smoke: $(READY) ## the smoke profile through every notebook and the book, in bui
 	rm -rf build/smoke
 	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book
 
-lint: $(READY) ## style, security rules and types
+lint: $(READY) ## style and security rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
