@@ -1,5 +1,6 @@
 """What a user is told: one line that names what is wrong and what to do."""
 
+import shlex
 from collections.abc import Iterable
 
 
@@ -20,6 +21,15 @@ class DataMissing(SamlibError):
 
 class RecordsMissing(SamlibError):
     """A table was asked for whose runs are not there: the message names the command to run."""
+
+
+def command(*words: object) -> str:
+    """A command of the command line as it can be pasted into a shell.
+
+    >>> command("run", "--results", "/two words")
+    "python -m samlib run --results '/two words'"
+    """
+    return shlex.join(["python", "-m", "samlib", *map(str, words)])
 
 
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:

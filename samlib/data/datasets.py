@@ -1,12 +1,12 @@
 """Data sets as arrays: their properties, their caches and the checks of a cache."""
 
+import contextlib
 import errno
 import functools
 import hashlib
 import http.client
 import io
 import os
-import shlex
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samlib.errors import DataMissing, choose
+from samlib.errors import DataMissing, choose, command
 from samlib.files import DiskError, resolve, write_atomically
 
 
@@ -141,8 +141,13 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:
         _write(path, arrays)
     except (OSError, RuntimeError, http.client.HTTPException, DiskError) as error:
         reason = error.__cause__ if isinstance(error, DiskError) else error
+        damaged = _damaged(info, archives)
         advice = (
-            f"put a ready {path.name} in {path.parent} or the original {archives / info.archive}"
+            f"{damaged} is there, but it is not the original: its MD5 checksum differs, as that of "
+            "a damaged or incomplete file does; replace it"
+            if damaged
+            else f"put a ready {path.name} in {path.parent} or the original "
+            f"{archives / info.archive}"
         )
         if getattr(reason, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             advice = f"free some space on the disk of {path.parent}"
@@ -185,10 +190,10 @@ def _own_images(info: Info, data_dir: str | Path | None) -> str:
 
 def _command(name: str, cache: Path) -> str:
     """The command that prepares a cache at its path."""
-    command = f"python -m samlib prepare --dataset {name}"
-    if cache.resolve() == _cache_path(name, None).resolve():
-        return command
-    return f"{command} --data {shlex.quote(str(cache.parent))}"
+    words = ["prepare", "--dataset", name]
+    if cache.resolve() != _cache_path(name, None).resolve():
+        words += ["--data", cache.parent]
+    return command(*words)
 
 
 def _one_line(error: Exception) -> str:
@@ -250,6 +255,20 @@ def _download(info: Info, archives: Path) -> Arrays:
         (archives / info.source / "raw" / name).with_suffix("").unlink(missing_ok=True)
     data = {train: cls(archives, train=train, download=True) for train in (True, False)}
     return Arrays(*split(True), *split(False), np.array(data[True].classes, dtype=str))
+
+
+def _damaged(info: Info, archives: Path) -> Path | None:
+    """An archive that lies there and is not the original."""
+    import torchvision.datasets  # slow to import
+
+    cls = getattr(torchvision.datasets, info.source)
+    known = {f"{info.source}/raw/{name}": md5 for name, md5 in getattr(cls, "resources", ())}
+    for name, md5 in (known or {info.archive: getattr(cls, "tgz_md5", None)}).items():
+        with contextlib.suppress(OSError):  # absent, or unreadable, which its own message says
+            content = (archives / name).read_bytes()
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+                return archives / name
+    return None
 
 
 def _problem(info: Info, arrays: Arrays) -> str | None:

@@ -95,6 +95,8 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
         raise NotebookError(f"notebook {name} ran without showing {lacking} (see {unfinished})")
     for cell in notebook["cells"]:
         tags = cell["metadata"].setdefault("tags", [])
+        if "injected-parameters" in tags:
+            cell["id"] = "injected-parameters"  # papermill draws one
         if {"injected-parameters", "parameters"} & set(tags):
             cell["metadata"]["tags"] = [*tags, "remove-cell"]
     for part in (notebook, *notebook["cells"]):

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
 from samlib.sam.geometry import Scale
-from samlib.sam.masks.base import Mask
+from samlib.sam.masks.base import OF_THE_TRAINED, Mask
 from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.source.eigen import spread
@@ -130,8 +130,7 @@ def _dense(
     if all(g is None for w, g in pairs if id(w) in masked):
         refuse_sharded(mask.model)  # since the mask was made
         raise ConfigError(
-            "the loss has no gradient in any parameter of the mask: make the mask from the "
-            "model that is trained, after a deepcopy or load_state_dict(assign=True), and give "
+            f"the loss has no gradient in any parameter of the mask: {OF_THE_TRAINED}, and give "
             "torch.utils.checkpoint use_reentrant=False"
         )
     _name_unused(mask, [o[0] for o, g in zip(over, grads, strict=True) if g is None])

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from samlib.errors import ConfigError
 from samlib.sam.ascent import over_all, reached
-from samlib.sam.masks.base import HALF, Mask
+from samlib.sam.masks.base import HALF, OF_THE_TRAINED, Mask
 from samlib.sam.perturbation import Perturbation
 
 _CASTS = ("ToCopyBackward0", "CopyBackwards", "CopySlices")
@@ -100,7 +100,11 @@ def _refuse_new(leaf: Tensor, perturbation: Perturbation) -> None:
     mask = perturbation.mask
     if not isinstance(leaf, nn.Parameter):  # an input with a gradient
         return
-    name = next((n for n, p in mask.model.named_parameters() if p is leaf), None)
+    now = list(mask.model.named_parameters())
+    name = next((n for n, p in now if p is leaf), None)
+    of_now = {id(p) for _, p in now}
+    if name and any(id(e.parameter) not in of_now for e in mask.entries):
+        raise ConfigError(f"parameters were replaced: {OF_THE_TRAINED}")
     if name and (over_all(perturbation) or mask.would_select(leaf)):
         raise ConfigError(
             f"{name} became trainable after mask {mask.kind} was made, which would select it: make "

@@ -277,6 +277,6 @@ def kept(name: str, mask: Mask) -> int:
 
 def table(mask: Mask) -> str:
     """Passes per step and bytes kept from step to step, of every member under a mask."""
-    lines = [f"{'member':14}{'passes':22}{'bytes kept':>14}"]
-    lines += [f"{n:14}{m.passes:22}{kept(n, mask):14,}" for n, m in MEMBERS.items()]
+    lines = [f"{'member':16}{'passes':22}{'bytes kept':>14}"]
+    lines += [f"{n:16}{m.passes:22}{kept(n, mask):14,}" for n, m in MEMBERS.items()]
     return "\n".join(lines)

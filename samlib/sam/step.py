@@ -8,7 +8,7 @@ which subtracting eps would not give in floating point.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -182,7 +182,7 @@ def perturbed(
     """
     plan = perturbation.plan() if plan is None else plan
     if plan.perturb is False:
-        yield losses(closure, perturbation, REPLACE.plain)[0].detach()
+        yield _unmoved(closure, perturbation, REPLACE).detach()
         return
     optimizers = () if optimizer is None else one_or_several(optimizer)
     with _perturbed(
@@ -243,8 +243,7 @@ def sam_step(
     if plan.perturb is False:
         torch.clear_autocast_cache()  # as the perturbed step does
         zero_grad(optimizers)
-        # Precision is refused from the first epoch on, not when the perturbed ones begin.
-        loss = losses(closure, perturbation, descent.plain)[0]
+        loss = _unmoved(closure, perturbation, descent)
         backward(loss)
         if plan.active:
             descent.reuse(perturbation.mask)
@@ -266,6 +265,15 @@ def sam_step(
     if perturbation is not None:
         perturbation.after_step(plan)
     return result
+
+
+def _unmoved(closure: Closure, perturbation: Perturbation | None, descent: Descent) -> Tensor:
+    """The loss of a step that moves nothing, checked as that of one that does.
+
+    So precision is refused from the first epoch on, not when the perturbed ones begin.
+    """
+    with nullcontext() if perturbation is None else _Buffers(perturbation.mask):
+        return losses(closure, perturbation, descent.plain)[0]
 
 
 def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer]:

@@ -361,7 +361,7 @@ def test_subsets_are_as_sharp_as_brute_force_says_and_no_sharper_than_the_whole(
     net, (x, y) = Pair(), two_data(1)
 
     def over(*names):
-        mask = Mask(net, [Entry(name, getattr(net, name)) for name in names])
+        mask = Mask(net, [Entry(name, getattr(net, name)) for name in names], kind="chosen")
         return m_sharpness(net, x, y, mask, rho=0.3, steps=40, batch_size=6)
 
     def brute(at):
@@ -522,7 +522,7 @@ def test_tied_and_unused_parameters():
     mask = masks.all_parameters(net)
     assert m_sharpness(net, x, y, mask, rho=0.1, steps=2, batch_size=4) > 0
     assert not torch.equal(seen[1], weight)
-    only_unused = Mask(net, [Entry("unused.bias", net.unused.bias)])
+    only_unused = Mask(net, [Entry("unused.bias", net.unused.bias)], kind="chosen")
     with pytest.raises(ConfigError, match="no gradient in any parameter of the mask") as caught:
         m_sharpness(net, x, y, only_unused, rho=0.1, steps=2, batch_size=4)
     one_line(caught)

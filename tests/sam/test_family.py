@@ -126,9 +126,10 @@ def test_what_every_member_keeps(name, mask, shape):
     assert len(where) == len(run.mask.entries)
     assert torch.equal(run.weights, before)
     assert torch.equal(moved[~on], before[~on])
-    if ball and rho:
+    if ball:
         assert length.norm().item() == pytest.approx(rho, rel=1e-9)
-    assert name in ("gsam", "penalty") or (moved != before)[on].double().mean() > 0.5
+    if rho and name != "penalty":  # a radius tied to a learning rate of zero is zero
+        assert (moved != before)[on].double().mean() > 0.5
 
 
 @pytest.mark.parametrize("name", ONE_PASS)

@@ -662,9 +662,6 @@ def test_fp16_is_refused():
     assert identical(snapshot(net), before)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="refused, but the forward pass has moved running statistics by then"
-)
 def test_fp16_is_refused_in_epochs_without_a_perturbation_too():
     net, closure, perturbation = setting(dtype=torch.float32, start=150)
     optimizer = OPTIMIZERS["sgd"](net.parameters())

@@ -35,6 +35,9 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
+OF_THE_TRAINED = (
+    "make the mask from the model that is trained, after a deepcopy or load_state_dict(assign=True)"
+)
 HALF = (torch.bfloat16, torch.float16, torch.complex32)
 
 
