@@ -1,4 +1,4 @@
-"""The command line with a profile of eight short runs and two measurements, for the fault tests.
+"""The command line with a profile of ten short runs and two measurements, for the fault tests.
 
 `python tests/tiny_campaign.py run --profile tiny --results DIR` is `python -m samlib run` with a
 checkpoint after every epoch. A script, and not code given with -c: worker processes import it
@@ -24,7 +24,7 @@ _SMOKE = profiles.get("smoke")
 TINY = replace(
     _SMOKE,
     name="tiny",
-    about="eight runs of many short epochs",
+    about="ten runs of many short epochs",
     bases={"wrn": _SMOKE.bases["wrn"].replace(epochs=20)},
     seeds=1,  # of the sweep over rho; the chosen rho gets one more
 )
