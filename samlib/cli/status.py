@@ -6,6 +6,7 @@ import pandas as pd
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
+from samlib.records import origins
 from samlib.records.results_folder import committed
 from samlib.report.results import Results, read
 from samlib.study import plan
@@ -16,7 +17,15 @@ from samlib.study.profile import Profile
 def status(profile: Profile, folder: Path) -> str:
     """Runs and measurements done, missing and diverged, and time left, per notebook."""
     found = read(profile, committed(folder, profile.name))
-    return f"profile {profile.name} in {found.folder}\n{progress(found)}"
+    lines = [f"profile {profile.name} in {found.folder}", *said_of_code(found), progress(found)]
+    return "\n".join(lines)
+
+
+def said_of_code(found: Results) -> list[str]:
+    """A line for every kind of record that different code made."""
+    kinds = {"": found.records} | {f"{name}: ": made for name, made in found.measures.items()}
+    said = {kind: origins.mixed(records.values()) for kind, records in kinds.items()}
+    return [f"{kind}{line}" for kind, line in said.items() if line]
 
 
 def progress(found: Results) -> str:

@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import fields
 
-from samlib.errors import ConfigError, SamlibError, choose
+from samlib.errors import ConfigError, SamlibError, choose, command
 from samlib.extras import require
 
 
@@ -38,7 +38,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         readme.write_figure(profile.name, results)
         index = book.build(results, args.book)
     except SamlibError as error:
-        again = f"python -m samlib book --results {results}"
+        again = command("book", "--results", results)
         raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
     print(tables.headline_text(profile.name, results))
     print(f"\nThe book: {index}")

@@ -14,6 +14,7 @@ from typing import TextIO
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import bar, clock
 from samlib.cli import status
+from samlib.errors import command
 from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder, both
 from samlib.records.store import Records
@@ -86,8 +87,9 @@ class Look:
             f"{clock(None if left is None else left / self._workers)} left",
         ]
         if new:
-            command = self._command("reproduce")
-            lines.append(f"an unfinished new campaign is in {new.path}; {command} continues")
+            again = self._command("reproduce")
+            lines.append(f"an unfinished new campaign is in {new.path}; {again} continues")
+        lines += status.said_of_code(found)
         lines += _running_lines(running)
         lines += _failed_lines(failed, folder)
         return [*lines, "", *status.progress(found).splitlines()], ended
@@ -104,11 +106,12 @@ class Look:
     def _state(self, holder: str | None, ended: bool) -> str:
         if holder:
             return f"{holder} works on it"
-        command = self._command("reproduce" if self._at_new else "run")
-        return "complete" if ended else f"nobody works on it; {command} continues"
+        again = self._command("reproduce" if self._at_new else "run")
+        return "complete" if ended else f"nobody works on it; {again} continues"
 
     def _command(self, verb: str) -> str:
-        return f"`python -m samlib {verb} --profile {self._profile.name} --results {self._results}`"
+        words = verb, "--profile", self._profile.name, "--results", self._results
+        return f"`{command(*words)}`"
 
 
 def _running_lines(running: Sequence[dict]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
-from samlib.errors import RecordsMissing
+from samlib.errors import RecordsMissing, command
 from samlib.publish import notebooks
 from samlib.records.results_folder import committed
 from samlib.report.results import read
@@ -35,7 +35,7 @@ def shown(results: Path) -> list[str]:
     found = [n for n in LEADING if any(committed(results, n).runs.glob("*.json"))]
     if not found:
         raise RecordsMissing(
-            f"no profile has a record in {results}: run `python -m samlib run --results {results}`"
+            f"no profile has a record in {results}: run `{command('run', '--results', results)}`"
         )
     return found
 

@@ -1,9 +1,11 @@
 """The tables of every chapter, written beside the records."""
 
+import warnings
 from pathlib import Path
 
 from samlib.chapters import CHAPTERS, introduction, verdicts
 from samlib.files import as_disk_error, write_atomically
+from samlib.records import origins
 from samlib.report import tidy
 from samlib.report.cells import as_text
 from samlib.report.results import Results, load
@@ -42,6 +44,8 @@ def write(profile: str, folder: Path) -> list[Path]:
         DiskError: the folder cannot be written.
     """
     results = load(profile, folder)
+    if said := origins.mixed(results.records.values()):
+        warnings.warn(said, stacklevel=2)
     texts, where = made(results), results.folder / "tables"
     with as_disk_error(where):
         for stale in {path.stem for path in where.glob("*.csv")} - texts.keys():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from samlib.records import devices
+from samlib.records import devices, origins
 from samlib.report.cells import as_text, names, rhos
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN
@@ -135,9 +135,9 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
         for run in m.runs(results.records)
         if run.run_id in results.measures[m.measure]
     }
-    origins = Counter(_origin(record) for record in runs)
+    made = Counter(_origin(record) for record in runs)
     diverged = sum(record["status"] == "diverged" for record in runs)
-    lines = "; ".join(f"{count} by {origin}" for origin, count in origins.most_common())
+    lines = "; ".join(f"{count} by {origin}" for origin, count in made.most_common())
     everything = [results.records, *results.measures.values()]
     total = _minutes(record for records in everything for record in records.values())
     text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"
@@ -151,15 +151,13 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
 
 def _mixed(runs: Sequence[dict]) -> list[str]:
     """What differs between runs that are compared, in one line each: kind of device, code."""
-    sources = {record["provenance"].get("source") for record in runs}
-    code = f"They were computed by {len(sources)} versions of the code, which may differ in numbers"
-    return [line for line in (devices.mixed(runs), code if len(sources) > 1 else None) if line]
+    return [line for line in (devices.mixed(runs), origins.mixed(runs)) if line]
 
 
 def timings(records: Sequence[dict]) -> "HTML":
     """One line under a page of timings: how many, by which code, on what."""
-    origins = Counter(_origin(record, "") for record in records)
-    lines = "; ".join(f"{count} by {origin}" for origin, count in origins.most_common())
+    made = Counter(_origin(record, "") for record in records)
+    lines = "; ".join(f"{count} by {origin}" for origin, count in made.most_common())
     text = f"{len(records)} records of timings" + (f": {lines}." if lines else ".")
     return _html(f'<p class="provenance">{html.escape(text)}</p>')
 
@@ -170,6 +168,8 @@ def _minutes(records: Iterable[dict]) -> float:
 
 def _origin(record: dict, cores: str = ", one core") -> str:
     p = record["provenance"]
-    commit = (p["commit"] or "no commit")[:10] + (" (modified)" if p["dirty"] else "")
+    commit = p["commit"] and p["commit"][:10] + (" (modified)" if p["dirty"] else "")
+    if not commit or p["dirty"]:  # git does not tell them apart, the digest of the code does
+        commit = f"{commit or 'no commit'} ({origins.code(record)})"
     hardware = p["gpu"] or p["processor"] + cores
     return f"{commit} with torch {p['packages']['torch']}, Python {p['python']}, on {hardware}"

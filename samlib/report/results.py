@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from samlib.errors import ConfigError, RecordsMissing, choose
+from samlib.errors import ConfigError, RecordsMissing, choose, command
 from samlib.measures import measurement
 from samlib.measures.measurement import MeasureRecords
 from samlib.records import store
@@ -170,7 +170,7 @@ class Results:
 
     @property
     def _command(self) -> str:
-        return f"python -m samlib run --profile {self.profile.name} --results {self.folder.parent}"
+        return command("run", "--profile", self.profile.name, "--results", self.folder.parent)
 
     def _missing(self, cells: Sequence[Cell]) -> str:
         runs = missing_runs(cells, self.records)
@@ -236,10 +236,10 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
     groups = plan.chapter_needs(found.profile, notebook)
     if missing == "train" and any(map(found.lacks, groups)):
         if ".." in folder.parts or not folder.is_relative_to(project_root()):
+            by_hand = command("run", "--profile", profile, "--results", folder)
             raise ConfigError(
                 f"runs are missing, and a notebook does not write to {folder}, outside "
-                f"{project_root()}: run `python -m samlib run --profile {profile} "
-                f"--results {folder}` first"
+                f"{project_root()}: run `{by_hand}` first"
             )
         at = committed(folder, profile)
         with at.locked():

@@ -1,0 +1,48 @@
+"""Records of different code in one folder: each place that shows them says so."""
+
+import json
+
+from helpers import result, run
+
+from samlib.provenance import source_digest
+from samlib.records import origins, store
+
+OTHER = {"provenance": {"commit": None, "source": "0123456789abcdef"}}
+
+
+def test_records_of_one_code_are_nothing_to_say():
+    assert origins.mixed([]) is None
+    assert origins.mixed([result(seed) for seed in range(3)]) is None
+
+
+def test_records_of_different_code_are_counted_without_git():
+    records = [result(0), result(1), result(2, **OTHER)]
+    assert origins.mixed(records) == (
+        "records of different code: 2 by code abc, 1 by code 0123456789; "
+        "`reproduce` makes them all by one"
+    )
+
+
+def test_a_run_of_several_workers_is_not_called_that_of_one():
+    shared = {"parallel": {"workers": 8, "perturbation": "worker"}}
+    said = origins.mixed([result(0), result(1, **shared)])
+    assert "1 by code abc on 8 workers (worker perturbation)" in said
+
+
+def test_who_adds_to_records_of_other_code_is_told():
+    ours = {"provenance": {"commit": None, "source": source_digest()}}
+    assert origins.of_other_code([result(0, **ours)]) is None
+    said = origins.of_other_code([result(0, **ours), result(1, **OTHER)])
+    assert said.startswith("1 of the 2 records that are there were made by other code (code 012345")
+    assert source_digest()[:10] in said
+
+
+def test_status_names_the_code_of_a_mixed_folder(tmp_path, capsys):
+    runs = tmp_path / "smoke" / "runs"
+    for record in (result(0), result(1, **OTHER)):
+        store.write(runs, record)
+    code, out, _ = run(capsys, "status", "--profile", "smoke", "--results", str(tmp_path))
+    assert code == 0
+    assert "records of different code: 1 by code abc, 1 by code 0123456789" in out
+    for path in runs.glob("*.json"):
+        assert json.loads(path.read_text())["run_id"] == path.stem
