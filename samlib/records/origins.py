@@ -9,7 +9,7 @@ from samlib.provenance import source_digest
 def code(record: dict) -> str:
     """What decided a record, in short: digests of the code, which need no git, and its workers."""
     made = record["provenance"]
-    digests = [made["source"], *filter(None, [made.get("measuring")])]
+    digests = [made.get("source") or "unknown", *filter(None, [made.get("measuring")])]
     shared = record.get("parallel", {"workers": 1})
     several = f" on {shared['workers']} workers ({shared.get('perturbation')} perturbation)"
     return "code " + "+".join(d[:10] for d in digests) + several * (shared["workers"] > 1)
@@ -21,13 +21,13 @@ def mixed(records: Iterable[dict]) -> str | None:
     if len(counts) < 2:
         return None
     by = ", ".join(f"{count} by {who}" for who, count in counts.most_common())
-    return f"records of different code: {by}; `reproduce` makes them all by one"
+    return f"Records of different code: {by}; `reproduce` makes them all by one"
 
 
 def of_other_code(records: Iterable[dict]) -> str | None:
     """What to say before records are added to those of other code; None where there are none."""
     records = list(records)
-    others = [r for r in records if r["provenance"]["source"] != source_digest()]
+    others = [r for r in records if r["provenance"].get("source") != source_digest()]
     if not others:
         return None
     by = ", ".join(sorted({code(r) for r in others}))

@@ -18,7 +18,7 @@ def test_records_of_one_code_are_nothing_to_say():
 def test_records_of_different_code_are_counted_without_git():
     records = [result(0), result(1), result(2, **OTHER)]
     assert origins.mixed(records) == (
-        "records of different code: 2 by code abc, 1 by code 0123456789; "
+        "Records of different code: 2 by code abc, 1 by code 0123456789; "
         "`reproduce` makes them all by one"
     )
 
@@ -43,6 +43,6 @@ def test_status_names_the_code_of_a_mixed_folder(tmp_path, capsys):
         store.write(runs, record)
     code, out, _ = run(capsys, "status", "--profile", "smoke", "--results", str(tmp_path))
     assert code == 0
-    assert "records of different code: 1 by code abc, 1 by code 0123456789" in out
+    assert "Records of different code: 1 by code abc, 1 by code 0123456789" in out
     for path in runs.glob("*.json"):
         assert json.loads(path.read_text())["run_id"] == path.stem

@@ -134,14 +134,14 @@ def test_tables_are_those_of_chapters_that_are_complete(found):
 
 
 def test_what_is_compared_across_code_or_kinds_of_device_is_named(found):
-    assert "versions of the code" not in html.provenance(found, "introduction").data
+    assert "ecords of different code" not in html.provenance(found, "introduction").data
     changed = {
         i: r
         | {"provenance": r["provenance"] | {"source": str(n % 2), "gpu": "X" if n % 3 else None}}
         for n, (i, r) in enumerate(found.records.items())
     }
     line = html.provenance(dataclasses.replace(found, records=changed), "introduction").data
-    assert "computed by 2 versions of the code" in line
+    assert "Records of different code: 9 by code 0, 3 by code 1" in line
     assert "on a GPU" in line
 
 
