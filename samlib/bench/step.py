@@ -26,7 +26,15 @@ from samlib.bench.timing import (
     network,
     quartiles,
 )
-from samlib.bench.whole_steps import MASKS, PEER, WholeStep, memory, missing_peer, whole_steps
+from samlib.bench.whole_steps import (
+    MASKS,
+    ONE_PASS,
+    PEER,
+    WholeStep,
+    memory,
+    missing_peer,
+    whole_steps,
+)
 from samlib.errors import ConfigError, choose
 from samlib.records.store import write
 from samlib.study import profiles
@@ -115,6 +123,12 @@ def ratio(took: dict[str, list[float]], name: str) -> list[float]:
     return _over(took[plain + name], took[plain + "base"])
 
 
+def _floors(took: dict[str, list[float]], steps: dict[str, WholeStep]) -> dict:
+    """Floors as ratios: of masks, and of the base optimizer, which steps of one pass share."""
+    found = {n or "base": _over(floor(took, n), took["base"]) for n in (None, *MASKS)}
+    return found | {name: found["base"] for name in ONE_PASS if name in steps}
+
+
 def limited(took: dict[str, list[float]], steps: dict[str, WholeStep], sizes: list[int]) -> dict:
     """What is known of steps on a GPU beside their time.
 
@@ -165,7 +179,7 @@ def measure(setting: Setting) -> dict:
         "setting": vars(setting),
         "network": network(config),
         "ratios": {name: ratio(took, name) for name in steps},
-        "floors": {n or "base": _over(floor(took, n), took["base"]) for n in (None, *MASKS)},
+        "floors": _floors(took, steps),
         "seconds": {name: quartiles(took[name]) for name in steps if name in took},
         "pieces": {name: quartiles(took[name]) for name in parts},
         "memory": bytes_taken,

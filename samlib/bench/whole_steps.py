@@ -15,6 +15,8 @@ from samlib.trainer.config import RunConfig
 
 MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
 PEER = "pytorch-optimizer's SAM"
+# Members of one pass, whose floor is the base optimizer's, by mask.
+ONE_PASS = {f"{m} on {mask}": (m, mask) for m in ("msam", "last") for mask in ("all", "only_norm")}
 
 
 class WholeStep(NamedTuple):
@@ -30,6 +32,15 @@ class WholeStep(NamedTuple):
     optimizer: Optimizer
     step: Step
     first: Callable[[], AbstractContextManager] | None = None
+
+
+def _one_pass(config: RunConfig, device: torch.device, member: str, mask: str) -> WholeStep:
+    """The training step of a member that takes no pass of its own."""
+    run = random_run(
+        config.replace(geometry="l2", rho=0.1, mask=mask, member=member), device, config.batch_size
+    )
+    closure = closure_of(run)
+    return WholeStep(run.optimizer, lambda: run.stepper(closure, run.optimizer))
 
 
 def _ours(config: RunConfig, device: torch.device, mask: str | None = None) -> WholeStep:
@@ -93,6 +104,8 @@ def whole_steps(config: RunConfig, device: torch.device) -> dict[str, WholeStep]
     """Whole steps by name, the reference `base` first and its twin, the control, second."""
     found = {"base": _ours(config, device), "base again": _ours(config, device)}
     found |= {mask: _ours(config, device, mask) for mask in MASKS}
+    if config.optimizer != "sgd" or config.momentum:
+        found |= {name: _one_pass(config, device, *which) for name, which in ONE_PASS.items()}
     if missing_peer(config) is None:
         found[PEER] = _peer(config, device)
     return found

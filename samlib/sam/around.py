@@ -10,6 +10,7 @@ from torch import Tensor
 from samlib.errors import ConfigError
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
+from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
 from samlib.sam.source.this_step import Gradient
 from samlib.sam.state import Stateful, dot
@@ -40,15 +41,17 @@ class Slow:
         """One step, called as `sam_step` is."""
         if plan is None and perturbation is not None:
             plan = perturbation.plan(epoch)
+        if plan is not None and plan.active:
+            _check_slow(perturbation, options)
         if plan is None or not plan.perturb:
             return sam_step(closure, optimizer, perturbation, epoch=epoch, plan=plan, **options)
-        if not isinstance(perturbation.source, Gradient) or "descent" in options:
-            raise ConfigError("Slow climbs by this step's gradient and descends on the last one's")
         weights = [p for _, p in perturbation.mask.trainable]
         slow = [p.detach().clone() for p in weights]
         try:
             several = one_or_several(optimizer)
-            first, last, loss = self._inner(closure, several, perturbation, weights, **options)
+            first, last, loss = self._inner(
+                closure, several, perturbation, plan, weights, **options
+            )
         except BaseException:
             _copy(weights, slow)
             raise
@@ -56,13 +59,17 @@ class Slow:
             _copy(weights, self._pulled(slow, first, last))
         return loss
 
-    def _inner(self, closure, optimizers, perturbation, weights, on_ascent=None, backward=None):
+    def _inner(
+        self, closure, optimizers, perturbation, plan, weights, on_ascent=None, backward=None
+    ):
         """Fast weights after the first and after the last inner step, and the loss at s."""
         high = fast = [p.detach().clone() for p in weights]
         fasts, losses_at_high = [], []
         for _ in range(self.k):
             _copy(weights, high)
-            with perturbed(closure, perturbation, on_ascent) as loss:
+            with perturbed(
+                closure, perturbation, on_ascent, optimizer=optimizers, plan=plan
+            ) as loss:
                 zero_grad(optimizers)
                 (backward or Tensor.backward)(losses(closure, perturbation, Descent().second)[0])
                 high = [p.detach().clone() for p in weights]
@@ -82,6 +89,15 @@ class Slow:
         pairs = zip(one, all_of_it, norms, strict=True)
         alphas = [(dot([a], [b]) / n + 1) / 2 for a, b, n in pairs]
         return torch._foreach_add(slow, torch._foreach_mul(all_of_it, alphas))
+
+
+def _check_slow(perturbation: Perturbation, options: dict) -> None:
+    source, when = perturbation.source, perturbation.when
+    if not isinstance(source, Gradient) or when.looks or "descent" in options:
+        raise ConfigError(
+            "Slow climbs by this step's gradient and descends on the last: it takes source "
+            f"Gradient, not {source.name}, no when that looks ({when.name}), no descent"
+        )
 
 
 class Stretch(Stateful):

@@ -126,3 +126,14 @@ def recalibrated(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[bool]:
                 m.momentum = momentum
                 for name, buffer in buffers.items():
                     getattr(m, name).copy_(buffer)
+
+
+@contextmanager
+def unsearched() -> Iterator[None]:
+    """cuDNN's own choice of convolutions: batches of an odd size are too few to try them all."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,8 +1,7 @@
 """The state of one run: an epoch of training, an evaluation, and the content of a checkpoint."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,21 +26,14 @@ from samlib.trainer.build import (
     continue_optimizer,
 )
 from samlib.trainer.config import RunConfig
-from samlib.trainer.diagnostics import Shares, finite, recalibrated, shares, weight_norm
+from samlib.trainer.diagnostics import Shares, finite, recalibrated, shares, unsearched, weight_norm
 
 _EVAL_BATCH = 2048
 _RECALIBRATED = 50_000  # training images
-
-
-@contextmanager
-def _unsearched() -> Iterator[None]:
-    """cuDNN's own choice of convolutions: batches of an odd size are too few to try them all."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+CURVES = (
+    *("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy"),
+    *("weight_norm", "norm_share", "gradient_share"),
+)
 
 
 class OtherWorkers(SamlibError):
@@ -69,18 +61,7 @@ class Trainer:
         self.draws = torch.Generator().manual_seed(config.seed + 1_000_003)
         # A stream of its own: what a mask scores must not shift the others' augmentation.
         self.scored = torch.Generator().manual_seed(config.seed + 2_000_003)
-        self.curves: dict[str, list] = {
-            name: []
-            for name in (
-                "train_loss",
-                "train_accuracy",
-                "validation_accuracy",
-                "test_accuracy",
-                "weight_norm",
-                "norm_share",
-                "gradient_share",
-            )
-        }
+        self.curves: dict[str, list] = {name: [] for name in CURVES}
         self.tensor_shares: list[Tensor] = []  # of ||T g||^2, epoch by epoch
         self.seconds: list[float] = []
         self.diverged = False
@@ -252,7 +233,7 @@ class Trainer:
     def _accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         self.model.eval()
         correct, count = torch.zeros((), dtype=torch.int64, device=self.device), 0
-        with _unsearched():
+        with unsearched():
             for images, labels in batches:
                 correct += (self.forward(self.inputs(images)).argmax(1) == labels).sum()
                 count += len(labels)
@@ -279,9 +260,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "stepper": self.stepper and self.stepper.state_dict(),
-            "order": self.order.get_state(),
-            "draws": self.draws.get_state(),
-            "scored": self.scored.get_state(),
+            **{n: getattr(self, n).get_state() for n in ("order", "draws", "scored")},
             "global": torch.get_rng_state(),
             "on_device": torch.cuda.get_rng_state(self.device) if self._gpu else None,
             "curves": self.curves,
@@ -309,9 +288,8 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         if self.stepper:
             self.stepper.load_state_dict(state["stepper"])
-        self.order.set_state(state["order"])
-        self.draws.set_state(state["draws"])
-        self.scored.set_state(state["scored"])
+        for name in ("order", "draws", "scored"):
+            getattr(self, name).set_state(state[name])
         torch.set_rng_state(state["global"])
         if self._gpu and state["on_device"] is not None:  # of a network that draws there
             torch.cuda.set_rng_state(state["on_device"], self.device)

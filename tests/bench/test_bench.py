@@ -29,7 +29,10 @@ def test_contenders_are_timed_together_and_recorded(timed):
         low, median, high = record["ratios"][name]
         assert 0 < low <= median <= high
         assert record["seconds"][name][0] > 0
-    assert set(record["floors"]) == {"base", *step.MASKS}
+    assert set(record["floors"]) == {"base", *step.MASKS, *step.ONE_PASS}
+    for name in step.ONE_PASS:  # no pass but the one that descends
+        assert record["floors"][name] == record["floors"]["base"]
+        assert record["ratios"][name][0] < record["ratios"]["all"][1]
     assert "only_norm" in step.table(record)
     assert record["provenance"]["processor"] in timing.hardware(record)
     assert timing.hardware(record).endswith("1 thread")
@@ -81,7 +84,7 @@ def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(family):
         assert found["between"][name] == 4 * count + buffers + loss
     if family == "wrn":
         assert found["between"]["pytorch-optimizer's SAM"] == found["parameters"]
-    assert found["between"].keys() == found["peak"].keys() - {"base", "base again"}
+    assert found["between"].keys() == found["peak"].keys() - {"base", "base again", *step.ONE_PASS}
     assert found["peak"]["base"] == found["peak"]["base again"]
     assert found["peak"]["base"] > found["parameters"], "gradients, and activations"
     over = {name: peak - found["peak"]["base"] for name, peak in found["peak"].items()}
@@ -193,6 +196,7 @@ def test_what_is_timed_on_a_gpu_is_replayed_and_beside_it_plain(tmp_path, monkey
     counted = record["operations"]
     assert counted["base"] < counted["only_norm"] < counted["all"] < 2.01 * counted["base"]
     assert counted["all"] == counted[whole_steps.PEER] == 2 * counted["base"]
+    assert {counted[name] for name in step.ONE_PASS} == {counted["base"]}
     text = step.table(record)
     assert "ms from Python" in text
     assert "% of the matrix rate" in text

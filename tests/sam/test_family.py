@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,10 +25,12 @@ from torch import nn
 from samlib import geometry, masks
 from samlib.errors import ConfigError
 from samlib.sam import family, source
+from samlib.sam.around import Slow, Stretch
 from samlib.sam.descent import Descent, Hardest, Reuse, Subtract
 from samlib.sam.family import MEMBERS, Setting, make
 from samlib.sam.felt import Felt
 from samlib.sam.masks.sparse import random
+from samlib.sam.masks.ssam import dynamic
 from samlib.sam.penalty import Penalty
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.radius import Radius
@@ -655,8 +658,6 @@ def test_esam_selects_by_the_losses_and_refuses_to_select_none():
 
 
 def slow(*batches, k, alpha):
-    from samlib.sam.around import Slow
-
     return stepped(*batches, around=Slow(k, alpha))[0]
 
 
@@ -666,6 +667,40 @@ def test_lookbehind_limits():
     assert torch.equal(
         slow(0, 1, k=3, alpha=0.0), flat(small_net(torch.float64, norm=group_norm).parameters())
     )
+
+
+def test_lookbehind_counts_a_batch_as_one_step_and_follows_the_learning_rate():
+    run = Run("lookbehind")
+    other = Run("lookbehind")
+    when, radius = Every(2), Radius(follows="lr", largest_lr=0.2)
+    for each, parts in ((run, {"when": when, "radius": radius}), (other, {})):
+        perturbation = replace(each.member.perturbation, **parts)
+        step = Slow(2, 0.5)
+        for t in (0, 1, 2):
+            if not parts:
+                perturbation = replace(perturbation, rho=0.15)
+            if parts or t != 1:
+                step(each.closure(t), each.optimizer, perturbation)
+            else:
+                sam_step(each.closure(t), each.optimizer, None)
+    assert torch.equal(run.weights, other.weights)
+
+
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        ({"source": source.Last()}, {}),
+        ({"when": Adaptive(5)}, {}),
+        ({}, {"descent": Subtract()}),
+    ],
+    ids=["source", "when", "descent"],
+)
+def test_lookbehind_refuses_what_it_would_leave_out(parts, options):
+    run = Run("sam")
+    perturbation = replace(run.member.perturbation, **parts)
+    with pytest.raises(ConfigError, match="Slow climbs by this step's gradient") as caught:
+        Slow()(run.closure(0), run.optimizer, perturbation, **options)
+    one_line(caught)
 
 
 def test_lookbehind_with_alpha_one_is_an_ascent_of_k_steps():
@@ -694,8 +729,6 @@ def test_adaptive_lookbehind_is_the_dense_rule_tensor_by_tensor():
 
 
 def test_lookbehind_puts_the_weights_back_when_the_closure_raises():
-    from samlib.sam.around import Slow
-
     net = small_net(torch.float64, norm=group_norm)
     before, calls = flat(net.parameters()).clone(), []
 
@@ -712,8 +745,6 @@ def test_lookbehind_puts_the_weights_back_when_the_closure_raises():
 
 
 def stretched(*batches, kappa, rank, lr=0.1):
-    from samlib.sam.around import Stretch
-
     net = small_net(torch.float64)
     stretch = Stretch(kappa, lambda: net(BATCHES[5][0]), rank=rank)
     step = Perturbation(geometry.L2(), 0.3, masks.all_parameters(net))
@@ -795,8 +826,6 @@ def test_a_source_looks_back_on_a_step_of_ones_own():
     ],
 )
 def test_pairs_that_exclude_each_other(parts, message):
-    from samlib.sam.masks.ssam import dynamic
-
     net = small_net()
     mask = dynamic(net, sparsity=0.5, epochs=2) if parts.get("mask") else masks.only_norm(net)
     with pytest.raises(ConfigError, match=message) as caught:

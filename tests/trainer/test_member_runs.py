@@ -121,10 +121,9 @@ def test_a_momentum_that_is_not_there_is_refused():
 
 @pytest.mark.slow
 def test_two_workers_of_a_member_are_one_process(tmp_path):
-    whole = ("vasso", "gsam", "looksam", "async_sam", "ae_sam", "ire")
-    own = ("last", "msam", "lesam", "random_sam")
-    sgd = VIT | SAM | {"optimizer": "sgd", "lr": 0.05}
-    jobs = [{"config": sgd | {"member": m}, "perturbation": "synchronised"} for m in whole + own]
+    whole, own = ("vasso", "gsam", "looksam", "ae_sam"), ("last", "msam", "random_sam")
+    sgd = VIT | SAM | {"optimizer": "sgd", "lr": 0.05, "train_size": 40}
+    jobs = [{"config": sgd | {"member": m}, "perturbation": "synchronised"} for m in whole]
     jobs += [{"config": sgd | {"member": m}, "perturbation": "worker"} for m in own]
     jobs += [{"config": sgd | {"member": m}, "perturbation": "worker"} for m in whole[:2]]
     found = launch(tmp_path, jobs)
