@@ -3,6 +3,7 @@ PYTHON  ?= python3
 PROFILE ?= quick
 RESULTS ?= results
 EXECUTOR ?= local
+KEEP    ?= build/gpu
 KILLS   ?= 50
 CASES   ?= 1000
 VENV    ?= .venv
@@ -13,7 +14,7 @@ READY   := $(VENV)/.installed
 
 PYTEST  := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --durations=25
 
-.PHONY: help install reproduce book smoke lint test test-fast test-torch torture bench readme clean
+.PHONY: help install reproduce book smoke lint test test-fast test-torch torture bench gpu-plan readme clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +69,9 @@ bench: $(READY) ## time steps, epochs, augmentation against floor and peers; pac
 	$(SAMLIB) bench networks
 	$(SAMLIB) bench packing
 	$(SAMLIB) bench growth
+
+gpu-plan: $(READY) ## on a GPU: its tests, calibration, records of cifar100-10k, benches; continues in KEEP
+	PYTHON=$(VENV)/bin/python KEEP=$(KEEP) tools/gpu_plan.sh $(STAGES)
 
 readme: $(READY) ## put the headline table and figure of the records into README.md
 	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)

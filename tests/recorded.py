@@ -1,10 +1,12 @@
 """What recorded steps are held against: small runs of every method, optimizer and kind of mask."""
 
+from samlib.sam.family import MEMBERS
 from samlib.trainer.config import RunConfig
 
 # Four full batches and a short one.
 BASE = RunConfig(train_size=75, validation_size=20, epochs=3, batch_size=16, mask_samples=16)
 _VIT = {"model": "vit_micro", "lr": 1e-3}
+_DYT = {"model": "vit_micro_dyt", "lr": 1e-3}
 METHODS = {
     "none": {},
     "all": {"geometry": "l2", "mask": "all", "rho": 0.1},
@@ -30,5 +32,12 @@ METHODS = {
     "undecayed": {"geometry": "l2", "mask": "all", "rho": 0.1, "decayed": "no_norm"},
     "not updated": {"geometry": "l2", "mask": "only_norm", "rho": 0.1, "updated": "no_norm"},
     "adamw": {"optimizer": "adamw", "clip_norm": 1.0} | _VIT,
+    "only_alpha": {"geometry": "l2", "mask": "only_alpha", "rho": 0.01} | _DYT,
+    "without_alpha": {"geometry": "l2", "mask": "without_alpha", "rho": 0.1} | _DYT,
     "lion": {"optimizer": "lion", "geometry": "l2", "mask": "only_norm", "rho": 0.1} | _VIT,
 }
+# Eleven full batches and a short one: those that refresh at every tenth step do it twice an epoch.
+OF_FAMILY = BASE.replace(
+    train_size=46, batch_size=4, epochs=2, geometry="l2", mask="only_norm", rho=0.1
+)
+FAMILY = {name: {"member": name} for name in MEMBERS if name != "sam"}

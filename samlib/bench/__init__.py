@@ -13,6 +13,7 @@ __all__ = ["KINDS", "growth", "kind", "memory", "networks", "plain_loop", "step"
 
 # By kind, what it measures, as the command line says it.
 KINDS = {
+    "gpu": "all that a GPU is asked: steps and epochs of five networks, in one go",
     "step": "SAM's step against its floor and a peer",
     "epoch": "a training epoch against a peer's loop, and where its time goes",
     "augment": "augmentation against Pillow, and its share of an epoch",

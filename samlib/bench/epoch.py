@@ -202,7 +202,7 @@ def measure(setting: Setting) -> dict:
         took = interleaved(epochs | limits, setting.rounds, device)
     size, rate = matrix_rate({n: took[f"products of {n}"] for n in by_size})
     return {
-        "run_id": _name(config, device),
+        "run_id": name(config, device),
         "setting": vars(setting),
         "network": network(config) | {"augment": config.augment},
         "images": images,
@@ -219,7 +219,8 @@ def name_of(kind: str, config: RunConfig, device: torch.device, *more: str) -> s
     return "-".join([kind, config.model, size, *more, config.precision, device.type])
 
 
-def _name(config: RunConfig, device: torch.device) -> str:
+def name(config: RunConfig, device: torch.device) -> str:
+    """Of the record: a file per network, augmentation, precision and kind of device."""
     return name_of("epoch", config, device, config.augment)
 
 

@@ -175,7 +175,7 @@ def measure(setting: Setting) -> dict:
         took = interleaved(_calls(steps, parts, device) | limits, setting.rounds, device)
         beside = limited(took, steps, list(by_size)) if on_gpu(device) else {}
     return {
-        "run_id": _name(config, device),
+        "run_id": name(config, device),
         "setting": vars(setting),
         "network": network(config),
         "ratios": {name: ratio(took, name) for name in steps},
@@ -189,7 +189,7 @@ def measure(setting: Setting) -> dict:
     }
 
 
-def _name(config: RunConfig, device: torch.device) -> str:
+def name(config: RunConfig, device: torch.device) -> str:
     """A file per network and kind of device; what is usual goes without saying."""
     found = network(config)
     unusual = [v for v in (config.optimizer, config.precision) if v not in ("sgd", "fp32")]

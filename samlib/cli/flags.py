@@ -48,6 +48,18 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(workers(part) for part in text.split(","))
 
 
+def networks(text: str) -> tuple[tuple[str, int], ...]:
+    """Models of the zoo with batch sizes, such as resnet56:128,vit_t:64.
+
+    >>> networks("resnet56:128,vit_t:64")
+    (('resnet56', 128), ('vit_t', 64))
+    """
+    parts = [part.rpartition(":") for part in text.split(",")]
+    if not all(model and size.isdigit() for model, _, size in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as resnet56:128,vit_t:64")
+    return tuple((model, int(size)) for model, _, size in parts)
+
+
 def path(text: str) -> Path:
     """An absolute path, checked to be usable."""
     try:
@@ -165,8 +177,10 @@ def parser() -> argparse.ArgumentParser:
     p = verb("bench", "time steps, epochs and augmentation; records go to DIR/bench")
     p.add_argument(
         "what",
+        nargs="?",
         choices=list(KINDS),
-        help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
+        default="gpu",
+        help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()) + " (default: gpu)",
     )
     _results(p, "results folder")
     group = p.add_argument_group("what is timed", "defaults: see the modules of samlib.bench")
@@ -175,15 +189,16 @@ def parser() -> argparse.ArgumentParser:
         ("family", str, "step, packing: another network of the profile"),
         ("model", str, "step, epoch, augment: a model at 32 x 32 pixels (default: resnet56)"),
         ("batch-size", int, "step, epoch, augment: images in a batch"),
-        ("images", int, "epoch, augment, packing: images in an epoch"),
+        ("networks", networks, "gpu: models and batch sizes, such as resnet56:128,vit_t:64"),
+        ("images", int, "epoch, augment, packing, gpu: images in an epoch"),
         ("augment", str, "epoch: none, basic or autoaugment (default: autoaugment)"),
-        ("precision", str, "epoch, augment: fp32 or bf16 (default: cuda bf16, cpu fp32)"),
+        ("precision", str, "step, epoch, augment: fp32 or bf16 (default: cuda bf16, cpu fp32)"),
         ("epochs", int, "packing: epochs of a run"),
         ("runs", int, "packing: runs per worker"),
         ("workers", counts, "packing, growth: numbers of worker processes, such as 1,2,4"),
         ("rounds", int, "how often each contender is timed"),
         ("threads", workers, "CPU threads (default: 1)"),
-        ("device", str, "cpu or cuda (default: cpu)"),
+        ("device", str, "cpu or cuda (default: cpu; gpu: cuda)"),
     ):
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=note)
     p = verb("readme", "put the headline figure and table of the records into README.md")

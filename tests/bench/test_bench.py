@@ -106,10 +106,10 @@ def test_a_profiles_network_is_timed_on_its_own_data_size(timed):
     assert timed[0]["network"]["image_size"] == 8
     config = step.Setting(profile="cifar100-10k", family="vit-lion").config
     assert (config.model, config.optimizer, config.batch_size) == ("vit_mini", "lion", 128)
-    assert step._name(config, CPU) == "step-vit_mini-32px-batch128-lion-bf16-cpu"
+    assert step.name(config, CPU) == "step-vit_mini-32px-batch128-lion-bf16-cpu"
     zoo = step.Setting(model="resnet8").config
     assert timing.network(zoo)["image_size"] == 32
-    assert step._name(zoo, CPU) == "step-resnet8-32px-batch32-cpu"
+    assert step.name(zoo, CPU) == "step-resnet8-32px-batch32-cpu"
 
 
 def test_a_floor_is_the_gradients_and_the_optimizer_less_what_is_reused():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import one_line
-from recorded import BASE, METHODS
+from recorded import BASE, FAMILY, METHODS, OF_FAMILY
 
 from samlib.errors import ConfigError
 from samlib.trainer import cuda_graphs
@@ -213,18 +213,25 @@ def test_a_run_says_whether_its_steps_were_replayed(monkeypatch):
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
+CONFIGS = {name: BASE.replace(**{"lr": 1e-3} | changes) for name, changes in METHODS.items()} | {
+    name: OF_FAMILY.replace(lr=1e-3, **changes) for name, changes in FAMILY.items()
+}
+
+
 @pytest.mark.cuda
 @cuda
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CONFIGS)
 def test_on_a_gpu_recorded_steps_follow_plain_ones(monkeypatch, method):
-    config = BASE.replace(**{"lr": 1e-3} | METHODS[method])
+    config = CONFIGS[method]
     monkeypatch.setenv(SWITCH, "0")
     plain = train(config, device="cuda")
     monkeypatch.setenv(SWITCH, "1")
     monkeypatch.setattr(cuda_graphs, "WORTH", 2)
     recorded = train(config, device="cuda")
-    assert plain["provenance"]["replayed"] == "SAMLIB_GRAPHS is 0"
-    assert recorded["provenance"]["replayed"] is True
+    assert plain["provenance"]["replayed"] is not True
+    # Of what is not recorded the record says so.
+    not_recorded = f"steps of member {method} are not recorded"
+    assert recorded["provenance"]["replayed"] in (True, not_recorded)
     loose = 2e-2 if method == "bf16" else 1e-3
     losses = [run["curves"]["train_loss"] for run in (recorded, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=loose)
@@ -233,11 +240,13 @@ def test_on_a_gpu_recorded_steps_follow_plain_ones(monkeypatch, method):
 @pytest.mark.cuda
 @cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, says PyTorch
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CONFIGS)
 def test_on_a_gpu_no_step_waits_for_the_device(monkeypatch, method):
     """Neither a replayed one nor the plain one of the short batch."""
 
     def watched(self, step):
+        if self.stepper and not self.stepper.recordable:
+            return step
         inner, calls = Replayed(step, cuda_graphs.recorder(self.device)), []
 
         def call(*batch):
@@ -251,7 +260,7 @@ def test_on_a_gpu_no_step_waits_for_the_device(monkeypatch, method):
         return call
 
     monkeypatch.setattr(Trainer, "replayed", watched)
-    train(BASE.replace(**{"lr": 1e-3} | METHODS[method]), device="cuda")
+    train(CONFIGS[method], device="cuda")
 
 
 @pytest.mark.cuda

@@ -1,0 +1,122 @@
+"""The plan for a GPU: its order, its fallback, and that it continues; a stub takes its commands."""
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+PLAN = Path(__file__).parents[2] / "tools" / "gpu_plan.sh"
+# Notes what it is called with, and ends as the environment says.
+STUB = """#!/bin/bash
+[ "$1" = -c ] && exit 1
+echo "graphs=${SAMLIB_GRAPHS:-on} $*" >> "$CALLS"
+case "$*" in
+  *"-m pytest"*) exit "${PYTEST:-0}" ;;
+  *"probe.py capture"*) exit "${CAPTURE:-0}" ;;
+  *"probe.py accuracy"*) exit "${ACCURACY:-0}" ;;
+  *"samlib run"*) exit "${RUN:-0}" ;;
+esac
+"""
+CHECK = ["-m pytest", "probe.py capture"]
+REST = ["probe.py accuracy", "samlib run", "bench gpu", "bench packing", "samlib run"]
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Runs the plan; exit status, and what it called, one line each."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(STUB)
+    python.chmod(0o755)
+
+    def run(*stages, **environment):
+        calls.write_text("")
+        given = {"KEEP": str(tmp_path / "keep"), "PYTHON": str(python), "CALLS": str(calls)}
+        given |= {"MPS": "0", "SAMLIB_COMMIT": "0123abc"} | environment
+        done = subprocess.run(
+            [PLAN, *stages], env=os.environ | given, capture_output=True, text=True, timeout=60
+        )
+        return done, calls.read_text().splitlines()
+
+    run.keep = tmp_path / "keep"
+    return run
+
+
+def called(lines, expected):
+    assert len(lines) == len(expected)
+    assert all(part in line for part, line in zip(expected, lines, strict=True))
+
+
+def test_stages_run_in_order_and_what_they_leave_is_in_one_archive(plan):
+    done, lines = plan()
+    assert done.returncode == 0
+    called(lines, CHECK + REST)
+    assert "--profile cifar100-10k --device cuda" in lines[3]
+    assert "--workers 3" in lines[3]
+    assert "--profile cifar100-short --only introduction --device cuda" in lines[-1]
+    for part in ("results/cifar100-10k/runs/a.json", "results/cifar100-10k/weights/a.pt"):
+        (plan.keep / part).parent.mkdir(parents=True)
+        (plan.keep / part).write_text("{}")
+    plan("headline")
+    with tarfile.open(plan.keep / "gpu-plan.tgz") as kept:
+        names = {name for name in kept.getnames() if "." in Path(name).name or name == "log"}
+    assert names == {"log", "results/cifar100-10k/runs/a.json"}, "without weights"
+
+
+def test_the_same_command_checks_the_same_code_once(plan):
+    plan("check")
+    done, lines = plan("check", "calibrate")
+    assert done.returncode == 0
+    called(lines, REST[:1])
+    (plan.keep / "checked").write_text("other code")
+    called(plan("check")[1], CHECK)
+
+
+def test_steps_that_cannot_be_captured_turn_graphs_off_and_nothing_else(plan):
+    done, lines = plan(CAPTURE="3")
+    assert done.returncode == 0
+    assert "graphs are off" in done.stdout
+    called(lines, CHECK + REST)
+    assert [line.split()[0] for line in lines] == ["graphs=on"] * 2 + ["graphs=0"] * 5
+    assert plan("evidence")[1][0].startswith("graphs=0"), "in the next call, too"
+
+
+@pytest.mark.parametrize(
+    ("stage", "fails"), [("PYTEST", CHECK[:1]), ("ACCURACY", CHECK + REST[:1])]
+)
+def test_what_is_not_right_is_not_trained_with(plan, stage, fails):
+    done, lines = plan(**{stage: "1"})
+    assert done.returncode == 1
+    called(lines, fails)
+    assert "the same command continues with it" in done.stdout
+    assert (plan.keep / "gpu-plan.tgz").exists()
+
+
+def test_runs_that_fail_cost_no_bench(plan):
+    done, lines = plan("evidence", "bench", RUN="1")
+    assert done.returncode == 1
+    called(lines, REST[1:4])
+
+
+def test_a_call_ends_with_its_time(plan):
+    done, lines = plan("calibrate", "evidence", LIMIT="0")
+    assert done.returncode == 124
+    assert "the time is up after calibrate" in done.stdout
+    called(lines, REST[:1])
+
+
+def test_a_packing_that_was_timed_is_not_timed_again(plan):
+    (plan.keep / "results" / "bench").mkdir(parents=True)
+    (plan.keep / "results" / "bench" / "packing-a.json").write_text("{}")
+    called(plan("bench")[1], ["bench gpu"])
+
+
+def test_a_misspelt_stage_and_a_missing_folder_are_told(plan):
+    done, lines = plan("benches")
+    assert done.returncode == 2
+    assert not lines
+    assert "there are check, calibrate, evidence, bench, headline" in done.stdout
+    done, _ = plan(KEEP="")
+    assert done.returncode != 0
+    assert "is the folder that lasts" in done.stderr

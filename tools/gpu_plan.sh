@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# The first hour on a GPU, stage by stage. Every stage continues where it was cut off: the same
+# command again, on the same KEEP, does what is left.
+#
+#   KEEP=/scratch/sam DATA=/scratch/data LIMIT=560 tools/gpu_plan.sh [STAGE ...]
+#
+#   check      the tests that need a GPU; whether steps can be replayed (if not, graphs are off)
+#   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside the committed records
+#   evidence   every run of PROFILE, several at once, and its measurements while weights are there
+#   bench      steps and epochs of five networks, then runs per hour by number of workers
+#   headline   the runs of HEADLINE's introduction
+#
+# Without a stage: all, in this order. What fails in check or calibrate ends the plan. At the end,
+# also of a call that was cut off, OUT/gpu-plan.tgz holds records, bench records and the log.
+#
+# Environment: KEEP, a folder that lasts (needed); OUT, of the archive (KEEP); DATA, of data caches
+# (the project's); DEVICE (cuda); LIMIT, seconds of this call (none); PYTHON (python3); PROFILE
+# (cifar100-10k); HEADLINE (cifar100-short); WORKERS (8 under MPS, else 3); MPS=0 leaves NVIDIA's
+# multi-process service alone; SAMLIB_COMMIT, of a tree without .git. TINY=1 tries it all on a CPU.
+set -u -o pipefail
+cd "$(dirname "$0")/.." || exit 2
+: "${KEEP:?is the folder that lasts: KEEP=/some/folder $0}"
+if [ "${TINY:-0}" = 1 ]; then
+  DEVICE=cpu PROFILE=smoke HEADLINE=smoke WORKERS=1 MPS=0
+  TESTS=tests/trainer/test_cuda_graphs.py
+  EVIDENCE="--only introduction" BENCH="--networks resnet8:2 --images 4 --rounds 1"
+  PACKING="--profile smoke --epochs 1 --images 64 --runs 1 --rounds 1 --workers 1"
+fi
+DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} PROFILE=${PROFILE:-cifar100-10k}
+HEADLINE=${HEADLINE:-cifar100-short} OUT=${OUT:-$KEEP} LIMIT=${LIMIT:-1000000}
+mkdir -p "$KEEP" "$OUT" || exit 2
+KEEP=$(cd "$KEEP" && pwd) OUT=$(cd "$OUT" && pwd) R=$KEEP/results
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+if [ -n "${DATA:-}" ]; then export SAMLIB_DATA=$DATA; fi
+if [ -f "$KEEP/no-graphs" ]; then export SAMLIB_GRAPHS=0; fi
+
+say() { echo "== $*" | tee -a "$KEEP/log"; }
+left() { echo $((LIMIT - SECONDS > 1 ? LIMIT - SECONDS : 1)); }
+within() { # a command, interrupted when this call's time is up
+  say "$*"
+  timeout -k 30 -s INT "$(left)" "$@" 2>&1 | tee -a "$KEEP/log"
+}
+samlib() { within "$PYTHON" -m samlib "$@"; }
+
+archive() {
+  [ -z "${SERVES:-}" ] || echo quit | nvidia-cuda-mps-control
+  (cd "$KEEP" && tar czf "$OUT/gpu-plan.tgz" --exclude=weights --exclude=checkpoints \
+    --exclude=.lock --exclude=gpu-plan.tgz -- *) && echo "== kept: $OUT/gpu-plan.tgz"
+}
+trap archive EXIT
+trap 'exit 130' INT TERM
+
+share() { # kernels of several processes at the same time, where the service is there
+  if [ "${MPS:-1}" = 1 ] && [ "$DEVICE" != cpu ] && [ -z "${SERVES:-}" ] &&
+    command -v nvidia-cuda-mps-control > /dev/null; then
+    nvidia-cuda-mps-control -d && sleep 2 && SERVES=1
+  fi
+  workers=${WORKERS:-$([ -n "${SERVES:-}" ] && echo 8 || echo 3)}
+}
+
+check() {
+  code=$(git rev-parse HEAD 2> /dev/null || echo "${SAMLIB_COMMIT:-unknown}")
+  if [ "$(cat "$KEEP/checked" 2> /dev/null)" = "$code" ]; then return 0; fi
+  if [ -f "$KEEP/no-graphs" ]; then rm "$KEEP/no-graphs" && unset SAMLIB_GRAPHS; fi # of other code
+  # shellcheck disable=SC2046
+  within "$PYTHON" -m pytest -o addopts= -W default -m cuda -q "${TESTS:-tests}" \
+    $("$PYTHON" -c 'import xdist' 2> /dev/null && printf '%s' '-n 4') || return 1
+  within "$PYTHON" tools/probe.py capture --device "$DEVICE"
+  case $? in
+    0) ;;
+    3)
+      say "steps are not replayed: graphs are off from here on, everything else goes on"
+      touch "$KEEP/no-graphs" && export SAMLIB_GRAPHS=0
+      ;;
+    *) return 1 ;;
+  esac
+  echo "$code" > "$KEEP/checked"
+}
+
+calibrate() {
+  within "$PYTHON" tools/probe.py accuracy --device "$DEVICE" --profile "$PROFILE" \
+    --records results --out "$KEEP/calibration"
+}
+
+evidence() {
+  share
+  # shellcheck disable=SC2086 # several words
+  samlib run --profile "$PROFILE" --device "$DEVICE" --results "$R" --workers "$workers" \
+    --time-budget "$(left)" ${EVIDENCE:-}
+}
+
+bench() {
+  # shellcheck disable=SC2086
+  samlib bench gpu --device "$DEVICE" --results "$R" ${BENCH:-} || return 1
+  ls "$R"/bench/packing-* > /dev/null 2>&1 ||
+    samlib bench packing --device "$DEVICE" --results "$R" ${PACKING:---epochs 4 --runs 2 --rounds 2}
+}
+
+headline() {
+  share
+  samlib run --profile "$HEADLINE" --only introduction --device "$DEVICE" --results "$R" \
+    --workers "$((workers < 2 ? workers : 2))" --time-budget "$(left)"
+}
+
+failed=0
+for stage in ${@:-check calibrate evidence bench headline}; do
+  case $stage in
+    check | calibrate | evidence | bench | headline) ;;
+    *) say "no stage $stage; there are check, calibrate, evidence, bench, headline"; exit 2 ;;
+  esac
+  if ! $stage; then
+    failed=1
+    say "$stage is not done; the same command continues with it"
+    case $stage in check | calibrate) exit 1 ;; esac
+  fi
+  if [ "$(left)" -le 1 ]; then
+    say "the time is up after $stage; the same command continues"
+    exit 124
+  fi
+done
+exit "$failed"
