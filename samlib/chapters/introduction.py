@@ -28,7 +28,7 @@ def table(results: Results) -> pd.DataFrame:
             stopped = results.early_stopped(cell)
             row = _row(results, cell, stopped, base, on)
             name = method_name(results.profile, BASE)
-            row |= {"method": f"{name}, epoch chosen on validation", "the paper": None}
+            row |= {"method": f"{name}, epoch chosen on validation", "the paper (WRN-28-10)": None}
             rows.append(row | {"minus base": tidy.difference(results.judge(stopped - base))})
     return tidy.table(rows)
 
@@ -40,7 +40,7 @@ def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: p
     key = "decay" if method == DECAY else key_of(method)
     return {
         "method": method_name(results.profile, method),
-        "the paper": tidy.reported(paper.HEADLINE.get(key)),
+        "the paper (WRN-28-10)": tidy.reported(paper.HEADLINE.get(key)),
         "accuracy": tidy.at_rho(results, cell, values),
         "minus base": over_base and tidy.difference(over_base),
         "share of SAM's gain": tidy.share(None if method == BASE else results.share(values)),
@@ -59,7 +59,7 @@ def figure(results: Results) -> Figure:
     keys = [key_of(cell.method) for cell in cells]
     columns = {}
     for cell in cells:
-        rho = "" if cell.method == BASE else f"\nρ = {results.rho(cell):g}"
+        rho = "" if cell.method == BASE else f"\nρ = {results.rho(cell):.3g}"
         label = method_name(results.profile, cell.method) + rho
         columns[label] = results.accuracies(cell)
     draw_points(left, long(columns, keys), "label", "value", jitter=0.18)

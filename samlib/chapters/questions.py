@@ -59,7 +59,7 @@ def is_it_batchnorm(results: Results) -> str:
         raise RecordsMissing("no runs with statistics of the first pass")
     words = {SEEN: "No", HOLDS: "No", SAME: "Yes", REVERSED: "Yes"}
     least = min(found.answer.comparisons, key=lambda c: c.mean)
-    return f"{words.get(found.seen, 'Open')}: without them {points(least)} over the base optimizer"
+    return f"{words.get(found.seen, 'Open')}: without them a gain of {points(least)}"
 
 
 def _answered(c: Comparison, words: dict[str, str], size: str) -> str:

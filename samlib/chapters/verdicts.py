@@ -84,7 +84,8 @@ def scope(results: Results) -> str:
     same = [c.key for c in CLAIMS if bearing(profile.name, c.key).on_paper == SAME]
     return (
         f"These verdicts are about {profile.about}. They speak for the paper itself in claims "
-        f"{listed(same)} only; everywhere else they say what happens {profile.where}."
+        f"{listed(same)} only; everywhere else they say what happens {profile.where}. A difference "
+        f"of accuracy inside ±{results.margin:g} points is no difference."
     )
 
 

@@ -43,6 +43,7 @@ _MISSING = {
     **dict.fromkeys(("device-hours", "on 1", "on 8", "on 64"), "not measured"),
     **dict.fromkeys(("source", "reported difference", "SAM-ON − SAM"), NOT_SOURCED),
     **dict.fromkeys(("window all", "window only norm"), "none"),
+    "the paper (WRN-28-10)": "–",
     "time": NOT_RUN,
 }
 
@@ -87,7 +88,7 @@ def rhos(table: pd.DataFrame, name: str) -> list[str]:
 
 
 def _rho(fields: dict) -> str:
-    return f"{fields['rho']:g}" + "*" * bool(fields.get("at_edge"))
+    return f"{fields['rho']:.3g}" + "*" * bool(fields.get("at_edge"))
 
 
 def _text(fields: dict, spec: str | None, digits: int) -> str | None:

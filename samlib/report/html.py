@@ -57,7 +57,9 @@ def _verdict(fields: dict) -> str:
         return ""
     text = badge(fields["seen"], fields["where"])
     needed = fields.get("needed", math.nan)
-    return text if pd.isna(needed) else f"{text} <small>({needed:.0f}\u00a0seeds)</small>"
+    return (
+        text if pd.isna(needed) else f"{text} <small>(needs\u00a0{needed:.0f}\u00a0seeds)</small>"
+    )
 
 
 def _cell(text: str) -> str:
@@ -145,8 +147,12 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     text += (
         f"; {_minutes([*runs, *measured.values()]):.0f} of the profile's {total:.0f} core-minutes"
     )
-    mixed = "".join(f" {line}." for line in _mixed(runs))
-    return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.{mixed}")}</p>')
+    notes = _mixed(runs)
+    if notebook is None and len(runs) < len(results.records):
+        unused = len(results.records) - len(runs)
+        notes.append(f"{unused} other records are of no run of today's plan")
+    notes = "".join(f" {note}." for note in notes)
+    return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.{notes}")}</p>')
 
 
 def _mixed(runs: Sequence[dict]) -> list[str]:

@@ -143,6 +143,10 @@ def test_what_is_compared_across_code_or_kinds_of_device_is_named(found):
     line = html.provenance(dataclasses.replace(found, records=changed), "introduction").data
     assert "Records of different code: 9 by code 0, 3 by code 1" in line
     assert "on a GPU" in line
+    assert "no run of today's plan" not in html.provenance(found).data
+    older = found.records | {"of last year": next(iter(found.records.values()))}
+    line = html.provenance(dataclasses.replace(found, records=older)).data
+    assert "1 other records are of no run of today&#x27;s plan" in line
 
 
 def test_a_box_has_three_lines_and_a_verdict_with_its_place():
@@ -181,7 +185,7 @@ def test_tables_for_the_book_are_narrow_and_lose_nothing():
     assert "90.00\u00a0±\u00a01.00 <small>(ρ\u00a01*)</small>" in page
     assert page.count("<small>(ρ") == 2, "no ρ beside what has none"
     assert "+1.00\u00a0[−1.00,\u00a0+3.00]" in page
-    assert "open</span> <small>on digits</small> <small>(12\u00a0seeds)</small>" in page
+    assert "open</span> <small>on digits</small> <small>(needs\u00a012\u00a0seeds)</small>" in page
     assert "seen</span> <small>on digits</small></td>" in page
     assert page.count("<td>A</td>") == 1
     assert page.count("<td>B</td>") == 1
