@@ -232,7 +232,7 @@ def _best(results: Results) -> tuple[str, Comparison] | None:
 
 def lines(results: Results, says: str, sees: str, seen: str) -> dict[str, str]:
     """What `html.box` opens a page with, for a hypothesis of ours."""
-    where, worth = results.profile.where, f"A hypothesis of ours, on {results.profile.about}."
+    where, worth = results.profile.where, "A hypothesis of ours, not of the paper."
     return {"says": says, "sees": sees, "seen": seen, "where": where, "worth": worth}
 
 

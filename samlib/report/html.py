@@ -72,9 +72,9 @@ def _cell(text: str) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """Intervals and means with their spread stay on one line."""
+    """What belongs together stays on one line; a line may break before an interval."""
     return re.sub(
-        r"\S+ (\[[^\]]*\]|± \S+)", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text
+        r"\[[^\]]*\]|\S+ ± \S+|\d %", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text
     )
 
 
@@ -122,7 +122,7 @@ def box(says: str, sees: str, seen: str, where: str, worth: str) -> "HTML":
 
 
 def _escaped(text: str) -> str:
-    return _unbroken(html.escape(text))
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _unbroken(html.escape(text)))
 
 
 def provenance(results: Results, notebook: str | None = None) -> "HTML":

@@ -184,7 +184,7 @@ def test_tables_for_the_book_are_narrow_and_lose_nothing():
     assert "<th>ρ all</th>" not in page
     assert "90.00\u00a0±\u00a01.00 <small>(ρ\u00a01*)</small>" in page
     assert page.count("<small>(ρ") == 2, "no ρ beside what has none"
-    assert "+1.00\u00a0[−1.00,\u00a0+3.00]" in page
+    assert "+1.00 [−1.00,\u00a0+3.00]" in page
     assert "open</span> <small>on digits</small> <small>(needs\u00a012\u00a0seeds)</small>" in page
     assert "seen</span> <small>on digits</small></td>" in page
     assert page.count("<td>A</td>") == 1

@@ -77,7 +77,7 @@ _GRIDS = (
 
 QUICK = Profile(
     name="quick",
-    about="digits with 40 % label noise, scaled-down models, two CPU cores, under 20 minutes",
+    about="digits with 40 % label noise, scaled-down networks; two CPU cores",
     where="on noisy digits",
     bases={
         "wrn": _DIGITS,
