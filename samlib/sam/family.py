@@ -7,6 +7,7 @@ docstrings; what could not be sourced is said to be ours. A member of your own i
 `MEMBERS`, and a class where none of the parts is its answer.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ class Setting:
         return max(1, self.known("steps") // self.known("epochs"))
 
 
-Part = Callable[[Setting], Any]
+Part = Callable[..., Any]  # of a Setting and options of its own
 
 
 class Member(NamedTuple):
@@ -80,21 +81,23 @@ class Member(NamedTuple):
     passes: str = "2"
 
 
-def _ire(run: Setting) -> Stretch:
+def _ire(run: Setting, kappa: float = 1.0, rank: float = 0.1, every: int = 10) -> Stretch:
     # kappa is ours: the released default, 0, leaves it out. The start is theirs: epoch 70 of 200.
     start = int(0.35 * run.known("epochs"))
-    return Stretch(1.0, run.known("logits"), rank=0.1, every=10, start=start, seed=run.seed)
+    return Stretch(kappa, run.known("logits"), rank=rank, every=every, start=start, seed=run.seed)
 
 
 MEMBERS: dict[str, Member] = {
     "sam": Member(),
     "usam": Member(radius=lambda run: Radius(free=True)),
-    "vasso": Member(source=lambda run: source.Mean(theta=0.9)),
-    "fsam": Member(source=lambda run: source.Residual(sigma=1.0, lam=0.6)),
+    "vasso": Member(source=lambda run, theta=0.9: source.Mean(theta)),
+    "fsam": Member(source=lambda run, sigma=1.0, lam=0.6: source.Residual(sigma, lam)),
     "obf": Member(source=lambda run: source.OtherLoss()),
     "async_sam": Member(source=lambda run: source.LastClean()),
     "eigen_sam": Member(
-        source=lambda run: source.Eigen(alpha=0.2, every=100, power=5, seed=run.seed),
+        source=lambda run, alpha=0.2, every=100, power=5: source.Eigen(
+            alpha=alpha, every=every, power=power, seed=run.seed
+        ),
         radius=lambda run: Radius(free=True),
         passes="2 + 6 per 100 steps",
     ),
@@ -108,22 +111,24 @@ MEMBERS: dict[str, Member] = {
     # another descent; GSAM's radius runs from 0, which is ours: the authors' range is per task
     "gsam": Member(
         radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr")),
-        descent=lambda run: Subtract(alpha=0.4),
+        descent=lambda run, alpha=0.4: Subtract(alpha),
     ),
     "looksam": Member(
-        when=lambda run: Every(10), descent=lambda run: Reuse(alpha=0.7), passes="1 + 1/10"
-    ),
-    "looksam_mask": Member(
-        when=lambda run: Every(10),
-        descent=lambda run: Reuse(alpha=0.7, over="mask"),
+        when=lambda run, k=10: Every(k),
+        descent=lambda run, alpha=0.7: Reuse(alpha),
         passes="1 + 1/10",
     ),
-    "sampa": Member(source=lambda run: Aux(), descent=lambda run: Mix(lam=0.2)),
+    "looksam_mask": Member(
+        when=lambda run, k=10: Every(k),
+        descent=lambda run, alpha=0.7: Reuse(alpha, over="mask"),
+        passes="1 + 1/10",
+    ),
+    "sampa": Member(source=lambda run: Aux(), descent=lambda run, lam=0.2: Mix(lam)),
     # beta 1, as the command line's default: a mask takes the place of the random tensors
-    "esam": Member(descent=lambda run: Hardest(gamma=0.5)),
+    "esam": Member(descent=lambda run, gamma=0.5: Hardest(gamma)),
     # p, k and the thresholds are ours
-    "ss_sam": Member(when=lambda run: Sometimes(0.5, seed=run.seed), passes="1 + 1/2"),
-    "every_k": Member(when=lambda run: Every(5), passes="1 + 1/5"),
+    "ss_sam": Member(when=lambda run, p=0.5: Sometimes(p, seed=run.seed), passes="1 + 1/2"),
+    "every_k": Member(when=lambda run, k=5: Every(k), passes="1 + 1/5"),
     "ae_sam": Member(when=lambda run: Adaptive(run.known("steps")), passes="1 to 2"),
     # controls that test an explanation, ours but for the penalty
     "downhill": Member(source=lambda run: source.Downhill()),
@@ -133,7 +138,7 @@ MEMBERS: dict[str, Member] = {
     "rho_lr": Member(radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr"))),
     "rho_root_lr": Member(radius=lambda run: Radius(follows="sqrt_lr", largest_lr=run.known("lr"))),
     # around
-    "lookbehind": Member(around=lambda run: Slow(k=2, alpha=0.5), passes="4"),
+    "lookbehind": Member(around=lambda run, k=2, alpha=0.5: Slow(k, alpha), passes="4"),
     "ire": Member(around=_ire, passes="2 + 1 per 10 steps"),
 }
 
@@ -232,18 +237,33 @@ def make(
         name: of `MEMBERS`.
         geometry, rho, mask: as of a `Perturbation`.
         run: what it must know of the run.
-        options: of the `Perturbation`: `batchnorm`, `radius_over`, `start`, `end`.
+        options: the member's own, named in its line of `MEMBERS`, where they are not to be the
+            authors' (`make("lookbehind", ..., k=4)`); and of the `Perturbation`: `batchnorm`,
+            `radius_over`, `start`, `end`.
 
     Raises:
-        ConfigError: an unknown name, a pair of parts that exclude each other, or what it must know
-            of the run is not given.
+        ConfigError: an unknown name or option, a pair of parts that exclude each other, or what it
+            must know of the run is not given.
     """
     member, run = MEMBERS[choose("member", name, MEMBERS)], run or Setting()
-    own = {"source": member.source(run), "radius": member.radius(run), "when": member.when(run)}
-    perturbation = Perturbation(geometry, rho, mask, **own, **options)
-    stepper = Stepper(name, perturbation, member.descent(run), member.around(run))
+    own = {"batchnorm", "radius_over", "start", "end"}.union(*map(_options, member[:-1]))
+    for option in options:
+        choose(f"option of {name}", option, sorted(own))
+    source, radius, when, descent, around = (
+        part(run, **{n: options.pop(n) for n in _options(part) if n in options})
+        for part in member[:-1]
+    )
+    perturbation = Perturbation(
+        geometry, rho, mask, source=source, radius=radius, when=when, **options
+    )
+    stepper = Stepper(name, perturbation, descent, around)
     stepper.descent.check(perturbation)
     return stepper
+
+
+def _options(part: Part) -> list[str]:
+    """What may be chosen of a part, in its line of `MEMBERS`."""
+    return list(inspect.signature(part).parameters)[1:]
 
 
 def check(

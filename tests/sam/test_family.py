@@ -915,6 +915,18 @@ def test_a_radius_that_follows_the_learning_rate_needs_the_optimizer():
     one_line(caught)
 
 
+def test_a_members_own_options_take_the_place_of_its_authors():
+    net = small_net()
+    mask = masks.only_norm(net)
+    slow = make("lookbehind", geometry.L2(), 0.1, mask, k=4, start=2)
+    assert (slow.around.k, slow.around.alpha, slow.perturbation.start) == (4, 0.5, 2)
+    reuse = make("looksam", geometry.L2(), 0.1, mask, alpha=0.3)
+    assert (reuse.perturbation.when.k, reuse.descent.alpha) == (10, 0.3)
+    with pytest.raises(ConfigError, match="unknown option of sampa 'alpha'") as caught:
+        make("sampa", geometry.L2(), 0.1, mask, alpha=0.3)
+    one_line(caught)
+
+
 def test_the_table_counts_passes_and_bytes():
     net = small_net()
     lines = family.table(masks.only_norm(net)).splitlines()[1:]
