@@ -16,7 +16,9 @@ from samlib.trainer.config import RunConfig
 MASKS = ("all", "only_norm", "blocks_1", "blocks_2", "blocks_3", "blocks_23")
 PEER = "pytorch-optimizer's SAM"
 # Members of one pass, whose floor is the base optimizer's, by mask.
-ONE_PASS = {f"{m} on {mask}": (m, mask) for m in ("msam", "last") for mask in ("all", "only_norm")}
+ONE_PASS = {
+    f"{m} on {mask}": (m, mask) for m in ("msam", "last", "lesam") for mask in ("all", "only_norm")
+}
 
 
 class WholeStep(NamedTuple):

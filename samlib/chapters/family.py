@@ -32,7 +32,7 @@ from samlib.report.stats import (
     compare,
     share_of_gain,
 )
-from samlib.report.text import listed, number
+from samlib.report.text import listed
 from samlib.sam import family as parts
 from samlib.sam.masks.by_name import MASKS
 from samlib.study import members
@@ -239,11 +239,6 @@ def lines(results: Results, says: str, sees: str, seen: str) -> dict[str, str]:
 def percent(found: Share | None) -> str:
     """A share of SAM-ON's gain in words."""
     return f"{found} of SAM-ON's gain" if found else "no share: SAM-ON's gain is not clear"
-
-
-def times(ratio: float) -> str:
-    """A step time in words."""
-    return f"{number(ratio)} × the base optimizer's step"
 
 
 TABLES = {"family": table}

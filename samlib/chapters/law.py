@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from samlib.report import paper, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer
-from samlib.report.figures import COLOURS, MARKERS, use_style
+from samlib.report.figures import COLOURS, MARKERS, name_points, use_style
 from samlib.report.law import Prediction, prediction
 from samlib.report.names import GEOMETRY_NAMES, method_name
 from samlib.report.results import Results
@@ -87,16 +87,18 @@ def figure(results: Results) -> Figure:
     """Chosen rho against predicted rho, both over SAM's; a factor of two to either side."""
     use_style()
     figure, ax = plt.subplots(figsize=(5.6, 4.4))
+    points = []
     for cell, found in predictions(results).items():
         key = cell.method.mask
         everything = results.rho(results.cell(Method(cell.method.geometry, "all")))
         x, y = found.rho / everything, results.rho(cell) / everything
         ax.plot(x, y, MARKERS[key], color=COLOURS[key], ms=8, mec="white")
-        ax.annotate(_label(results, cell), (x, y), (6, -9), textcoords="offset points", fontsize=8)
+        points.append((x, y, _label(results, cell), COLOURS[key]))
     ends = np.array(ax.get_xlim()).clip(0.5) * [0.8, 1.6]
     for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
         ax.plot(ends, factor * ends, style, color="#888888", lw=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="ρ / ρ of SAM, by the law", ylabel="chosen")
+    name_points(ax, points)
     figure.tight_layout()
     return figure
 

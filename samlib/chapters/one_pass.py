@@ -5,6 +5,8 @@ SAM-ON's gain. Reached if one member with only norm takes no longer, and its gai
 SAM-ON's is above zero after Holm's correction; missed if each of them takes longer, or is below.
 """
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +14,7 @@ from matplotlib.figure import Figure
 from samlib.chapters import family
 from samlib.report import step_times, tidy
 from samlib.report.answers import Answer
-from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
+from samlib.report.figures import COLOURS, MARKERS, key_of, name_points, use_style
 from samlib.report.names import MEMBER_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import (
@@ -31,6 +33,7 @@ from samlib.study.cells import Cell
 from samlib.study.methods import BASE, HEADLINE
 
 PRICE, GAIN = 1.05, 0.7
+SAME_STEP = {"msam_up": "msam", "drift_on": "lesam"}  # but for a sign
 RECALIBRATED = "recalibrated_test_accuracy"
 
 
@@ -45,13 +48,23 @@ def cells(results: Results) -> dict[str, Cell]:
 
 
 def price(results: Results, cell: Cell) -> float:
-    """Step time over the base optimizer's: timed alone if it was, else that of the runs' epochs."""
+    """Step time over the base optimizer's, interleaved with it; nan where it was not timed.
+
+    Epochs of the records are no price: whatever else ran beside them is in their times.
+    """
     timed = step_times.own_or_none(results)
     name = members.member(cell.method)
-    key = key_of(cell.method) if name == "sam" else f"{name}, {cell.method.mask}"
-    if timed and key in timed["ratios"]:
-        return timed["ratios"][key][1]
-    return family.step_time(results, cell)
+    one_pass = f"{SAME_STEP.get(name, name)} on {cell.method.mask}"
+    key = key_of(cell.method) if name == "sam" else one_pass
+    return timed["ratios"][key][1] if timed and key in timed["ratios"] else math.nan
+
+
+def _at(results: Results, cell: Cell) -> str:
+    """The price in words."""
+    found = price(results, cell)
+    if math.isnan(found):
+        return "a price not measured yet"
+    return f"{number(found)} × the base optimizer's step"
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -78,12 +91,16 @@ def figure(results: Results) -> Figure:
     """Accuracy against step time, means with 95 % intervals."""
     use_style()
     figure, ax = plt.subplots(figsize=(7.6, 3.8))
+    points = []
     for name, cell in cells(results).items():
         mean, low, high = interval(results.accuracies(cell).dropna())
         key, at = key_of(cell.method), price(results, cell)
+        if math.isnan(at):
+            continue
         ax.errorbar(at, mean, [[mean - low], [high - mean]], fmt=MARKERS[key], color=COLOURS[key])
-        ax.annotate(name, (at, mean), (6, 3), textcoords="offset points", fontsize=8)
+        points.append((at, mean, name, COLOURS[key]))
     ax.axvline(PRICE, color="#444444", lw=0.8, ls=":")
+    name_points(ax, points)
     ax.set_xlabel("step time over the base optimizer's (dotted: the goal)")
     ax.set_ylabel("test accuracy, %")
     figure.tight_layout()
@@ -114,8 +131,7 @@ def goal(results: Results) -> Answer:
         words.append(REVERSED if at > PRICE else gain.seen if cheap else OPEN)
     seen = next((w for w in (SEEN, OPEN) if w in words), REVERSED)
     parts = (
-        f"{MEMBER_NAMES[n]}: {family.percent(family.retention(results, c))} at "
-        f"{family.times(price(results, c))}"
+        f"{MEMBER_NAMES[n]}: {family.percent(family.retention(results, c))} at {_at(results, c)}"
         for n, c in found.items()
     )
     return Answer(seen, "; ".join(parts), min(g.seeds for g in gains))
@@ -164,7 +180,7 @@ def opening(results: Results) -> dict[str, str]:
         name, cell, gain = best
         sees = (
             f"The best of one pass with only norm, {MEMBER_NAMES[name]}, is {gain} points over "
-            f"{method_name(results.profile, BASE)}, at {number(price(results, cell))} × its step."
+            f"{method_name(results.profile, BASE)}, at {_at(results, cell)}."
         )
     says = "MSAM's authors: their one-pass step on BatchNorm alone beats that on everything."
     return family.lines(results, says, sees, goal(results).seen)

@@ -107,30 +107,29 @@ def _row(found: Verdict) -> dict:
 
 
 def not_run(results: Results) -> pd.DataFrame:
-    """Claims of a profile without records: the command that makes them, and its cost."""
+    """Chapters of a profile that lack records for a claim: the claims, the command, its cost."""
     rows = []
-    for claim in CLAIMS:
-        name = chapter(claim)
-        if answer(claim, results).seen != NOT_RUN or not plan.has(results.profile, name):
+    for name, module in CHAPTERS.items():
+        claims = [c for c in CLAIMS if c.key in module.DECIDES]
+        lacking = [c.key for c in claims if answer(c, results).seen == NOT_RUN]
+        if not lacking or not plan.has(results.profile, name):
             continue
         command = f"python -m samlib run --profile {results.profile.name} --only {name}"
-        cells = plan.all_cells(plan.chapter_needs(results.profile, name)) if _planned(name) else []
+        planned = name in plan.NEEDS
+        cells = plan.all_cells(plan.chapter_needs(results.profile, name)) if planned else []
         cost = campaign_cost.expected(results, cells) if cells else "–"
-        rows.append({"": claim.key, "claim": claim.statement, "to run it": command, "cost": cost})
+        rows.append({"claims": listed(lacking), "to run them": command, "cost": cost})
     return tidy.table(rows)
 
 
-def _planned(name: str) -> bool:
-    return name in plan.NEEDS
-
-
-def elsewhere(results: Results) -> dict[str, pd.DataFrame]:
-    """What this profile and every other has not run, by name, with its command and cost."""
-    tables = {results.profile.name: not_run(results)}
-    for name, profile in profiles.PROFILES.items():
-        if name not in (*tables, "smoke"):
-            tables[name] = not_run(read(profile, committed(results.folder.parent, name)))
-    return {name: found for name, found in tables.items() if len(found)}
+def elsewhere(results: Results) -> pd.DataFrame:
+    """What this profile and every other has not run, with its command and cost."""
+    others = [
+        p for name, p in profiles.PROFILES.items() if name not in (results.profile.name, "smoke")
+    ]
+    found = [read(p, committed(results.folder.parent, p.name)) for p in others]
+    tables = [not_run(each) for each in (results, *found)]
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)
 
 
 def deciding() -> pd.DataFrame:

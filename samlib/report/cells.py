@@ -12,7 +12,7 @@ from samlib.report.text import mean_and_interval, number, p_value, span
 _FORMATS = {
     "predicted share": ".2g",
     "share": ".3f",
-    "moved": ".2g",
+    "moved": ".3g",
     "share of ‖Tg‖²": ".2g",
     "sparsity": ".2f",
     "gain left": ".0f",

@@ -36,7 +36,10 @@ def show(table: pd.DataFrame, without: Sequence[str] = (), *, digits: int = 2) -
     """
     if table.empty:
         return _html(badge(NOT_RUN))
-    texts = as_text(table, digits=digits).map(_cell)
+    texts = as_text(table, digits=digits)
+    first = texts.columns[0]
+    texts[first] = texts[first].str.replace("-", "\N{NON-BREAKING HYPHEN}")
+    texts = texts.map(_cell)
     for name in names(table):
         fields = table[[name]].droplevel(0, axis=1)
         if "mean" in fields:
@@ -46,7 +49,6 @@ def show(table: pd.DataFrame, without: Sequence[str] = (), *, digits: int = 2) -
             texts[column] = [_verdict(row) for row in fields.to_dict("records")]
     if "diverged" in texts and not table["diverged"].any():
         del texts["diverged"]
-    first = texts.columns[0]
     texts[first] = texts[first].mask(texts[first] == texts[first].shift(), "")
     texts = texts.drop(columns=list(without), errors="ignore")
     return _html(texts.to_html(index=False, escape=False, border=0))

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from made_up import PROFILE, with_accuracies
+from made_up import PROFILE, RATIOS, steps_timed, with_accuracies
 
 from samlib.chapters import family, one_pass, systems
 from samlib.report.stats import OPEN, REVERSED, SEEN
@@ -136,7 +136,18 @@ def test_the_page_of_one_pass_says_what_is_not_run(smoke):
     assert list(one_pass.cells(smoke)) == ["SGD", "SAM", "SAM-ON", "MSAM, all", "MSAM, only norm"]
     assert "not run" in one_pass.finding_signs(smoke)
     assert "MSAM −0.50 [−0.50, −0.50]" in one_pass.finding_statistics(smoke)
-    assert len(one_pass.table(smoke)) == len(one_pass.figure(smoke).axes[0].containers) == 5
+    assert len(one_pass.table(smoke)) == 5
+
+
+def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke, tmp_path):
+    steps_timed(tmp_path, RATIOS | {"msam on only_norm": 1.02})
+    found = replace(smoke, folder=tmp_path / PROFILE.name)
+    at = {name: one_pass.price(found, cell) for name, cell in one_pass.cells(found).items()}
+    assert at["MSAM, only norm"] == 1.02
+    assert math.isnan(at["MSAM, all"]), "epochs of the records are no price"
+    shown = one_pass.figure(found).axes[0]
+    assert len(shown.containers) == len(shown.texts) == 4
+    assert "at 1.02 × the base optimizer's step" in one_pass.goal(found).ours
 
 
 # --- systems -------------------------------------------------------------------------------------
@@ -161,4 +172,3 @@ def test_a_page_opens_with_what_is_said_seen_and_worth(smoke, chapter):
     opening = chapter.opening(smoke)
     assert all(opening.values())
     assert opening["where"] == PROFILE.where
-    assert PROFILE.about in opening["worth"]

@@ -86,7 +86,7 @@ def test_a_claim_without_records_is_not_run_and_has_its_command(tmp_path):
     empty = load("smoke", tmp_path)
     seen = verdicts.table(empty).set_index("")["verdict"]["seen"]
     assert (seen.drop(["12"]) == "not run").all(), "12 is counted, not trained"
-    commands = verdicts.not_run(empty)["to run it"].tolist()
+    commands = verdicts.not_run(empty)["to run them"].tolist()
     assert "python -m samlib run --profile smoke --only introduction" in commands
 
 
