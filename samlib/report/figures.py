@@ -174,6 +174,7 @@ def name_points(ax: Axes, points: Sequence[tuple[float, float, str, str]], gap=0
     for i in reversed(range(len(heights))):
         top = heights[i + 1] - gap if i + 1 < len(heights) else heights[i] - over
         heights[i] = min(heights[i], top)
+    line = {"arrowstyle": "-", "lw": 0.5, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4}
     for (x, y, name, colour), height in zip(ordered, heights, strict=True):
         ax.annotate(
             name,
@@ -182,7 +183,7 @@ def name_points(ax: Axes, points: Sequence[tuple[float, float, str, str]], gap=0
             textcoords="axes fraction",
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkB": 4},
+            arrowprops=line | {"color": colour},
         )
 
 
