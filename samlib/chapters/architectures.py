@@ -96,7 +96,7 @@ def _reported_row(name: str, numbers: dict[str, paper.Number] | None) -> dict:
         "base": tidy.reported(numbers["base"]),
         "SAM": tidy.reported(numbers["all"]),
         "SAM-ON": tidy.reported(numbers["only_norm"]),
-        "SAM-ON − SAM": numbers["only_norm"].value - numbers["all"].value,
+        "reported SAM-ON − SAM": numbers["only_norm"].value - numbers["all"].value,
         "source": numbers["base"].source,
     }
 

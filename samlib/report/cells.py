@@ -22,6 +22,7 @@ _FORMATS = {
     "reported all − no norm": "+.2f",
     "reported difference": "+.2f",
     "SAM-ON − SAM": "+.2f",
+    "reported SAM-ON − SAM": "+.2f",
     "more than clean": "+.2f",
     "device-hours": ",.1f",
     "ours, images/s": ",.0f",
@@ -41,7 +42,7 @@ _FORMATS = {
 _MISSING = {
     **dict.fromkeys(("verdict", "seeds", "p (Holm)"), ""),
     **dict.fromkeys(("device-hours", "on 1", "on 8", "on 64"), "not measured"),
-    **dict.fromkeys(("source", "reported difference", "SAM-ON − SAM"), NOT_SOURCED),
+    **dict.fromkeys(("source", "reported difference", "reported SAM-ON − SAM"), NOT_SOURCED),
     **dict.fromkeys(("window all", "window only norm"), "none"),
     "the paper (WRN-28-10)": "–",
     "time": NOT_RUN,
@@ -116,7 +117,7 @@ def _text(fields: dict, spec: str | None, digits: int) -> str | None:
             share, low, high = (number(value, ".0f") for value in (share, low, high))
             return f"{share} % [{low}, {high}]"
         case {"from": first, "to": last}:
-            return f"{first:g} to {last:g}"
+            return f"{first:.3g} to {last:.3g}"
         case {"part": part, "whole": whole}:
             return f"{part:g} of {whole:g}"
         case {"percent": percent}:

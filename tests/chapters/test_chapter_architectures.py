@@ -102,9 +102,9 @@ def test_the_finding_names_networks_by_what_was_found(rewritten):
 
 def test_reported_differences_are_computed():
     table = html.as_text(architectures.reported_table()).set_index("network")
-    assert table["SAM-ON − SAM"]["ViT-S/32, ImageNet, Lion"] == "+0.74"
-    assert table["SAM-ON − SAM"]["ViT-S/32, ImageNet, AdamW"] == "−0.10"
-    assert table["SAM-ON − SAM"]["WRN-28-10, CIFAR-100"] == "+0.41"
+    assert table["reported SAM-ON − SAM"]["ViT-S/32, ImageNet, Lion"] == "+0.74"
+    assert table["reported SAM-ON − SAM"]["ViT-S/32, ImageNet, AdamW"] == "−0.10"
+    assert table["reported SAM-ON − SAM"]["WRN-28-10, CIFAR-100"] == "+0.41"
     assert set(table.loc["ViT-T, CIFAR-10 and CIFAR-100, AdamW"]) == {"not sourced"}
 
 
