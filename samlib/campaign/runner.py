@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from samlib.campaign import capacity
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.jobs import Job, Outcome
 from samlib.campaign.local import LocalExecutor, default_workers
@@ -38,12 +39,15 @@ def start_executor(
         ConfigError: an unknown name.
         ExtraMissing: Ray is not installed.
         ClusterError: no cluster can be reached.
+        ConfigError: also too little disk or memory for the jobs (`capacity`).
     """
     if choose("executor", name, EXECUTORS) == "ray":
         from samlib.campaign.ray_cluster import RayExecutor
 
         return RayExecutor(folder, workers=workers, device=device, data_dir=data_dir)
+    jobs = list(jobs)
     workers = workers or default_workers(device, jobs)
+    capacity.check(jobs, folder, workers, device)
     return LocalExecutor(folder, workers=workers, device=device, data_dir=data_dir)
 
 

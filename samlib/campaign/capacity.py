@@ -1,0 +1,89 @@
+"""Whether a machine has the disk and the memory for some runs, asked before they begin.
+
+Both needs are lower bounds: what they refuse cannot work, what they let through still may not.
+"""
+
+import functools
+import shutil
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from samlib import models
+from samlib.campaign.jobs import Job, RunJob
+from samlib.data.datasets import INFO
+from samlib.errors import ConfigError
+from samlib.records.results_folder import ResultsFolder
+
+_FLOAT = 4  # bytes
+_PROGRAM = 300e6  # bytes of a worker that has loaded PyTorch and nothing else
+_STATES = 4  # weights, their gradients, momentum, and what an ascent keeps or augmentation makes
+
+
+@functools.cache
+def _parameters(model: str, dataset: str) -> int:
+    info = INFO[dataset]
+    with torch.device("meta"):
+        net = models.build(
+            model,
+            num_classes=info.classes,
+            in_channels=info.channels,
+            image_size=info.image_size,
+        )
+    return models.count(net.parameters())
+
+
+def disk_needed(jobs: Sequence[Job], workers: int) -> float:
+    """Bytes of the final weights of every run, and of two checkpoints per worker."""
+    sizes = [
+        _FLOAT * _parameters(job.config.model, job.config.dataset)
+        for job in jobs
+        if isinstance(job, RunJob)
+    ]
+    checkpoints = 2 * 2 * max(sizes, default=0) * min(workers, len(sizes))  # weights and momentum
+    return sum(sizes) + checkpoints
+
+
+def memory_needed(jobs: Sequence[Job], workers: int) -> float:
+    """Bytes of the workers: the program, the images of their data set, and the network's states."""
+
+    def of(job: Job) -> float:
+        info = INFO[job.config.dataset]
+        pixels = info.channels * info.image_size**2
+        images = 0 if info.folders else (info.train_count + info.test_count) * pixels
+        states = _STATES * _FLOAT * _parameters(job.config.model, job.config.dataset)
+        return _PROGRAM + images + states
+
+    return max(map(of, jobs), default=0.0) * min(workers, len(jobs))
+
+
+def check(jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str) -> None:
+    """Refuse jobs for which this machine cannot have room.
+
+    Args:
+        jobs: what is to be run.
+        folder: where records and weights go.
+        workers: processes at a time.
+        device: where they compute; the memory of a GPU is not looked at.
+
+    Raises:
+        ConfigError: too little disk is free, or too little memory is available.
+    """
+    place = next(p for p in (folder.path, *folder.path.parents) if p.exists())
+    needed, free = disk_needed(jobs, workers), shutil.disk_usage(place).free
+    if needed > free:
+        raise ConfigError(
+            f"{len(jobs)} jobs need at least {_size(needed)} of disk and {place} has "
+            f"{_size(free)} free: free some, or name another disk with --results"
+        )
+    needed, free = memory_needed(jobs, workers), psutil.virtual_memory().available
+    if device == "cpu" and needed > free:
+        raise ConfigError(
+            f"{workers} workers need at least {_size(needed)} of memory and {_size(free)} are "
+            f"available: take fewer with --workers"
+        )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
