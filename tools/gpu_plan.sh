@@ -36,24 +36,33 @@ if [ -f "$KEEP/no-graphs" ]; then export SAMLIB_GRAPHS=0; fi
 
 say() { echo "== $*" | tee -a "$KEEP/log"; }
 left() { echo $((LIMIT - SECONDS > 1 ? LIMIT - SECONDS : 1)); }
-within() { # a command, interrupted when this call's time is up
+within() { # a command, interrupted when this call's time is up, or when this call is
   say "$*"
-  timeout -k 30 -s INT "$(left)" "$@" 2>&1 | tee -a "$KEEP/log"
+  timeout -k 30 -s INT "$(left)" "$@" > >(tee -ia "$KEEP/log") 2>&1 &
+  command=$!
+  wait "$command"
 }
 samlib() { within "$PYTHON" -m samlib "$@"; }
 
 archive() {
+  sleep 0.2 # tee has the last lines of the log
   [ -z "${SERVES:-}" ] || echo quit | nvidia-cuda-mps-control
   (cd "$KEEP" && tar czf "$OUT/gpu-plan.tgz" --exclude=weights --exclude=checkpoints \
     --exclude=.lock --exclude=gpu-plan.tgz -- *) && echo "== kept: $OUT/gpu-plan.tgz"
 }
+stop() { # bash would let the command end first
+  trap '' INT TERM
+  if [ -n "${command:-}" ]; then kill -INT "$command" 2> /dev/null && wait "$command"; fi
+  say "interrupted; the same command continues"
+  exit 130
+}
 trap archive EXIT
-trap 'exit 130' INT TERM
+trap stop INT TERM
 
 share() { # kernels of several processes at the same time, where the service is there
   if [ "${MPS:-1}" = 1 ] && [ "$DEVICE" != cpu ] && [ -z "${SERVES:-}" ] &&
     command -v nvidia-cuda-mps-control > /dev/null; then
-    nvidia-cuda-mps-control -d && sleep 2 && SERVES=1
+    nvidia-cuda-mps-control -d > /dev/null && sleep 2 && SERVES=1
   fi
   workers=${WORKERS:-$([ -n "${SERVES:-}" ] && echo 8 || echo 3)}
 }
@@ -62,9 +71,10 @@ check() {
   code=$(git rev-parse HEAD 2> /dev/null || echo "${SAMLIB_COMMIT:-unknown}")
   if [ "$(cat "$KEEP/checked" 2> /dev/null)" = "$code" ]; then return 0; fi
   if [ -f "$KEEP/no-graphs" ]; then rm "$KEEP/no-graphs" && unset SAMLIB_GRAPHS; fi # of other code
-  # shellcheck disable=SC2046
-  within "$PYTHON" -m pytest -o addopts= -W default -m cuda -q "${TESTS:-tests}" \
-    $("$PYTHON" -c 'import xdist' 2> /dev/null && printf '%s' '-n 4') || return 1
+  several= # tests at once; on a CPU none of them runs
+  if [ "$DEVICE" != cpu ] && "$PYTHON" -c 'import xdist' 2> /dev/null; then several="-n 4"; fi
+  # shellcheck disable=SC2086 # several words
+  within "$PYTHON" -m pytest -o addopts= -W default -m cuda -q $several "${TESTS:-tests}" || return 1
   within "$PYTHON" tools/probe.py capture --device "$DEVICE"
   case $? in
     0) ;;
@@ -84,7 +94,7 @@ calibrate() {
 
 evidence() {
   share
-  # shellcheck disable=SC2086 # several words
+  # shellcheck disable=SC2086
   samlib run --profile "$PROFILE" --device "$DEVICE" --results "$R" --workers "$workers" \
     --time-budget "$(left)" ${EVIDENCE:-}
 }

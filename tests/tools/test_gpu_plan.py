@@ -1,8 +1,10 @@
 """The plan for a GPU: its order, its fallback, and that it continues; a stub takes its commands."""
 
 import os
+import signal
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ STUB = """#!/bin/bash
 [ "$1" = -c ] && exit 1
 echo "graphs=${SAMLIB_GRAPHS:-on} $*" >> "$CALLS"
 case "$*" in
+  *"$HANGS"*) trap 'kill $!; echo interrupted >> "$CALLS"; exit 1' INT; sleep 60 & wait ;;
   *"-m pytest"*) exit "${PYTEST:-0}" ;;
   *"probe.py capture"*) exit "${CAPTURE:-0}" ;;
   *"probe.py accuracy"*) exit "${ACCURACY:-0}" ;;
@@ -30,16 +33,20 @@ def plan(tmp_path):
     python.write_text(STUB)
     python.chmod(0o755)
 
-    def run(*stages, **environment):
+    def start(*stages, **environment):
         calls.write_text("")
         given = {"KEEP": str(tmp_path / "keep"), "PYTHON": str(python), "CALLS": str(calls)}
-        given |= {"MPS": "0", "SAMLIB_COMMIT": "0123abc"} | environment
-        done = subprocess.run(
-            [PLAN, *stages], env=os.environ | given, capture_output=True, text=True, timeout=60
-        )
+        given |= {"MPS": "0", "SAMLIB_COMMIT": "0123abc", "HANGS": "nothing"} | environment
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([PLAN, *stages], env=os.environ | given, **pipes)
+
+    def run(*stages, **environment):
+        started = start(*stages, **environment)
+        out, err = started.communicate(timeout=60)
+        done = subprocess.CompletedProcess(stages, started.returncode, out, err)
         return done, calls.read_text().splitlines()
 
-    run.keep = tmp_path / "keep"
+    run.start, run.calls, run.keep = start, calls, tmp_path / "keep"
     return run
 
 
@@ -104,6 +111,25 @@ def test_a_call_ends_with_its_time(plan):
     assert done.returncode == 124
     assert "the time is up after calibrate" in done.stdout
     called(lines, REST[:1])
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_call_keeps_what_there_is_and_is_continued(plan, how):
+    plan("check")
+    started = plan.start(HANGS="samlib run")
+    until = time.monotonic() + 30
+    while "samlib run" not in plan.calls.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    started.send_signal(how)
+    started.communicate(timeout=30)
+    assert started.returncode == 130
+    lines = plan.calls.read_text().splitlines()
+    called(lines, [*REST[:2], "interrupted"])
+    with tarfile.open(plan.keep / "gpu-plan.tgz") as kept:
+        log = kept.extractfile("log").read().decode()
+    assert "interrupted; the same command continues" in log
+    assert log == (plan.keep / "log").read_text()
+    called(plan()[1], REST)
 
 
 def test_a_packing_that_was_timed_is_not_timed_again(plan):
