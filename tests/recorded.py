@@ -1,4 +1,4 @@
-"""What recorded steps are held against: small runs of every method, optimizer and kind of mask."""
+"""What recorded steps are held against: small runs of every method, optimizer, mask and member."""
 
 from samlib.sam.family import MEMBERS
 from samlib.trainer.config import RunConfig
@@ -31,7 +31,9 @@ METHODS = {
     "bf16": {"geometry": "l2", "mask": "only_norm", "rho": 1.0, "precision": "bf16"},
     "undecayed": {"geometry": "l2", "mask": "all", "rho": 0.1, "decayed": "no_norm"},
     "not updated": {"geometry": "l2", "mask": "only_norm", "rho": 0.1, "updated": "no_norm"},
+    "first": {"geometry": "l2", "mask": "all", "rho": 0.1, "batchnorm": "first"},
     "adamw": {"optimizer": "adamw", "clip_norm": 1.0} | _VIT,
+    "adamw perturbed": {"optimizer": "adamw", "geometry": "l2", "mask": "all", "rho": 0.1} | _VIT,
     "only_alpha": {"geometry": "l2", "mask": "only_alpha", "rho": 0.01} | _DYT,
     "without_alpha": {"geometry": "l2", "mask": "without_alpha", "rho": 0.1} | _DYT,
     "lion": {"optimizer": "lion", "geometry": "l2", "mask": "only_norm", "rho": 0.1} | _VIT,
@@ -41,3 +43,15 @@ OF_FAMILY = BASE.replace(
     train_size=46, batch_size=4, epochs=2, geometry="l2", mask="only_norm", rho=0.1
 )
 FAMILY = {name: {"member": name} for name in MEMBERS if name != "sam"}
+# What they remember, of coordinates that change within an epoch or at its start, or of AdamW.
+_DYNAMIC = {"mask": "dynamic", "sparsity": 0.9, "mask_every": 1}
+FAMILY |= {
+    f"{name}, dynamic": {"member": name} | _DYNAMIC
+    for name in ("vasso", "fsam", "async_sam", "eigen_sam")
+}
+FAMILY |= {"last, redrawn": {"member": "last", "mask": "random_redrawn"}}
+FAMILY |= {"msam, adamw": {"member": "msam", "optimizer": "adamw"} | _VIT}
+# They read a gradient to decide, or their step is another than `sam_step`.
+NOT_RECORDED = {"sampa", "ae_sam", "penalty", "ire", "lookbehind"}
+CONFIGS = {name: BASE.replace(**changes) for name, changes in METHODS.items()}
+CONFIGS |= {name: OF_FAMILY.replace(**changes) for name, changes in FAMILY.items()}

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from conftest import identical
-from recorded import BASE, FAMILY, METHODS, OF_FAMILY
+from recorded import CONFIGS, FAMILY, METHODS, NOT_RECORDED
 from tape import Refused, Tape, TapeRecorder
 
 from samlib.sam.geometry import GEOMETRIES
@@ -14,9 +14,6 @@ from samlib.trainer.config import NO_PERTURBATION, OPTIMIZERS
 from samlib.trainer.cuda_graphs import Replayed
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import train
-
-# They read a gradient to decide, or their step is another than `sam_step`.
-NOT_RECORDED = {"sampa", "ae_sam", "penalty", "ire", "lookbehind"}
 
 
 @pytest.fixture
@@ -41,13 +38,13 @@ def on_tape(monkeypatch):
     """Has runs replay their steps from tapes, once called; the recorders of their epochs."""
     made = []
 
-    def replayed(self, step):
-        if self.stepper and not self.stepper.recordable:
-            return step
-        made.append(TapeRecorder())
-        return Replayed(step, made[-1])
+    def switch(recorder=TapeRecorder):
+        def replayed(self, step):
+            if self.stepper and not self.stepper.recordable:
+                return step
+            made.append(recorder())
+            return Replayed(step, made[-1])
 
-    def switch():
         monkeypatch.setattr(Trainer, "replayed", replayed)
         return made
 
@@ -65,7 +62,7 @@ def left(config):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_replayed_run_is_the_plain_one_bit_for_bit(method, capturable, on_tape):
-    config = BASE.replace(epochs=2, **METHODS[method])
+    config = CONFIGS[method].replace(epochs=2)
     plain, made = left(config), on_tape()
     assert identical(left(config), plain)
     # Anew every epoch, and never refused.
@@ -73,19 +70,37 @@ def test_a_replayed_run_is_the_plain_one_bit_for_bit(method, capturable, on_tape
 
 
 @pytest.mark.parametrize("member", FAMILY)
-def test_so_is_one_of_every_member_of_the_family(member, on_tape):
-    config = OF_FAMILY.replace(**FAMILY[member])
+def test_so_is_one_of_every_member_of_the_family(member, capturable, on_tape):
+    config = CONFIGS[member]
     plain, made = left(config), on_tape()
     assert identical(left(config), plain)
     assert all(recorder.refused is None for recorder in made)
-    if member in NOT_RECORDED:
+    if config.member in NOT_RECORDED:
         assert not made
     else:  # one recording for every plan that an epoch has twice
         assert sum(len(recorder.tapes) for recorder in made) >= config.epochs
 
 
+class Failing(TapeRecorder):
+    """A recorder whose captures end as one that CUDA invalidates: with nothing done, and late."""
+
+    def record(self, call):
+        super().record(call)
+        raise RuntimeError("the capture was invalidated")
+
+
+@pytest.mark.filterwarnings("ignore:this process runs without CUDA graphs")
+@pytest.mark.parametrize("method", ["only_norm", "redrawn", "adamw", "vasso", "looksam", "msam"])
+def test_a_recording_that_fails_changes_nothing_but_what_is_said(method, capturable, on_tape):
+    config = CONFIGS[method]
+    plain, made = left(config), on_tape(Failing)
+    assert identical(left(config), plain)
+    tried = [(r.refused, len(r.tapes)) for r in made if r.tapes]
+    assert set(tried) == {("a step cannot be recorded: the capture was invalidated", 1)}
+
+
 def test_methods_are_of_every_kind():
-    configs = [BASE.replace(**changes) for changes in METHODS.values()]
+    configs = [CONFIGS[name] for name in METHODS]
     assert {c.optimizer for c in configs} == set(OPTIMIZERS)
     assert {c.geometry for c in configs} == {NO_PERTURBATION, *GEOMETRIES}
     assert {c.batchnorm for c in configs} == {"both", "first"}
@@ -98,7 +113,7 @@ def test_a_count_of_steps_on_the_host_is_found(capturable, on_tape):
     capturable(False)
     on_tape()
     with pytest.raises(Refused, match="_local_scalar_dense"):
-        train(BASE.replace(**METHODS["adamw"]))
+        train(CONFIGS["adamw"])
 
 
 @pytest.mark.parametrize(
