@@ -8,10 +8,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from recorded import NOT_RECORDED
 from tape import Refused, Tape
 
 from samlib import models
 from samlib.bench import timing
+from samlib.sam.family import MEMBERS
+from samlib.sam.perturbation import Plan
 from samlib.trainer import loop
 from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
@@ -26,6 +29,34 @@ METHODS = {
 }
 # Calls that compute in the second step; a list of tensors is one call.
 SMALL = {"base": 152, "SAM": 251, "SAM-ON": 247, "stages 2, 3": 233, "half of all": 373}  # wrn10_1
+# Perturbed, with what is refreshed now and then, and left out by `when`; on wrn10_1, only norm.
+PLANS = (Plan(True, True), Plan(True, True, refresh=True), Plan(True, False))
+OF_MEMBERS = {
+    "async_sam": (262, 262, 154),
+    "downhill": (247, 247, 154),
+    "drift_on": (164, 167, 154),
+    "eigen_sam": (269, 1710, 154),
+    "esam": (246, 246, 151),
+    "every_k": (247, 247, 154),
+    "felt_by_mask": (269, 269, 154),
+    "felt_by_others": (263, 263, 154),
+    "fsam": (253, 253, 154),
+    "gsam": (313, 313, 154),
+    "last": (165, 165, 155),
+    "lesam": (164, 167, 154),
+    "looksam": (317, 317, 160),
+    "looksam_mask": (291, 291, 160),
+    "msam": (164, 164, 154),
+    "msam_up": (164, 164, 154),
+    "obf": (277, 277, 172),
+    "random_sam": (164, 164, 154),
+    "rho_lr": (247, 247, 154),
+    "rho_root_lr": (247, 247, 154),
+    "sam": (247, 247, 154),
+    "ss_sam": (247, 247, 154),
+    "usam": (241, 241, 154),
+    "vasso": (251, 251, 154),
+}
 KERNELS = {  # of SAM and of SAM-ON
     "resnet56": (1327, 1324),
     "resnext29_32x4d": (731, 728),
@@ -62,12 +93,13 @@ def second_step(monkeypatch):
     # What the first step alone records chooses by booleans.
     monkeypatch.setattr(loop, "shares", lambda *_: None)
 
-    def recorded(model, **changes):
+    def recorded(model, plan=None, **changes):
         of = {"vit_s32": "imagenet", "resnet50": "imagenet", "vit_micro": "digits"}
         config = RunConfig(dataset=of.get(model, "cifar100"), model=model, batch_size=2)
         run = timing.random_run(config.replace(**changes), META, 2)
         step = run.step(*torch.zeros(2, device=META), [])
-        batch = run.splits.train_images, run.splits.train_labels
+        asked = run.stepper and run.stepper.plan(0)  # what is drawn is drawn outside of the step
+        batch = run.splits.train_images, run.splits.train_labels, plan or asked
         step(*batch)
         with Tape() as tape:
             step(*batch)
@@ -89,6 +121,13 @@ def test_a_step_reads_no_value_and_starts_as_many_kernels_as_it_did(model, secon
 @pytest.mark.parametrize("method", METHODS)
 def test_so_does_a_step_of_every_kind_of_method(method, second_step):
     assert second_step("wrn10_1", **METHODS[method]).kernels == SMALL[method]
+
+
+@pytest.mark.parametrize("member", sorted(MEMBERS.keys() - NOT_RECORDED))
+def test_so_does_a_step_of_every_plan_of_every_member(member, second_step):
+    changes = METHODS["SAM-ON"] | {"member": member}
+    counted = [second_step("wrn10_1", plan, **changes).kernels for plan in PLANS]
+    assert tuple(counted) == OF_MEMBERS[member]
 
 
 @pytest.mark.parametrize("wrong", [lambda p: p.sum().item(), lambda p: p + torch.ones(p.shape)])
