@@ -17,15 +17,15 @@ from samlib.study.profile import Profile
 def status(profile: Profile, folder: Path) -> str:
     """Runs and measurements done, missing and diverged, and time left, per notebook."""
     found = read(profile, committed(folder, profile.name))
-    lines = [f"profile {profile.name} in {found.folder}", *said_of_code(found), progress(found)]
+    lines = [f"profile {profile.name} in {found.folder}", *differences(found), progress(found)]
     return "\n".join(lines)
 
 
-def said_of_code(found: Results) -> list[str]:
-    """A line for every kind of record that different code made."""
+def differences(found: Results) -> list[str]:
+    """Lines on every kind of record that different code, or different kinds of device, made."""
     kinds = {"": found.records} | {f"{name}: ": made for name, made in found.measures.items()}
-    said = {kind: origins.mixed(records.values()) for kind, records in kinds.items()}
-    return [f"{kind}{line}" for kind, line in said.items() if line]
+    said = {kind: origins.differences(records.values()) for kind, records in kinds.items()}
+    return [f"{kind}{line}" for kind, lines in said.items() for line in lines]
 
 
 def progress(found: Results) -> str:

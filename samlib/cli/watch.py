@@ -89,7 +89,7 @@ class Look:
         if new:
             again = self._command("reproduce")
             lines.append(f"an unfinished new campaign is in {new.path}; {again} continues")
-        lines += status.said_of_code(found)
+        lines += status.differences(found)
         lines += _running_lines(running)
         lines += _failed_lines(failed, folder)
         return [*lines, "", *status.progress(found).splitlines()], ended

@@ -44,7 +44,7 @@ def write(profile: str, folder: Path) -> list[Path]:
         DiskError: the folder cannot be written.
     """
     results = load(profile, folder)
-    if said := origins.mixed(results.records.values()):
+    for said in origins.differences(results.records.values()):
         warnings.warn(said, stacklevel=2)
     texts, where = made(results), results.folder / "tables"
     with as_disk_error(where):

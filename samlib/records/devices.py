@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 def kind(record: dict) -> str:
     """GPU or CPU."""
-    return "GPU" if record["provenance"]["gpu"] else "CPU"
+    return "GPU" if record["provenance"].get("gpu") else "CPU"
 
 
 def mixed(records: Iterable[dict]) -> str | None:
@@ -25,4 +25,22 @@ def mixed(records: Iterable[dict]) -> str | None:
     return (
         f"{found['GPU']} of these records were computed on a GPU, {found['CPU']} on a CPU: their "
         "arithmetic differs"
+    )
+
+
+def of_other_kind(records: Iterable[dict], device: str) -> str | None:
+    """What to say before records of a device are added to those of the other kind; None of none.
+
+    Args:
+        records: those that are there.
+        device: cpu, cuda or cuda:<number>, of the new ones.
+    """
+    records, new = list(records), "CPU" if device == "cpu" else "GPU"
+    others = [record for record in records if kind(record) != new]
+    if not others:
+        return None
+    return (
+        f"{len(others)} of the {len(records)} records that are there were computed on a "
+        f"{kind(others[0])} and new ones are on a {new}: their arithmetic differs; --results with "
+        "another folder keeps them apart"
     )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from samlib.provenance import source_digest
+from samlib.records import devices
 
 
 def code(record: dict) -> str:
@@ -22,6 +23,12 @@ def mixed(records: Iterable[dict]) -> str | None:
         return None
     by = ", ".join(f"{count} by {who}" for who, count in counts.most_common())
     return f"Records of different code: {by}; `reproduce` makes them all by one"
+
+
+def differences(records: Iterable[dict]) -> list[str]:
+    """What to say of records that are shown side by side, a line each: of devices, of code."""
+    records = list(records)
+    return [line for line in (devices.mixed(records), mixed(records)) if line]
 
 
 def of_other_code(records: Iterable[dict]) -> str | None:

@@ -139,6 +139,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
         for run in m.runs(results.records)
         if run.run_id in results.measures[m.measure]
     }
+    compared = [*runs, *measured.values()]
     made = Counter(_origin(record) for record in runs)
     diverged = sum(record["status"] == "diverged" for record in runs)
     lines = "; ".join(f"{count} by {origin}" for origin, count in made.most_common())
@@ -146,20 +147,14 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     total = _minutes(record for records in everything for record in records.values())
     text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"
     text += f", {len(measured)} measurements" if measured else ""
-    text += (
-        f"; {_minutes([*runs, *measured.values()]):.0f} of the profile's {total:.0f} core-minutes"
-    )
-    notes = _mixed(runs)
+    text += f"; {_minutes(compared):.0f} of the profile's {total:.0f} core-minutes"
+    # A measurement's code is another than a run's, the kind of device should be the same.
+    notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
     if notebook is None and len(runs) < len(results.records):
         unused = len(results.records) - len(runs)
         notes.append(f"{unused} other records are of no run of today's plan")
     notes = "".join(f" {note}." for note in notes)
     return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.{notes}")}</p>')
-
-
-def _mixed(runs: Sequence[dict]) -> list[str]:
-    """What differs between runs that are compared, in one line each: kind of device, code."""
-    return [line for line in (devices.mixed(runs), origins.mixed(runs)) if line]
 
 
 def timings(records: Sequence[dict]) -> "HTML":

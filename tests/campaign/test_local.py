@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import one_line, repeatable
+from helpers import result
 
 from samlib.campaign import runner
 from samlib.campaign.jobs import ATTEMPTS, RunJob, run_job
@@ -96,6 +97,25 @@ def test_workers_are_as_many_as_what_is_missing_lets_share_a_gpu(tmp_path, monke
                 needs, ResultsFolder(tmp_path), workers=given, device="cuda", quiet=True
             )
     assert asked == [4, 3]
+
+
+def test_before_records_of_another_device_or_code_are_added_to_it_is_said(
+    tmp_path, monkeypatch, capsys
+):
+    def refused(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "LocalExecutor", refused)
+    folder = ResultsFolder(tmp_path)
+    store.write(folder.runs, result(0))
+    for device in ("cpu", "cuda"):
+        with pytest.raises(KeyboardInterrupt):
+            runner.run_missing([plan.introduction(profiles.get("quick"))], folder, device=device)
+        warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+        assert "1 of the 1 records that are there were made by other code" in warnings[0]
+        assert [line.split(":")[1] for line in warnings[1:]] == [
+            " 1 of the 1 records that are there were computed on a CPU and new ones are on a GPU"
+        ] * (device == "cuda")
 
 
 @pytest.mark.slow

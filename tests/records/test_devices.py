@@ -1,6 +1,7 @@
-from helpers import result
+from helpers import result, run
 
-from samlib.records.devices import kind, mixed
+from samlib.records import store
+from samlib.records.devices import kind, mixed, of_other_kind
 
 ON_CPU = result(provenance={"gpu": None})
 ON_GPU = result(provenance={"gpu": "NVIDIA H100 80GB HBM3"})
@@ -13,3 +14,25 @@ def test_records_of_different_kinds_of_device_are_told():
     assert mixed([ON_CPU, ON_GPU, ON_CPU, ANOTHER, ON_CPU]) == (
         "2 of these records were computed on a GPU, 3 on a CPU: their arithmetic differs"
     )
+
+
+def test_who_adds_to_records_of_the_other_kind_is_told():
+    assert of_other_kind([], "cuda") is of_other_kind([ON_CPU], "cpu") is None
+    assert of_other_kind([ON_GPU, ANOTHER], "cuda:1") is None
+    said = of_other_kind([ON_CPU, ON_GPU, ON_CPU], "cuda")
+    assert said.startswith(
+        "2 of the 3 records that are there were computed on a CPU and new ones are on a GPU: "
+    )
+    assert of_other_kind([ON_GPU], "cpu").startswith(
+        "1 of the 1 records that are there were computed on a GPU and new ones are on a CPU: "
+    )
+
+
+def test_status_names_the_devices_of_a_mixed_folder(tmp_path, capsys):
+    here = {"source": "abc", "commit": None}
+    for seed, gpu in ((0, None), (1, "NVIDIA H100")):
+        store.write(tmp_path / "smoke" / "runs", result(seed, provenance=here | {"gpu": gpu}))
+    code, out, _ = run(capsys, "status", "--profile", "smoke", "--results", str(tmp_path))
+    assert code == 0
+    assert "1 of these records were computed on a GPU, 1 on a CPU" in out
+    assert "Records of different code" not in out

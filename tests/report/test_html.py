@@ -143,6 +143,14 @@ def test_what_is_compared_across_code_or_kinds_of_device_is_named(found):
     line = html.provenance(dataclasses.replace(found, records=changed), "introduction").data
     assert "Records of different code: 9 by code 0, 3 by code 1" in line
     assert "on a GPU" in line
+    measured = {
+        i: r | {"provenance": r["provenance"] | {"gpu": "X"}}
+        for i, r in found.measures["sharpness"].items()
+    }
+    elsewhere = dataclasses.replace(found, measures=found.measures | {"sharpness": measured})
+    assert "on a GPU" not in html.provenance(found, "sharpness").data
+    line = html.provenance(elsewhere, "sharpness").data
+    assert f"{len(measured)} of these records were computed on a GPU" in line
     assert "no run of today's plan" not in html.provenance(found).data
     older = found.records | {"of last year": next(iter(found.records.values()))}
     line = html.provenance(dataclasses.replace(found, records=older)).data
