@@ -21,9 +21,9 @@ set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 2
 : "${KEEP:?is the folder that lasts: KEEP=/some/folder $0}"
 if [ "${TINY:-0}" = 1 ]; then
-  DEVICE=cpu PROFILE=smoke HEADLINE=smoke WORKERS=1 MPS=0
+  DEVICE=cpu PROFILE=smoke HEADLINE=smoke WORKERS=2 MPS=0
   TESTS=tests/trainer/test_cuda_graphs.py
-  EVIDENCE="--only introduction" BENCH="--networks resnet8:2 --images 4 --rounds 1"
+  EVIDENCE="--only sharpness" BENCH="--networks resnet8:2 --images 4 --rounds 1"
   PACKING="--profile smoke --epochs 1 --images 64 --runs 1 --rounds 1 --workers 1"
 fi
 DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} PROFILE=${PROFILE:-cifar100-10k}
