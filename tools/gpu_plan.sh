@@ -19,6 +19,7 @@
 # multi-process service alone; SAMLIB_COMMIT, of a tree without .git. TINY=1 tries it all on a CPU.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 2
+case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' tools/gpu_plan.sh && exit ;; esac
 : "${KEEP:?is the folder that lasts: KEEP=/some/folder $0}"
 if [ "${TINY:-0}" = 1 ]; then
   DEVICE=cpu PROFILE=smoke HEADLINE=smoke WORKERS=2 MPS=0
@@ -45,8 +46,8 @@ within() { # a command, interrupted when this call's time is up, or when this ca
 samlib() { within "$PYTHON" -m samlib "$@"; }
 
 archive() {
+  alone
   sleep 0.2 # tee has the last lines of the log
-  [ -z "${SERVES:-}" ] || echo quit | nvidia-cuda-mps-control
   (cd "$KEEP" && tar czf "$OUT/gpu-plan.tgz" --exclude=weights --exclude=checkpoints \
     --exclude=.lock --exclude=gpu-plan.tgz -- *) && echo "== kept: $OUT/gpu-plan.tgz"
 }
@@ -65,6 +66,10 @@ share() { # kernels of several processes at the same time, where the service is 
     nvidia-cuda-mps-control -d > /dev/null && sleep 2 && SERVES=1
   fi
   workers=${WORKERS:-$([ -n "${SERVES:-}" ] && echo 8 || echo 3)}
+}
+
+alone() { # as what is timed has to be
+  if [ -n "${SERVES:-}" ]; then echo quit | nvidia-cuda-mps-control && SERVES=; fi
 }
 
 check() {
@@ -100,6 +105,7 @@ evidence() {
 }
 
 bench() {
+  alone
   # shellcheck disable=SC2086
   samlib bench gpu --device "$DEVICE" --results "$R" ${BENCH:-} || return 1
   ls "$R"/bench/packing-* > /dev/null 2>&1 ||
@@ -121,7 +127,12 @@ for stage in ${@:-check calibrate evidence bench headline}; do
   if ! $stage; then
     failed=1
     say "$stage is not done; the same command continues with it"
-    case $stage in check | calibrate) exit 1 ;; esac
+    case $stage in
+      check | calibrate)
+        say "that ends the plan; to go on all the same, name the later stages"
+        exit 1
+        ;;
+    esac
   fi
   if [ "$(left)" -le 1 ]; then
     say "the time is up after $stage; the same command continues"

@@ -6,6 +6,7 @@ from samlib.__main__ import main
 from samlib.bench import epoch, gpu, limits, step
 from samlib.errors import ConfigError
 from samlib.records import store
+from samlib.study import profiles
 
 # Python 3.12 and later warn of the loader's forked processes; they call nothing threads hold.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -30,6 +31,24 @@ def test_every_question_of_a_network_is_answered_in_one_go(tmp_path, monkeypatch
         monkeypatch.setattr(kind, "measure", None)
     again, _ = gpu.run(TINY, tmp_path)
     assert again["answers"] == record["answers"]
+
+
+def test_its_steps_are_timed_replayed_and_from_python_beside_floor_and_rate(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(limits.SIZES, "cpu", (16, 32))
+    monkeypatch.setattr(step, "on_gpu", lambda device: True)
+    monkeypatch.setattr(step, "as_trained", lambda call, device: call)
+    record, _ = gpu.run(TINY, tmp_path)
+    steps = store.read_one(tmp_path / "bench" / f"{record['parts'][0]}.json")
+    said = capsys.readouterr().out.splitlines()
+    for name in ("base", "all", "only_norm", "blocks_23"):  # SGD, SAM, SAM-ON, B2+B3
+        for what in ("seconds", "plain_seconds", "floors", "utilisation"):
+            assert min(steps[what][name]) > 0
+        line = next(line for line in said if line.startswith(f"  {name} "))
+        assert f"({steps['floors'][name][1]:.2f})" in line
+        assert f"{1000 * steps['plain_seconds'][name][1]:.2f} ms from Python" in line
+        assert "% of the matrix rate" in line
 
 
 @pytest.mark.parametrize("what", ["setting", "provenance", "damaged"])
@@ -83,6 +102,14 @@ def test_every_target_is_asked_for():
     questions += [f"share of the matrix rate, {m}:{b}" for m, b in gpu.NETWORKS]
     aimed = {question for question in questions if gpu.target(question)}
     assert len(aimed) == len(gpu.NETWORKS) + 3
+
+
+def test_networks_are_the_evidences_and_the_papers():
+    profile = profiles.get("cifar100-10k")
+    evidence = profile.bases[profile.headline]
+    evidences = (evidence.model, evidence.batch_size)
+    papers = [("wrn28_10", 128), ("wrn28_10", 512)]
+    assert [evidences, ("resnet56", 128), ("wrn16_4", 128), *papers] == [*gpu.NETWORKS]
 
 
 def test_parts_are_what_a_gpu_computes():

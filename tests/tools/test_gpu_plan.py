@@ -97,6 +97,7 @@ def test_what_is_not_right_is_not_trained_with(plan, stage, fails):
     assert done.returncode == 1
     called(lines, fails)
     assert "the same command continues with it" in done.stdout
+    assert "to go on all the same, name the later stages" in done.stdout
     assert (plan.keep / "gpu-plan.tgz").exists()
 
 
@@ -136,6 +137,30 @@ def test_a_packing_that_was_timed_is_not_timed_again(plan):
     (plan.keep / "results" / "bench").mkdir(parents=True)
     (plan.keep / "results" / "bench" / "packing-a.json").write_text("{}")
     called(plan("bench")[1], ["bench gpu"])
+
+
+def test_workers_share_the_device_where_they_can_and_what_is_timed_is_alone(plan, tmp_path):
+    service = tmp_path / "nvidia-cuda-mps-control"
+    service.write_text('#!/bin/bash\necho "service ${1:-$(cat)}" >> "$CALLS"\n')
+    service.chmod(0o755)
+    there = {"MPS": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    _, lines = plan("evidence", "bench", **there)
+    called(lines, ["service -d", "samlib run", "service quit", "bench gpu", "bench packing"])
+    assert "--workers 8" in lines[1]
+    _, lines = plan("headline", **there)
+    called(lines, ["service -d", "samlib run", "service quit"])
+    assert "--workers 2" in lines[1]
+    service.write_text("#!/bin/bash\nexit 1\n")
+    _, lines = plan("evidence", **there)
+    assert "--workers 3" in lines[0], "a service that does not start is none"
+
+
+def test_it_says_what_it_does(plan):
+    done, lines = plan("--help", KEEP="")
+    assert (done.returncode, lines) == (0, [])
+    assert done.stdout.startswith("The first hour on a GPU, stage by stage.")
+    assert "TINY=1 tries it all on a CPU" in done.stdout
+    assert "set -u" not in done.stdout
 
 
 def test_a_misspelt_stage_and_a_missing_folder_are_told(plan):
