@@ -118,25 +118,27 @@ headline() {
     --workers "$((workers < 2 ? workers : 2))" --time-budget "$(left)"
 }
 
-failed=0
-for stage in ${@:-check calibrate evidence bench headline}; do
-  case $stage in
-    check | calibrate | evidence | bench | headline) ;;
-    *) say "no stage $stage; there are check, calibrate, evidence, bench, headline"; exit 2 ;;
-  esac
-  if ! $stage; then
-    failed=1
-    say "$stage is not done; the same command continues with it"
+{ # read whole before it runs, so that the file may be replaced meanwhile
+  failed=0
+  for stage in ${@:-check calibrate evidence bench headline}; do
     case $stage in
-      check | calibrate)
-        say "that ends the plan; to go on all the same, name the later stages"
-        exit 1
-        ;;
+      check | calibrate | evidence | bench | headline) ;;
+      *) say "no stage $stage; there are check, calibrate, evidence, bench, headline"; exit 2 ;;
     esac
-  fi
-  if [ "$(left)" -le 1 ]; then
-    say "the time is up after $stage; the same command continues"
-    exit 124
-  fi
-done
-exit "$failed"
+    if ! $stage; then
+      failed=1
+      say "$stage is not done; the same command continues with it"
+      case $stage in
+        check | calibrate)
+          say "that ends the plan; to go on all the same, name the later stages"
+          exit 1
+          ;;
+      esac
+    fi
+    if [ "$(left)" -le 1 ]; then
+      say "the time is up after $stage; the same command continues"
+      exit 124
+    fi
+  done
+  exit "$failed"
+}
