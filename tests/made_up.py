@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 
 from samlib.bench import timing
-from samlib.measures import measurement, sharpness
+from samlib.measures import measurement, robustness, sharpness
 from samlib.records import store
 from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
@@ -47,8 +47,51 @@ def affine(layer, rng):
     }
 
 
-def measured(job, run):
-    """The record of a measurement of a made-up run."""
+WEIGHTS = ("conv1", "layer1.0.conv1", "fc")
+LAYERS = ("conv1", "norm1", "layer1.0.norm1", "layer1.0.conv1", "fc")
+
+
+def connected(run, rng):
+    """Accuracies of a run and its twin, and losses between them."""
+    names = ("twin", "own_with_twin_norms", "twin_with_own_norms")
+    accuracy = {"own": run["test_accuracy"]} | {n: rng.uniform(70, 90) for n in names}
+    own, twin = rng.uniform(0.2, 1.2, size=2)
+    layers = [
+        {
+            "layer": layer,
+            "own": [own, *rng.uniform(0.2, 1.2, size=2)],
+            "twin": [*rng.uniform(0.2, 1.2, size=2), twin],
+        }
+        for layer in LAYERS
+    ]
+    whole = [own, rng.uniform(1, 2), twin]
+    return {"accuracy": accuracy, "images": 64, "whole": whole, "layers": layers}
+
+
+def curved(rng):
+    """Traces and eigenvalues of a Hessian, and of its blocks."""
+    blocks = ("all", "only_norm", "no_norm")
+    return {
+        "images": 64,
+        "probes": 2,
+        "eigenvalue": {block: rng.uniform(1, 50) for block in blocks[:2]},
+        "trace": {block: rng.uniform(100, 500) for block in blocks},
+        "trace_error": {block: rng.uniform(1, 5) for block in blocks},
+        "layers": [
+            {
+                "layer": layer,
+                "weight_squared": rng.uniform(5, 100),
+                "trace": rng.uniform(10, 100),
+                "trace_error": 1.0,
+            }
+            for layer in WEIGHTS
+        ],
+    }
+
+
+def measured(job, *runs):
+    """The record of a measurement of a made-up run, or of a run and its twin."""
+    run = runs[0]
     rng = numbers_of(job.name)
     if job.measure == "sharpness":
         settings = [
@@ -56,7 +99,19 @@ def measured(job, run):
             for setting in (*sharpness.SETTINGS, sharpness.TRUE_LABELS)
         ]
         values = {"m": 64, "images": 64, "settings": settings, "eigenvalue": rng.uniform(5, 50)}
+    elif job.measure == "connectivity":
+        values = connected(run, rng)
+    elif job.measure == "curvature":
+        values = curved(rng)
+    elif job.measure == "self_training":
+        values = {
+            "clean": run["test_accuracy"],
+            "angles": [30, 60],
+            "before": sorted(rng.uniform(20, 60, size=2), reverse=True),
+            "after": sorted(rng.uniform(60, 80, size=2), reverse=True),
+        }
     else:
+        short = job.measure == "robustness_in_short"
         values = {
             "clean": run["test_accuracy"],
             "corruptions": {"gaussian_noise": sorted(rng.uniform(20, 90, size=5), reverse=True)},
@@ -64,14 +119,14 @@ def measured(job, run):
             "attacked": 500,
             "attacked_clean": run["test_accuracy"],
             "attacks": [
-                {"norm": norm, "radius": radius, "accuracy": rng.uniform(20, 80)}
-                for norm, radius in (("l2", 0.25), ("linf", 0.25 / 255))
+                attack._asdict() | {"accuracy": rng.uniform(20, 80)}
+                for attack in (robustness.DUALITY if short else robustness.ATTACKS)
             ],
         }
     return {
         "run_id": run["run_id"],
         "measure": job.measure,
-        "of": run["checksum"],
+        **dict(zip(("of", "twin"), (r["checksum"] for r in runs), strict=False)),
         "config": run["config"],
         "values": values,
         "times": {"wall": 1.0},
@@ -120,6 +175,12 @@ def with_accuracies(results, rule):
         run_id: r | {"test_accuracy": rule(r["config"]) + 0.01 * (r["config"]["seed"] % 1000)}
         for run_id, r in results.records.items()
     }
+    return dataclasses.replace(results, records=found)
+
+
+def rewritten(results, change):
+    """Results in which a function has changed every record."""
+    found = {run_id: change(record) for run_id, record in results.records.items()}
     return dataclasses.replace(results, records=found)
 
 
@@ -190,5 +251,5 @@ def _write(results):
     runs = store.read(folder.runs)
     for needs in plan.chapter_needs(PROFILE):
         for job in missing_measurements(needs.measured, runs, measurement.read(folder, runs)):
-            found = measured(job, runs[job.config.run_id])
+            found = measured(job, *(runs[run.run_id] for run in job.runs))
             store.write(folder.measures(job.measure), found)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from made_up import made_up, measured
 
+from samlib.measures.measurement import MEASURES
 from samlib.report.counting import whole_tensors
 from samlib.report.results import Results
 from samlib.study import plan
@@ -83,12 +84,12 @@ def planted(profile, gains, folder, only=()):
     """Results of a profile, or of some chapters' runs, with planted gains by mask."""
     needs = [n for name in only for n in plan.chapter_needs(profile, name)]
     needs = needs or plan.chapter_needs(profile)
-    runs, measures = {}, {"sharpness": {}, "robustness": {}, "shifted_sets": {}}
+    runs, measures = {}, {name: {} for name in MEASURES}
     for need in needs:
         while todo := missing_runs(need.cells, runs):
             runs |= {run.run_id: plant(run, gains) for run in todo}
     for need in needs:
         for job in missing_measurements(need.measured, runs, measures):
-            run = runs[job.config.run_id]
-            measures[job.measure][run["run_id"]] = measured(job, run)
+            found = measured(job, *(runs[run.run_id] for run in job.runs))
+            measures[job.measure][found["run_id"]] = found
     return Results(profile, runs, measures, folder)

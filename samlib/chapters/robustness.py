@@ -1,14 +1,16 @@
 """Does SAM-ON gain more where the test images are corrupted or attacked?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samlib.chapters import robust_family
 from samlib.errors import RecordsMissing
 from samlib.measures import corruptions
+from samlib.measures.robustness import ATTACKS, DUALITY, Attack
 from samlib.report import paper, tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import COLOURS, draw_points, long, use_style
@@ -24,24 +26,38 @@ Read = Callable[[dict], float]
 
 
 def conditions(results: Results) -> dict[str, tuple[Read, Read]]:
-    """By name: how to read the accuracy under a condition, and the clean one on the same images."""
-    some = next(iter(_measured(results, BASE).values()), None)
-    if some is None:
-        raise RecordsMissing("no run that did not diverge has been measured")
+    """By name: how to read the accuracy under a condition, and the clean one on the same images.
 
-    def attack(number: int) -> Read:
+    The attacks are those of the plan: `duality` has the others.
+    """
+    attacks = _attacks(results, [a for a in ATTACKS if a not in DUALITY])
+    under = {name: (read, lambda f: f["attacked_clean"]) for name, read in attacks.items()}
+    return {"corrupted, mean": (lambda f: f["corrupted"], lambda f: f["clean"])} | under
+
+
+def _attacks(results: Results, some: Sequence[Attack]) -> dict[str, Read]:
+    """By name: how to read the accuracy under those of some attacks that were measured."""
+    measured = next(iter(_measured(results, BASE).values()), None)
+    if measured is None:
+        raise RecordsMissing("no run that did not diverge has been measured")
+    wanted = {(a.norm, a.radius) for a in some}
+
+    def read(number: int) -> Read:
         return lambda found: found["attacks"][number]["accuracy"]
 
-    found = {"corrupted, mean": (lambda f: f["corrupted"], lambda f: f["clean"])}
-    for i, a in enumerate(some["attacks"]):
-        found[_attack_name(a)] = (attack(i), lambda f: f["attacked_clean"])
-    return found
+    return {
+        _attack_name(attack): read(number)
+        for number, attack in enumerate(measured["attacks"])
+        if (attack["norm"], attack["radius"]) in wanted
+    }
 
 
 def _attack_name(attack: dict) -> str:
-    if attack["norm"] == "l2":
-        return f"ℓ₂ attack, {attack['radius']:g}"
-    return f"ℓ∞ attack, {attack['radius'] * 255:g}/255"
+    pixels = attack["radius"] * 255
+    if attack["norm"] == "linf":
+        return f"ℓ∞ attack, {pixels:g}/255"
+    whole = math.isclose(pixels, round(pixels))
+    return f"ℓ₂ attack, {pixels:g}/255" if whole else f"ℓ₂ attack, {attack['radius']:g}"
 
 
 def _measured(results: Results, method: Method) -> dict[int, dict]:
@@ -82,6 +98,20 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         rows.append(row)
     table = tidy.judged(rows, "more than clean", comparisons, results.profile.where)
     return table, [c for c in comparisons if c is not None]
+
+
+def duality(results: Results) -> pd.DataFrame:
+    """Accuracy under the attacks of the duality paper, SAM's gain, and SAM-ON's over SAM."""
+    rows, comparisons = [], []
+    for name, read in _attacks(results, DUALITY).items():
+        values = {method: accuracies(results, method, read) for method in HEADLINE}
+        row = {"test images": name}
+        row |= {method_name(results.profile, m): tidy.spread(v) for m, v in values.items()}
+        over_base = results.judge(values[ALL] - values[BASE])
+        row[f"SAM − {method_name(results.profile, BASE)}"] = tidy.difference(over_base)
+        comparisons.append(results.judge(values[ON] - values[ALL]))
+        rows.append(row)
+    return tidy.judged(rows, "SAM-ON − SAM", comparisons, results.profile.where)
 
 
 def by_corruption(results: Results) -> pd.DataFrame:
@@ -193,5 +223,8 @@ def beyond_clean(results: Results) -> Answer:
 TABLES = {
     "robustness": lambda results: table(results)[0],
     "corruptions": by_corruption,
+    "duality": duality,
+    "robust_family": robust_family.table,
+    "robust_ranks": robust_family.rank_table,
 }
 DECIDES = {"13": beyond_clean}

@@ -26,9 +26,11 @@ CONTROLS = {
 }
 
 
-def gammas(results: Results, method: Method, layer: str | None = None) -> pd.Series:
+def gammas(
+    results: Results, method: Method, layer: str | None = None, family: str | None = None
+) -> pd.Series:
     """Mean |gamma| at the end, by seed: over all channels, or of one layer."""
-    found = results.runs(results.cell(method))
+    found = results.runs(results.cell(method, family))
     values = {r["config"]["seed"]: _gamma(r["measures"], layer) for r in found}
     return pd.Series(values, dtype=float)
 

@@ -1,7 +1,7 @@
 """Why would it work? Competing explanations, and whether what each predicts is seen."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -30,14 +30,21 @@ def outcome(e: Explanation, found: Found) -> str:
 
 def table(results: Results) -> pd.DataFrame:
     """Every explanation: prediction, what was seen, outcome."""
+    return predictions(results, EXPLANATIONS, command(results))
+
+
+def predictions(
+    results: Results, explanations: Sequence[Explanation], command: str
+) -> pd.DataFrame:
+    """One row per explanation; the command runs those that are not run."""
     rows = []
-    for e in EXPLANATIONS:
+    for e in explanations:
         found = e.look(results)
         rows.append(
             {
                 "explanation": e.name,
                 "prediction": e.prediction,
-                "we see": found[1] if found else f"not run: {command(results)}",
+                "we see": found[1] if found else f"not run: {command}",
                 "difference": _interval(found),
                 "unit": e.unit if found else None,
                 "prediction is": outcome(e, found),
@@ -80,7 +87,12 @@ def _count(outcomes: Iterable[str]) -> dict[str, int]:
 
 def finding(results: Results) -> str:
     """Which predictions are met, and which are not."""
-    outcomes = {e.name: outcome(e, e.look(results)) for e in EXPLANATIONS}
+    return told(results, EXPLANATIONS)
+
+
+def told(results: Results, explanations: Sequence[Explanation]) -> str:
+    """The outcome of every explanation's prediction, by name."""
+    outcomes = {e.name: outcome(e, e.look(results)) for e in explanations}
     parts = [
         f"{word}: {', '.join(n for n, o in outcomes.items() if o == word)}"
         for word, count in _count(outcomes.values()).items()

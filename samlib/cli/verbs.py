@@ -54,7 +54,8 @@ def _check_data(args: argparse.Namespace, profile) -> None:
     if args.executor == "local":  # a cluster's devices and packages are not this machine's
         usable_device(args.device or profile.device)
         needs = chapter_needs(profile, getattr(args, "only", None))
-        if any(wanted.measure == "robustness" for need in needs for wanted in need.measured):
+        measures = {wanted.measure for need in needs for wanted in need.measured}
+        if measures & {"robustness", "robustness_in_short"}:
             require("attacks", "art")
     for name in {base.dataset for base in profile.bases.values()}:
         if datasets.INFO[name].folders:

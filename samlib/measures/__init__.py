@@ -1,3 +1,12 @@
 """What is measured on the final weights of a run."""
 
-__all__ = ["corruptions", "hessian", "m_sharpness", "measurement", "sharpness"]
+__all__ = [
+    "connectivity",
+    "corruptions",
+    "curvature",
+    "hessian",
+    "m_sharpness",
+    "measurement",
+    "robustness",
+    "sharpness",
+]

@@ -1,8 +1,8 @@
-"""What separates a run from its twin, the base optimizer's run of the same seed.
+"""Where the gain sits: a run beside its twin, the base optimizer's run of the same seed.
 
 Two questions on the pair's final weights (specification 5). What does a network gain from the norm
 layers of the other? And is the pair connected where only one layer moves from its weights to the
-other's and all else stays: Adilova, Andriushchenko, Kamp, Fischer and Jaggi (2024, "Layer-wise
+other's while the rest stays (Adilova, Andriushchenko, Kamp, Fischer and Jaggi, 2024, "Layer-wise
 linear mode connectivity")? BatchNorm's statistics belong to the weights and are made anew for every
 mixture of them.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samlib.measures.sharpness import IMAGES
+from samlib.measures.curvature import IMAGES
 from samlib.sam.masks.norms import norm_parameters
 from samlib.trainer.diagnostics import finite, recalibrated
 
@@ -35,9 +35,10 @@ def connectivity(run: "Trainer", twin: Weights) -> dict:
     Returns:
         `accuracy` on the test images in percent, statistics made anew from the training images:
         `own`, `twin`, `own_with_twin_norms` and `twin_with_own_norms`; `images`, how many training
-        images the losses are over, and `layers`, one entry per layer with the losses of `paths`.
+        images the losses are over; and what `paths` returns.
     """
     own = _copy(run.model.state_dict())
+    twin = {name: w.to(run.device) for name, w in twin.items()}
     images = run.splits.train_images[:IMAGES]
     x, y = run.inputs(images), run.splits.train_labels[: len(images)]
     with _kept(run.model):
@@ -46,9 +47,7 @@ def connectivity(run: "Trainer", twin: Weights) -> dict:
                 name: _accuracy(run, weights) for name, weights in swaps(run.model, own, twin)
             },
             "images": len(x),
-            "layers": paths(
-                run.model, own, twin, lambda: _loss(run.model, x, y, run.config.batch_size)
-            ),
+            **paths(run.model, own, twin, lambda: _loss(run.model, x, y, run.config.batch_size)),
         }
 
 
@@ -62,10 +61,8 @@ def swaps(model: nn.Module, own: Weights, twin: Weights) -> Iterator[tuple[str, 
     yield "twin_with_own_norms", twin | {name: own[name] for name in names}
 
 
-def paths(
-    model: nn.Module, own: Weights, twin: Weights, loss: Callable[[], float]
-) -> list[dict[str, str | list[float | None]]]:
-    """Losses where one layer is `own`'s, midway, and `twin`'s, and all else is that of one of them.
+def paths(model: nn.Module, own: Weights, twin: Weights, loss: Callable[[], float]) -> dict:
+    """Losses where one layer, or all, are `own`'s, midway, and `twin`'s.
 
     Args:
         model: takes the weights; it ends with some of them.
@@ -73,27 +70,29 @@ def paths(
         loss: of the model as it is when called.
 
     Returns:
-        For every layer its name as `layer`, and under `own` and `twin`, after whose weights all
-        else has, three losses each; None for one that is not finite.
+        `whole`: three losses where all layers move. `layers`: for each its name as `layer`, and
+        three losses as `own` and three as `twin`, after the network that all other layers are of.
+        None for a loss that is not finite.
     """
 
     def at(weights: Weights) -> float | None:
         model.load_state_dict(weights)
         return finite(loss())
 
-    ends = at(own), at(twin)
+    parameters = [name for name, _ in model.named_parameters()]
+    half = {name: torch.lerp(own[name], twin[name], 0.5) for name in parameters}
+    first, last = at(own), at(twin)
     found = []
     for layer, names in layers(model).items():
-        middle = {name: torch.lerp(own[name], twin[name], 0.5) for name in names}
-        there, back = ({name: of[name] for name in names} for of in (twin, own))
+        middle, there, back = ({name: of[name] for name in names} for of in (half, twin, own))
         found.append(
             {
                 "layer": layer,
-                "own": [ends[0], at(own | middle), at(own | there)],
-                "twin": [at(twin | back), at(twin | middle), ends[1]],
+                "own": [first, at(own | middle), at(own | there)],
+                "twin": [at(twin | back), at(twin | middle), last],
             }
         )
-    return found
+    return {"whole": [first, at(own | half), last], "layers": found}
 
 
 def barrier(losses: list[float | None]) -> float:

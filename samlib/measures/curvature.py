@@ -15,13 +15,13 @@ from torch import Tensor
 
 from samlib.errors import ConfigError
 from samlib.measures.hessian import NotConverged, top_eigenvalues, traces
-from samlib.measures.sharpness import IMAGES
 from samlib.sam.masks.base import Mask
 from samlib.sam.masks.by_name import MASKS
 
 if TYPE_CHECKING:
     from samlib.trainer.loop import Trainer
 
+IMAGES = 256
 PROBES = 20
 BLOCKS = ("only_norm", "no_norm")  # of H; together they hold its diagonal
 
@@ -41,17 +41,17 @@ def curvature(run: "Trainer") -> dict:
     In evaluation mode, to the labels trained on, on the first images as they are.
 
     Returns:
-        `images` and `probes`, their number; `trace`, its standard error `trace_error` and
-        `eigenvalue`, each of `all` (H), `only_norm` and `no_norm`; `layers`, by weight outside the
-        norm layers: `weight_squared` = ||W||_F^2, `trace` of its block and `trace_error`. What is
-        not finite or did not converge is None.
+        `images` and `probes`, their number; `eigenvalue` of `all` (H) and of `only_norm`; `trace`
+        and its standard error `trace_error` of these and of `no_norm`; `layers`, by weight outside
+        the norm layers: `weight_squared` = ||W||_F^2, `trace` of its block and `trace_error`. What
+        is not finite or did not converge is None.
     """
     x, y = run.inputs(run.splits.train_images[:IMAGES]), run.splits.train_labels[:IMAGES]
     masks = {name: MASKS[name](run.model, run.config) for name in ("all", *BLOCKS)}
     found = {
         "images": len(x),
         "probes": PROBES,
-        "eigenvalue": {name: _eigenvalue(run, x, y, mask) for name, mask in masks.items()},
+        "eigenvalue": {of: _eigenvalue(run, x, y, masks[of]) for of in ("all", "only_norm")},
     }
     try:
         probed = {name: traces(run.model, x, y, masks[name], probes=PROBES) for name in BLOCKS}

@@ -2,11 +2,10 @@
 
     H = d^2 L / dw^2 on the mask,  L = mean cross-entropy over all examples given, in eval mode
 
-(specification 5). Eigenvalues come from Lanczos iteration (ARPACK through scipy) and traces from
-random probes (Hutchinson, 1989), both on products H v, each the derivative of <grad L, v>: two
-backward passes per batch, and H itself is never formed. In eval mode batch norm uses its running
-statistics, so that L is a mean over examples and the batches' Hessians average exactly, whatever
-their size.
+(specification 5). Eigenvalues come from Lanczos iteration (ARPACK through scipy), traces from
+random probes, both on products H v, each the derivative of <grad L, v>: two backward passes per
+batch, and H itself is never formed. In eval mode batch norm uses its running statistics, so that L
+is a mean over examples and the batches' Hessians average exactly, whatever their size.
 """
 
 from typing import Literal

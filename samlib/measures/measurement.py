@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from samlib.errors import SamlibError
 from samlib.measures.connectivity import connectivity
 from samlib.measures.curvature import curvature
-from samlib.measures.robustness import robustness
+from samlib.measures.robustness import robustness, robustness_in_short
 from samlib.measures.self_training import self_training
 from samlib.measures.sharpness import sharpness
 from samlib.measures.shifted_sets import shifted_sets
@@ -40,6 +40,7 @@ from samlib.trainer.one_run import restored, train
 MEASURES: dict[str, Callable[..., dict]] = {
     "sharpness": sharpness,
     "robustness": robustness,
+    "robustness_in_short": robustness_in_short,
     "shifted_sets": shifted_sets,
     "curvature": curvature,
     "self_training": self_training,

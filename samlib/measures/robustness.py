@@ -1,6 +1,7 @@
 """How a run's final weights do on corrupted and attacked test images."""
 
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 
 ATTACKED = 500  # test images attacked, the first ones: an attack costs ten gradients each
+IN_SHORT = 500  # test images of `robustness_in_short`
+ATTACKED_IN_SHORT = 128
 
 
 class Attack(NamedTuple):
@@ -53,10 +56,20 @@ def robustness(run: "Trainer") -> dict:
         those; `attacks`, a list of norm, radius, step and accuracy on the first `attacked` test
         images, whose clean accuracy is `attacked_clean`.
     """
-    splits = run.splits
-    images, labels = splits.test_images, splits.test_labels
-    found = {name: _corrupted(run, name) for name in corruptions.names()}
-    few, of_few = images[:ATTACKED], labels[:ATTACKED]
+    return _robustness(run, None, ATTACKED, ATTACKS)
+
+
+def robustness_in_short(run: "Trainer") -> dict:
+    """`robustness` of the first test images, with the attacks of `DUALITY` alone: a cheap one."""
+    return _robustness(run, IN_SHORT, ATTACKED_IN_SHORT, DUALITY)
+
+
+def _robustness(
+    run: "Trainer", count: int | None, attacked_count: int, attacks: Sequence[Attack]
+) -> dict:
+    images, labels = run.splits.test_images[:count], run.splits.test_labels[:count]
+    found = {name: _corrupted(run, name, images, labels) for name in corruptions.names()}
+    few, of_few = images[:attacked_count], labels[:attacked_count]
     return {
         "clean": run.accuracy(images, labels),
         "corruptions": found,
@@ -65,15 +78,14 @@ def robustness(run: "Trainer") -> dict:
         "attacked_clean": run.accuracy(few, of_few),
         "attacks": [
             attack._asdict() | {"accuracy": _attacked(run, few, of_few, attack)}
-            for attack in ATTACKS
+            for attack in attacks
         ],
     }
 
 
-def _corrupted(run: "Trainer", name: str) -> list[float]:
+def _corrupted(run: "Trainer", name: str, images: Tensor, labels: Tensor) -> list[float]:
     # The same noise for every method: it follows from the seed and the corruption alone.
     draw = torch.Generator().manual_seed(run.config.seed * 1_000_003 + zlib.crc32(name.encode()))
-    images, labels = run.splits.test_images, run.splits.test_labels
     return [
         run.accuracy(corruptions.corrupt(images, name, severity, draw), labels)
         for severity in corruptions.SEVERITIES

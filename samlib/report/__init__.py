@@ -16,5 +16,6 @@ __all__ = [
     "step_times",
     "text",
     "tidy",
+    "toys",
     "wording",
 ]

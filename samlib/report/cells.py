@@ -24,6 +24,8 @@ _FORMATS = {
     "SAM-ON − SAM": "+.2f",
     "reported SAM-ON − SAM": "+.2f",
     "more than clean": "+.2f",
+    "corrupted, more than clean": "+.2f",
+    "attacked, more than clean": "+.2f",
     "device-hours": ",.1f",
     "ours, images/s": ",.0f",
     "plain loop, images/s": ",.0f",

@@ -17,6 +17,7 @@ UNDECAYED = {"decayed": "no_norm"}
 PARTS = (Method("l2", "only_gamma"), Method("l2", "only_beta"))
 DYT = {"model": "vit_micro_dyt"}  # the transformer with DyT in the place of LayerNorm
 BLOCKS = tuple(Method("l2", f"blocks_{stages}") for stages in ("1", "2", "3", "23"))
+RANKED_SEEDS = 1  # where networks are ranked, one of each is enough
 # When the perturbation is active: shares of the epochs at which it starts, or ends.
 SWITCHES = (0.5,)
 
@@ -146,11 +147,26 @@ def when(profile: Profile) -> Needs:
 
 
 def robustness(profile: Profile) -> Needs:
-    """The headline runs on corrupted and attacked test images, or on ImageNet's shifted sets."""
+    """The headline runs on corrupted and attacked test images, or on ImageNet's shifted sets.
+
+    Where members of the family are run they are ranked beside the headline's three, in short.
+    """
     cells = introduction(profile).cells
     folders = INFO[profile.bases[profile.headline].dataset].folders
     measure = "shifted_sets" if folders else "robustness"
-    return Needs(cells, [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells])
+    wanted = [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells]
+    of_family = [] if folders else family(profile).cells
+    wanted += [ToMeasure(cell, "robustness_in_short", RANKED_SEEDS) for cell in of_family]
+    return Needs([*cells, *of_family], wanted)
+
+
+def inside(profile: Profile) -> Needs:
+    """Final weights of base optimizer, SAM and SAM-ON: swapped norms, curvature, turning digits."""
+    cells, count = _of_headline(profile, HEADLINE), profile.measured_seeds
+    wanted = {"connectivity": cells[1:], "curvature": cells, "robustness": cells}
+    if profile.bases[profile.headline].dataset == "digits":
+        wanted["self_training"] = cells
+    return Needs(cells, [ToMeasure(cell, m, count) for m, of in wanted.items() for cell in of])
 
 
 def family(profile: Profile) -> Needs:
@@ -212,6 +228,7 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "cost": cost,
     "robustness": robustness,
     "sharpness": sharpness,
+    "inside": inside,
     "one_pass": one_pass,
     "family": family,
     "why": why,

@@ -79,6 +79,32 @@ def test_corruptions_are_averaged_over_severities(rewritten):
     assert cells.as_text(table)["SAM"].iloc[-1] == "– ± –"
 
 
+def test_the_attacks_of_the_duality_paper_stand_apart(smoke):
+    level = {"base": 10.0, "all": 30.0, "only_norm": 35.0}
+
+    def change(config, values):
+        method = "base" if config["geometry"] == "none" else config["mask"]
+        for attack in values["attacks"]:
+            attack["accuracy"] = level[method] + 0.1 * config["seed"]
+
+    found = with_measures(smoke, "robustness", change)
+    table = robustness.duality(found).set_index(("test images", ""))
+    assert table.index.tolist() == [
+        "ℓ∞ attack, 1/255",
+        "ℓ∞ attack, 2/255",
+        "ℓ₂ attack, 16/255",
+        "ℓ₂ attack, 32/255",
+    ]
+    assert table["SAM − SGD", "mean"].tolist() == pytest.approx([20] * 4)
+    assert table["SAM-ON − SAM", "mean"].tolist() == pytest.approx([5] * 4)
+    assert not {*table.index} & {*robustness.conditions(found)}
+    assert len(robustness.conditions(found)) == 7
+
+
+def test_records_without_those_attacks_leave_the_table_empty(rewritten):
+    assert robustness.duality(rewritten(GAINS_MORE)).empty
+
+
 def test_the_posters_differences_are_computed_from_its_numbers():
     table = cells.as_text(robustness.reported_table()).set_index("test images")
     assert table["SAM-ON − SAM"]["clean"] == "−0.10"

@@ -1,10 +1,9 @@
 """The chapters on explanations, on made-up records whose numbers are known."""
 
 import math
-from dataclasses import replace
 
 import pytest
-from made_up import PROFILE, with_accuracies
+from made_up import PROFILE, rewritten, with_accuracies
 
 from samlib.chapters import explanations, is_it_norm, why
 from samlib.chapters.why import MET, NOT_MET
@@ -13,11 +12,6 @@ from samlib.study import plan
 from samlib.study.methods import ALL, ON
 
 BY_NAME = {e.name: e for e in explanations.EXPLANATIONS}
-
-
-def rewritten(results, change):
-    """Results in which a function has changed every record."""
-    return replace(results, records={i: change(r) for i, r in results.records.items()})
 
 
 def is_on(config):

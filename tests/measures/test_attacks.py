@@ -114,7 +114,7 @@ def test_the_first_images_are_attacked_and_their_clean_accuracy_is_given(monkeyp
     run = run_of(204, at=0.2)
     run.splits.test_images = torch.tensor([204, 204, 0, 0, 0], dtype=torch.uint8).view(5, 1, 1, 1)
     run.splits.test_labels = torch.ones(5, dtype=torch.int64)
-    monkeypatch.setattr(robustness, "_corrupted", lambda run, name: [0.0])
+    monkeypatch.setattr(robustness, "_corrupted", lambda *arguments: [0.0])
     run.accuracy = lambda images, labels: 100 * (images.flatten() > 100).double().mean().item()
     found = robustness.robustness(run)
     assert found["clean"] == pytest.approx(40)
@@ -122,6 +122,15 @@ def test_the_first_images_are_attacked_and_their_clean_accuracy_is_given(monkeyp
     assert found["attacked_clean"] == pytest.approx(200 / 3)
     attack = {"norm": "l2", "radius": 0.25, "step": 0.0625}
     assert found["attacks"][0] == attack | {"accuracy": pytest.approx(200 / 3)}
+    monkeypatch.setattr(robustness, "IN_SHORT", 4)
+    monkeypatch.setattr(robustness, "ATTACKED_IN_SHORT", 1)
+    short = robustness.robustness_in_short(run)
+    assert (short["clean"], short["attacked"], short["attacked_clean"]) == (50, 1, 100)
+    assert [(a["norm"], a["radius"] * 255) for a in short["attacks"]] == [
+        *(("linf", 1), ("linf", 2)),
+        *(("l2", 16), ("l2", 32)),
+    ]
+    assert {a["accuracy"] for a in short["attacks"]} == {100}
 
 
 def test_the_step_is_as_long_as_the_attack_says():

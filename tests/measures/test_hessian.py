@@ -1,4 +1,4 @@
-"""Top Hessian eigenvalues against dense Hessians of tiny networks."""
+"""Top eigenvalues and traces of Hessians against dense Hessians of tiny networks."""
 
 import copy
 import warnings
@@ -13,7 +13,7 @@ from torch import nn
 
 from samlib import masks
 from samlib.errors import ConfigError
-from samlib.measures.hessian import NotConverged, top_eigenvalues
+from samlib.measures.hessian import NotConverged, top_eigenvalues, traces
 
 
 def flat_loss(model, x, y):
@@ -126,6 +126,48 @@ def test_attention(make):
     for by in ("algebraic", "magnitude"):
         found = top_eigenvalues(vit, x, y, mask, 3, by=by, batch_size=4, tolerance=1e-8)
         np.testing.assert_allclose(found, ordered(H, 3, by), rtol=1e-6)
+
+
+def blocks(mask):
+    """Slices of a mask's vectors, one per tensor."""
+    ends = np.cumsum([e.count for e in mask.entries])
+    return [slice(end - e.count, end) for end, e in zip(ends, mask.entries, strict=True)]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_probe_sees_every_tensors_share_of_its_quadratic_form(name):
+    net, (x, y) = used_net(), small_batch(torch.float64)
+    mask = MASK_OF[name](net)
+    H = dense_hessian(net, x, y, mask)
+    draw = np.random.default_rng(5)
+    vs = [draw.choice((-1.0, 1.0), len(H)) for _ in range(3)]
+    expected = [[v[b] @ (H @ v)[b] for b in blocks(mask)] for v in vs]
+    for batch_size in (256, 3):
+        found = traces(net, x, y, mask, probes=3, batch_size=batch_size, seed=5)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_probes_estimate_the_trace_of_every_tensors_block():
+    net, (x, y) = used_net(), small_batch(torch.float64)
+    mask = masks.all_parameters(net)
+    H = dense_hessian(net, x, y, mask)
+    found = traces(net, x, y, mask, probes=400)
+    off = found.mean(0) - [np.trace(H[b, b]) for b in blocks(mask)]
+    errors = found.std(0, ddof=1) / 20
+    assert (np.abs(off) < 4 * errors).all()
+    assert abs(found.sum(1).mean() - np.trace(H)) < 4 * found.sum(1).std(ddof=1) / 20
+    assert errors.sum() < 0.5 * np.trace(H), "the estimate is one"
+
+
+def test_probes_of_attention():
+    vit, (x, y) = small_vit(), vit_batch()
+    plain = spelt_out(vit)
+    named = {n: torch.ones_like(p, dtype=torch.bool) for n, p in vit.named_parameters()}
+    whole = masks.from_booleans(plain, named)
+    H = dense_hessian(plain, x, y, whole)
+    v = np.random.default_rng(0).choice((-1.0, 1.0), len(H))
+    found = traces(vit, x, y, masks.all_parameters(vit), probes=1, batch_size=4)
+    assert found.sum() == pytest.approx(v @ H @ v, rel=1e-9)
 
 
 class Product(nn.Module):
@@ -271,3 +313,5 @@ def test_weights_that_are_not_finite_are_named():
     with pytest.raises(ConfigError, match="Hessian is not finite") as caught:
         top_eigenvalues(net, *small_batch(), masks.all_parameters(net))
     one_line(caught)
+    with pytest.raises(ConfigError, match="Hessian is not finite"):
+        traces(net, *small_batch(), masks.all_parameters(net), probes=1)

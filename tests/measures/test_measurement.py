@@ -2,20 +2,22 @@
 
 import pytest
 from conftest import one_line
+from helpers import FIELDS, OTHER
 from made_up import made_up_results
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.jobs import RunJob, run_job
 from samlib.campaign.runner import run_missing
 from samlib.measures import measurement
-from samlib.measures.measurement import MeasureJob, NotTheSame, measure
+from samlib.measures.measurement import MeasureJob, NotTheSame, measure, twin
 from samlib.provenance import tf32
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.report.results import load
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, ToMeasure, missing_measurements
-from samlib.study.methods import BASE, ON
+from samlib.study.methods import ALL, BASE, ON, Method
+from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train
 
@@ -112,6 +114,82 @@ def test_a_measurement_of_another_run_of_that_name_is_not_believed(place):
     assert set(measurement.read(place, runs)["sharpness"]) == {CONFIG.run_id}
     again = {CONFIG.run_id: runs[CONFIG.run_id] | {"checksum": "other"}}
     assert measurement.read(place, again)["sharpness"] == {}
+
+
+# --- of a run and its twin ---
+
+SAM = CONFIG.replace(geometry="l2", rho=0.1)
+PAIR = MeasureJob(SAM, "connectivity")
+
+
+@pytest.fixture
+def pair(place, monkeypatch):
+    """The campaign with a run of SAM beside its twin, and a measure of both."""
+
+    def difference(run, weights):
+        return {"difference": (run.model.fc.weight - weights["fc.weight"]).sum().item()}
+
+    monkeypatch.setitem(measurement.MEASURES, "connectivity", difference)
+    assert run_job(RunJob(SAM), place, "cpu", None) is None
+    return place
+
+
+def test_the_twin_is_the_base_optimizers_run_of_the_same_seed_and_problem():
+    base = CONFIG.replace(mask_samples=16, updated="no_norm")
+    sparse = Method("fisher", "dynamic", "all", 0.5)
+    methods = (BASE, ALL, ON, sparse, ALL.but(start=1, end=2, batchnorm="first"))
+    methods += (ON.but(member="usam"),)
+    assert {twin(m.on(base, 0.1, 3)) for m in methods} == {BASE.on(base, 0.0, 3)}
+
+
+def test_of_every_field_it_is_said_whether_the_twin_shares_it():
+    config = RunConfig(**OTHER)
+    shared = {name for name in FIELDS if getattr(twin(config), name) == getattr(config, name)}
+    assert shared == {
+        *("dataset", "model", "seed", "train_size", "validation_size", "label_noise", "augment"),
+        *("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "precision"),
+        *("label_smoothing", "eval_every", "warmup_epochs", "clip_norm", "updated", "decayed"),
+        *("mask_every", "mask_samples"),
+    }
+
+
+def test_a_measure_of_a_pair_is_taken_on_both_ends(pair):
+    ends = [checkpoint.load(pair.weights(c.run_id))["fc.weight"] for c in (SAM, CONFIG)]
+    found = measure(PAIR, pair)["values"]["difference"]
+    assert found == (ends[0] - ends[1]).sum().item() != 0
+    files = {path.relative_to(pair.path).as_posix() for path in PAIR.reads(pair)}
+    ids = (SAM.run_id, CONFIG.run_id)
+    assert files == {f"runs/{i}.json" for i in ids} | {f"weights/{i}.pt" for i in ids}
+    pair.weights(CONFIG.run_id).unlink()
+    assert measure(PAIR, pair)["values"]["difference"] == found
+    assert pair.weights(CONFIG.run_id).exists()
+
+
+def test_it_belongs_to_both_runs(pair):
+    measure(PAIR, pair)
+    runs = store.read(pair.runs)
+    assert set(measurement.read(pair, runs)["connectivity"]) == {SAM.run_id}
+    for run in (SAM, CONFIG):
+        again = runs | {run.run_id: runs[run.run_id] | {"checksum": "other"}}
+        assert measurement.read(pair, again)["connectivity"] == {}
+    assert measurement.read(pair, {SAM.run_id: runs[SAM.run_id]})["connectivity"] == {}
+
+
+def test_it_waits_for_the_twin():
+    cell = Cell(CONFIG, ALL, (0.1,), (1000,), (0,), refine=False)
+    wanted = [ToMeasure(cell, "connectivity", 1)]
+    nothing = {name: {} for name in measurement.MEASURES}
+    assert missing_measurements(wanted, {SAM.run_id: {}}, nothing) == []
+    both = {SAM.run_id: {}, CONFIG.run_id: {}}
+    assert missing_measurements(wanted, both, nothing) == [PAIR]
+    assert missing_measurements(wanted, both, nothing | {"connectivity": {SAM.run_id: {}}}) == []
+
+
+def test_where_one_of_them_diverged_there_are_no_values(pair):
+    wild = CONFIG.replace(lr=1e30)
+    for run in (wild, wild.replace(geometry="l2", rho=0.1)):
+        assert run_job(RunJob(run), pair, "cpu", None) is None
+    assert measure(MeasureJob(run, "connectivity"), pair)["values"] is None
 
 
 def test_runs_are_measured_as_they_become_known():

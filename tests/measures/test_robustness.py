@@ -200,7 +200,7 @@ def test_the_attacks_of_the_duality_paper_are_among_them():
 
 
 def test_the_noise_is_the_same_for_every_method(trained):
-    assert (
-        robustness._corrupted(trained[2], "impulse_noise")
-        == (trained[1]["corruptions"]["impulse_noise"])
-    )
+    _, found, run, _ = trained
+    test = run.splits.test_images, run.splits.test_labels
+    again = robustness._corrupted(run, "impulse_noise", *test)
+    assert again == found["corruptions"]["impulse_noise"]

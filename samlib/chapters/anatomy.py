@@ -1,0 +1,163 @@
+"""What was measured inside the final weights, by method, seed and layer."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from samlib.chapters import shift
+from samlib.chapters.explanations import GAMMA
+from samlib.errors import RecordsMissing
+from samlib.measures.connectivity import barrier
+from samlib.measures.curvature import index
+from samlib.models import is_vit
+from samlib.report.results import Results
+from samlib.report.stats import Comparison, compare
+from samlib.study.methods import HEADLINE, Method
+
+FACTOR = math.log10(1.1)  # ratios of curvature within 10 % are of no interest, as of sharpness
+
+
+def swapped(results: Results, method: Method) -> pd.DataFrame:
+    """Test accuracies of a network and its twin, as they are and with norm layers exchanged.
+
+    A row per seed; columns are `own`, `twin`, `own_with_twin_norms` and `twin_with_own_norms`.
+    """
+    found = _measured(results, method, "connectivity")
+    return pd.DataFrame({seed: of["accuracy"] for seed, of in found.items()}).T
+
+
+def gains(results: Results, method: Method) -> pd.DataFrame:
+    """Points over the twin by seed, of every network in `swapped`; `own` is the whole gain."""
+    table = swapped(results, method)
+    return table.sub(table["twin"], axis=0).drop(columns="twin")
+
+
+def barriers(results: Results, method: Method) -> pd.DataFrame:
+    """Barriers in nats: a row per seed, layer (`whole`: all at once) and network the `rest` is of.
+
+    The rest is the method's `own` or its `twin`'s; of the whole there is none, and its is `own`.
+    """
+    rows = [
+        {"seed": seed, "layer": layer, "rest": rest, "barrier": barrier(losses)}
+        for seed, of in _measured(results, method, "connectivity").items()
+        for layer, rest, losses in _paths(of)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _paths(found: dict) -> list[tuple[str, str, list]]:
+    every = [(of["layer"], rest, of[rest]) for of in found["layers"] for rest in ("own", "twin")]
+    return [("whole", "own", found["whole"]), *every]
+
+
+def highest(results: Results, method: Method) -> pd.Series:
+    """The highest barrier of a single layer, by seed."""
+    found = barriers(results, method)
+    return found[found["layer"] != "whole"].groupby("seed")["barrier"].max()
+
+
+def curvature(results: Results, method: Method, quantity: str, block: str) -> pd.Series:
+    """`trace` or `eigenvalue` of a block of the Hessian, by seed; NaN where it is not finite."""
+    found = _measured(results, method, "curvature")
+    values = {seed: (of[quantity] or {}).get(block) for seed, of in found.items()}
+    return pd.Series(values, dtype=float)
+
+
+def by_layer(results: Results, method: Method, quantity: str) -> pd.DataFrame:
+    """`weight_squared`, `trace` or `index` of every weight: a row per seed, a column per layer."""
+    found = _measured(results, method, "curvature")
+    rows = {
+        seed: {layer["layer"]: _of(layer, quantity) for layer in of["layers"]}
+        for seed, of in found.items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def _of(layer: dict, quantity: str) -> float:
+    return index(layer) if quantity == "index" else layer[quantity]
+
+
+def log_ratio(on: pd.Series, other: pd.Series) -> Comparison:
+    """log10 of a ratio by seed; seeds where either is not a positive number are left out."""
+    both = pd.DataFrame({"on": on, "other": other}).where(lambda table: table > 0).dropna()
+    return compare(np.log10(both["on"] / both["other"]), margin=FACTOR)
+
+
+def ranks(results: Results) -> dict[str, float]:
+    """Rank correlation of robust accuracy with each sum over layers, over all measured runs."""
+    robust, sums = [], {name: [] for name in ("weight_squared", "trace", "index")}
+    for method in HEADLINE:
+        attacked = _measured(results, method, "robustness")
+        table = {name: by_layer(results, method, name).sum(axis=1, skipna=False) for name in sums}
+        for seed in attacked.keys() & table["index"].index:
+            accuracies = [attack["accuracy"] for attack in attacked[seed]["attacks"]]
+            robust.append(sum(accuracies) / len(accuracies))
+            for name, values in sums.items():
+                values.append(table[name][seed])
+    return {name: _rank(robust, values) for name, values in sums.items()}
+
+
+def _rank(x: list[float], y: list[float]) -> float:
+    """Spearman's rank correlation; NaN where one side is constant or has fewer than three."""
+    known = pd.DataFrame({"x": x, "y": y}).dropna()
+    if len(known) < 3 or known["x"].nunique() < 2 or known["y"].nunique() < 2:
+        return math.nan
+    return float(spearmanr(known["x"], known["y"]).statistic)
+
+
+def turned(results: Results, method: Method, when: str) -> pd.DataFrame:
+    """Accuracy `before` or `after` self-training by seed (rows) and angle (columns; 0: clean)."""
+    found = _measured(results, method, "self_training")
+    rows = {
+        seed: {0: of["clean"]} | dict(zip(of["angles"], of[when], strict=True))
+        for seed, of in found.items()
+    }
+    return pd.DataFrame(rows).T
+
+
+class NormLayers(NamedTuple):
+    """Norm layers of a family's network whose scale no later normalization undoes, or one does."""
+
+    family: str
+    free: bool
+    layers: list[str]
+
+
+def norm_layers(results: Results) -> Iterator[NormLayers]:
+    """Those of the headline network and of the transformers, where their runs are there.
+
+    In a transformer every LayerNorm feeds a linear layer and then the residual stream: all are
+    free. In a pre-activation network the last one is, before the classifier; elsewhere none is.
+    """
+    for family in dict.fromkeys((results.profile.headline, *results.profile.transformers)):
+        try:
+            runs = [results.runs(results.cell(method, family)) for method in HEADLINE]
+        except RecordsMissing:
+            continue
+        names = [affine["layer"] for affine in runs[0][0]["measures"]["affine"]]
+        model = results.profile.bases[family].model
+        last = [name for name in names if model.startswith("wrn") and "." not in name]
+        free = names if is_vit(model) else last
+        for kind, layers in ((True, free), (False, [name for name in names if name not in free])):
+            if layers:
+                yield NormLayers(family, kind, layers)
+
+
+def gamma(results: Results, method: Method, of: NormLayers) -> pd.Series:
+    """Mean |gamma| over the layers, by seed."""
+    found = [shift.gammas(results, method, layer, of.family) for layer in of.layers]
+    return pd.concat(found, axis=1).mean(axis=1, skipna=False)
+
+
+def gamma_over(results: Results, pair: tuple[Method, Method], of: NormLayers) -> Comparison:
+    """The first method's mean |gamma| minus the second's."""
+    better, worse = (gamma(results, method, of) for method in pair)
+    return compare((better - worse).dropna(), GAMMA)
+
+
+def _measured(results: Results, method: Method, measure: str) -> dict[int, dict]:
+    return results.measured(results.cell(method), measure)

@@ -1,0 +1,129 @@
+"""What was predicted of the inside of final weights, before it was measured (specification 6)."""
+
+import math
+from collections.abc import Callable
+
+from samlib.chapters import anatomy
+from samlib.chapters.explanations import Explanation, Found
+from samlib.errors import RecordsMissing
+from samlib.report.names import MODEL_NAMES, method_name
+from samlib.report.results import Results
+from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
+from samlib.report.text import number
+from samlib.study.methods import ALL, BASE, ON, Method
+
+BARRIER = 0.05  # nats: lower ones are none
+TENTH = 0.1  # of the gain
+RANK = 0.05  # of a rank correlation: closer ones are alike
+FACTORS = {"weight_squared": "‖W‖²", "trace": "tr(H)", "index": "√(‖W‖² tr(H))"}
+
+Look = Callable[[Results], Found]
+
+
+def _in_the_norms(results: Results) -> Found:
+    gains = anatomy.gains(results, ON)
+    brought, whole = gains["twin_with_own_norms"], gains["own"]
+    off = compare((brought - TENTH * whole).dropna(), margin=0.0)
+    return off, "what γ and β of SAM-ON bring to the base network, less a tenth of the gain"
+
+
+def _highest(results: Results) -> Found:
+    return compare(anatomy.highest(results, ON), BARRIER), "the highest barrier of a single layer"
+
+
+def _free_gamma(pair: tuple[Method, Method], transformer: bool) -> Look:
+    def look(results: Results) -> Found:
+        for of in anatomy.norm_layers(results):
+            if of.free and transformer == (of.family in results.profile.transformers):
+                model = MODEL_NAMES[results.profile.bases[of.family].model]
+                names = (method_name(results.profile, method, of.family) for method in pair)
+                what = f"mean |γ| of {model}, {' − '.join(names)}"
+                return anatomy.gamma_over(results, pair, of), what
+        return None
+
+    return look
+
+
+def _trace_over(other: Method, block: str) -> Look:
+    def look(results: Results) -> Found:
+        pair = (anatomy.curvature(results, method, "trace", block) for method in (ON, other))
+        found = anatomy.log_ratio(*pair)
+        name = method_name(results.profile, other)
+        return found, f"SAM-ON over {name}: {number(10**found.mean)} ×"
+
+    return look
+
+
+def _index_ranks(results: Results) -> Found:
+    found = anatomy.ranks(results)
+    off = abs(found["index"]) - max(abs(found["weight_squared"]), abs(found["trace"]))
+    if math.isnan(off):
+        return None
+    seen = SAME if abs(off) <= RANK else SEEN if off > 0 else REVERSED
+    told = ", ".join(f"{FACTORS[name]} {number(r)}" for name, r in found.items())
+    return Comparison(off, math.nan, math.nan, 1, math.nan, seen), f"rank correlations: {told}"
+
+
+def _follows(results: Results) -> Found:
+    try:
+        on, sam = (anatomy.turned(results, method, "after") for method in (ON, ALL))
+    except RecordsMissing:
+        return None
+    lead = on - sam
+    excess = results.judge(lead.drop(columns=0).mean(axis=1) - lead[0])
+    return excess, "lead over SAM on turned digits, mean over angles, − lead on clean ones"
+
+
+_TOY = "Where no normalization follows, |γ| of {} that of the base optimizer."
+_LOWER = (_TOY.format("SAM is below"), (ALL, BASE), (REVERSED,))
+_NOT_LOWER = (_TOY.format("SAM-ON is not below"), (ON, BASE), (SEEN, SAME))
+
+
+def _toy(name: str, transformer: bool, case: tuple) -> Explanation:
+    prediction, pair, met_by = case
+    return Explanation(name, prediction, _free_gamma(pair, transformer), met_by, "")
+
+
+PREDICTIONS = (
+    Explanation(
+        "the gain is not in γ and β",
+        "The base network with γ and β of its SAM-ON twin has less than a tenth of the gain.",
+        _in_the_norms,
+        (REVERSED,),
+    ),
+    Explanation(
+        "one valley, layer by layer",
+        f"No single layer has a barrier: the highest is at most {BARRIER} nats.",
+        _highest,
+        (SAME, REVERSED),
+        "nats",
+    ),
+    _toy("the toy before the classifier, SAM", False, _LOWER),
+    _toy("the toy before the classifier, SAM-ON", False, _NOT_LOWER),
+    _toy("the toy in a transformer, SAM", True, _LOWER),
+    _toy("the toy in a transformer, SAM-ON", True, _NOT_LOWER),
+    Explanation(
+        "flat where it perturbs",
+        "The trace of the Hessian on γ and β is smaller with SAM-ON than with the base optimizer.",
+        _trace_over(BASE, "only_norm"),
+        (REVERSED,),
+        "log₁₀",
+    ),
+    Explanation(
+        "sharp elsewhere",
+        "The trace of the Hessian on all other weights is larger with SAM-ON than with SAM.",
+        _trace_over(ALL, "no_norm"),
+        unit="log₁₀",
+    ),
+    Explanation(
+        "the weight-curvature index",
+        "Its sum over layers ranks runs by robust accuracy better than ‖W‖² or tr(H) does.",
+        _index_ranks,
+        unit="",
+    ),
+    Explanation(
+        "it follows a turn",
+        "SAM-ON's lead over SAM is larger after self-training on turned digits than on clean ones.",
+        _follows,
+    ),
+)

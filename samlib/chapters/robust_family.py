@@ -1,0 +1,133 @@
+"""The family on corrupted and attacked images: is a member's place on clean images its place there?
+
+Hypothesis, set before the measurements: the ranking by clean accuracy and the ranking by accuracy
+on shifted images agree, Kendall's tau above 0.7, for corrupted and for attacked ones. The networks
+that are ranked are the base optimizer, and SAM and every member under each of its masks.
+"""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+from scipy.stats import kendalltau, norm
+
+from samlib.chapters import family
+from samlib.errors import RecordsMissing
+from samlib.report import tidy
+from samlib.report.names import MEMBER_NAMES, method_name
+from samlib.report.results import Results
+from samlib.report.stats import LEVEL, OPEN, REVERSED, SEEN, Comparison
+from samlib.report.text import number
+from samlib.study.cells import Cell
+from samlib.study.methods import BASE
+
+MEASURE = "robustness_in_short"
+AGREE = 0.7  # Kendall's tau of two rankings that agree
+SHIFTED = {"corrupted": "corrupted, mean", "attacked": "attacked, mean of four"}
+
+
+def accuracies(results: Results, cell: Cell) -> pd.DataFrame:
+    """Accuracy in percent by seed: columns `clean`, `corrupted` and `attacked`, the attacks' mean.
+
+    Raises:
+        RecordsMissing: the cell has not been measured.
+    """
+    found = results.measured(cell, MEASURE)
+    return pd.DataFrame(
+        {
+            seed: {
+                "clean": of["clean"],
+                "corrupted": of["corrupted"],
+                "attacked": sum(a["accuracy"] for a in of["attacks"]) / len(of["attacks"]),
+            }
+            for seed, of in found.items()
+        }
+    ).T
+
+
+def _networks(results: Results) -> Iterator[tuple[str, Cell]]:
+    """The base optimizer, then SAM and every member under each mask it is run with, by name."""
+    yield method_name(results.profile, BASE), results.cell(BASE)
+    for name in ("sam", *family.ran(results)):
+        for cell, mask in zip(family.of_member(results, name), ("all", "only norm"), strict=True):
+            if cell:
+                yield f"{MEMBER_NAMES[name]}, {mask}", cell
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Every member under both masks; what only norm adds on shifted images beyond clean ones."""
+    try:
+        return tidy.table(list(_rows(results)))
+    except RecordsMissing:
+        return tidy.table([])
+
+
+def _rows(results: Results) -> Iterator[dict]:
+    for name in family.both_masks(results):
+        sides = [accuracies(results, cell) for cell in family.of_member(results, name)]
+        gap = (sides[1] - sides[0]).dropna()
+        row = {"member": MEMBER_NAMES[name], "seeds": len(gap)}
+        for column in ("clean", *SHIFTED):
+            for side, mask in zip(sides, ("all", "only norm"), strict=True):
+                row[f"{column}, {mask}"] = side[column].mean()
+        for column in SHIFTED:
+            row[f"{column}, more than clean"] = (gap[column] - gap["clean"]).mean()
+        yield row
+
+
+def agreement(x: pd.Series, y: pd.Series) -> Comparison:
+    """Kendall's tau of two rankings, with a 95 % interval, and whether that lies above `AGREE`.
+
+    atanh(tau) is taken as normal with variance 0.437 / (n - 4) (Fieller, Hartley and Pearson, 1957,
+    "Tests for rank correlation coefficients"). `seeds` is n, how many are ranked.
+    """
+    both = pd.DataFrame({"x": x, "y": y}).dropna()
+    count, tau = len(both), float(kendalltau(both["x"], both["y"]).statistic)
+    if count <= 4 or math.isnan(tau):
+        return Comparison(tau, math.nan, math.nan, count, math.nan, OPEN)
+    low = high = tau
+    if abs(tau) < 1:
+        half = norm.ppf((1 + LEVEL) / 2) * math.sqrt(0.437 / (count - 4))
+        low, high = (math.tanh(math.atanh(tau) + side * half) for side in (-1, 1))
+    seen = SEEN if low > AGREE else REVERSED if high < AGREE else OPEN
+    return Comparison(tau, low, high, count, math.nan, seen)
+
+
+def rankings(results: Results) -> dict[str, Comparison]:
+    """The agreement of clean accuracy with each of `SHIFTED`; empty where nothing is measured."""
+    try:
+        means = pd.DataFrame(
+            {name: accuracies(results, cell).mean() for name, cell in _networks(results)}
+        ).T
+    except RecordsMissing:
+        return {}
+    return {column: agreement(means["clean"], means[column]) for column in SHIFTED}
+
+
+def rank_table(results: Results) -> pd.DataFrame:
+    """How well the rankings agree, and whether that meets the hypothesis."""
+    return tidy.table(
+        [
+            {
+                "test images": SHIFTED[column],
+                "Kendall's tau with clean": tidy.comparison(c, results.profile.where),
+            }
+            for column, c in rankings(results).items()
+        ]
+    )
+
+
+def finding(results: Results) -> str:
+    """Whether the rankings agree."""
+    found = rankings(results)
+    if not found:
+        return "The family's members have not been measured on shifted images in this profile."
+    told = [
+        f"{column} images {number(c.mean)} [{number(c.low)}, {number(c.high)}]: {c.seen}"
+        for column, c in found.items()
+    ]
+    count = next(iter(found.values())).seeds
+    return (
+        f"Of {count} networks, Kendall's tau of clean accuracy with that on {'; on '.join(told)}. "
+        f"The hypothesis is a tau above {AGREE}."
+    )

@@ -1,0 +1,112 @@
+"""The family on shifted images, on made-up measurements whose order is known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import PROFILE, with_measures
+
+from samlib.chapters import robust_family
+from samlib.chapters.robust_family import MEASURE, agreement
+from samlib.measures.robustness import DUALITY
+from samlib.report import cells
+from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.study import plan
+from samlib.study.methods import HEADLINE
+
+
+def level(config):
+    """Clean accuracy by member and mask: MSAM above SAM above USAM, only norm two points higher."""
+    place = {"sam": 10, "msam": 20, "usam": 0}[config["member"]]
+    return 60.0 + place + 2 * (config["mask"] == "only_norm") - 40 * (config["geometry"] == "none")
+
+
+def shifted(results, corrupted, attacked):
+    """Clean accuracies by `level`, the others as rules make them of the clean one and the mask."""
+
+    def change(config, values):
+        clean, on = level(config), config["mask"] == "only_norm"
+        values |= {"clean": clean, "corrupted": corrupted(clean, on)}
+        for number, attack in enumerate(values["attacks"]):
+            attack["accuracy"] = attacked(clean, on) + number  # the mean is 1.5 higher
+
+    return with_measures(results, MEASURE, change)
+
+
+def test_only_norm_on_shifted_images_beyond_clean_ones(smoke):
+    found = shifted(smoke, lambda clean, on: clean - 20 + 3 * on, lambda clean, on: clean / 2)
+    table = robust_family.table(found).set_index(("member", ""))
+    assert table.index.tolist() == ["SAM", "MSAM", "USAM"]
+    assert table["clean, all", ""].tolist() == [70, 80, 60]
+    assert table["corrupted, only norm", ""].tolist() == [55, 65, 45]
+    assert table["attacked, all", ""].tolist() == [36.5, 41.5, 31.5]
+    assert table["corrupted, more than clean", ""].tolist() == [3, 3, 3]
+    assert table["attacked, more than clean", ""].tolist() == [-1, -1, -1]
+    assert table["seeds", ""].tolist() == [plan.RANKED_SEEDS] * 3
+    shown = cells.as_text(robust_family.table(found))
+    assert shown["attacked, more than clean"].tolist() == ["−1.00"] * 3
+
+
+def test_every_network_is_ranked_and_the_hypothesis_decided(smoke):
+    found = shifted(smoke, lambda clean, on: clean - 20, lambda clean, on: 100 - clean)
+    ranks = robust_family.rankings(found)
+    assert (ranks["corrupted"].mean, ranks["corrupted"].seen) == (1, SEEN)
+    assert (ranks["attacked"].mean, ranks["attacked"].seen) == (-1, REVERSED)
+    assert ranks["corrupted"].seeds == 7  # the base optimizer, and three methods under two masks
+    table = robust_family.rank_table(found)
+    assert table["Kendall's tau with clean", "where"].tolist() == [PROFILE.where] * 2
+    assert "Of 7 networks" in robust_family.finding(found)
+    assert "corrupted images 1.00 [1.00, 1.00]: seen" in robust_family.finding(found)
+
+
+def test_kendalls_tau_by_hand():
+    x = pd.Series(range(8), dtype=float)
+    y = x.copy()
+    y[[0, 1]] = y[[1, 0]].to_numpy()  # one of 28 pairs is the wrong way round
+    found = agreement(x, y)
+    assert found.mean == pytest.approx(26 / 28)
+    half = 1.959964 * math.sqrt(0.437 / 4)
+    z = 0.5 * math.log((1 + 26 / 28) / (1 - 26 / 28))
+    low, high = ((math.exp(2 * v) - 1) / (math.exp(2 * v) + 1) for v in (z - half, z + half))
+    assert [found.low, found.high] == pytest.approx([low, high])
+    assert found.seen == SEEN
+    assert low > 0.7
+
+
+def test_between_and_below_the_bound():
+    draw = np.random.default_rng(0)
+    x = pd.Series(draw.normal(size=60))
+    assert agreement(x, pd.Series(draw.normal(size=60))).seen == REVERSED
+    near = agreement(x, x + pd.Series(draw.normal(scale=0.4, size=60)))
+    assert near.low < 0.7 < near.high
+    assert near.seen == OPEN
+
+
+def test_few_or_equal_networks_decide_nothing():
+    few = agreement(pd.Series([1.0, 2.0, 3.0, 4.0]), pd.Series([1.0, 2.0, 3.0, 4.0]))
+    assert (few.seen, math.isnan(few.low)) == (OPEN, True)
+    assert agreement(pd.Series([1.0] * 6), pd.Series(range(6))).seen == OPEN
+
+
+def test_what_is_not_measured_is_no_row(smoke):
+    found = replace(smoke, measures=smoke.measures | {MEASURE: {}})
+    assert robust_family.table(found).empty
+    assert robust_family.rank_table(found).empty
+    assert "not been measured" in robust_family.finding(found)
+
+
+def test_the_plan_measures_one_network_of_every_member_in_short():
+    found = [w for w in plan.robustness(PROFILE).measured if w.measure == MEASURE]
+    assert {w.seeds for w in found} == {1}
+    methods = [w.cell.method for w in found]
+    assert methods[:3] == list(HEADLINE)
+    assert len(methods) == 7
+    bare = replace(PROFILE, grids=tuple(r for r in PROFILE.grids if not r.method.changes))
+    assert {w.measure for w in plan.robustness(bare).measured} == {"robustness"}
+
+
+def test_the_attacks_are_the_duality_papers(smoke):
+    attacks = next(iter(smoke.measures[MEASURE].values()))["values"]["attacks"]
+    assert [(a["norm"], a["radius"]) for a in attacks] == [(a.norm, a.radius) for a in DUALITY]
