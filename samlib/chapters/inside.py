@@ -6,11 +6,10 @@ from matplotlib.figure import Figure
 
 from samlib.chapters import anatomy
 from samlib.chapters.family import lines, percent
-from samlib.chapters.inside_predictions import BARRIER, FACTORS, PREDICTIONS
+from samlib.chapters.inside_predictions import BARRIER, FACTORS, PREDICTIONS, in_the_norms
 from samlib.chapters.why import predictions, told
 from samlib.errors import RecordsMissing
 from samlib.report import tidy
-from samlib.report.answers import DESCRIBED
 from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
@@ -212,8 +211,9 @@ def opening(results: Results) -> dict[str, str]:
     gains = anatomy.gains(results, ON)
     share = percent(share_of_gain(gains["twin_with_own_norms"], gains["own"]))
     says = "SAM-ON perturbs γ and β alone. Where in the trained network its gain sits is not said."
-    sees = f"With SAM-ON's γ and β alone, the base optimizer's network has {share}."
-    return lines(results, says, sees, DESCRIBED)
+    below, _ = in_the_norms(results)
+    sees = f"With SAM-ON's γ and β alone, the base network has {share}; predicted: below a tenth."
+    return lines(results, says, sees, below.seen)
 
 
 TABLES = {

@@ -20,11 +20,12 @@ FACTORS = {"weight_squared": "‖W‖²", "trace": "tr(H)", "index": "√(‖W�
 Look = Callable[[Results], Found]
 
 
-def _in_the_norms(results: Results) -> Found:
+def in_the_norms(results: Results) -> Found:
+    """How far what γ and β of SAM-ON bring lies below a tenth of its gain."""
     gains = anatomy.gains(results, ON)
     brought, whole = gains["twin_with_own_norms"], gains["own"]
-    off = compare((brought - TENTH * whole).dropna(), margin=0.0)
-    return off, "what γ and β of SAM-ON bring to the base network, less a tenth of the gain"
+    below = compare((TENTH * whole - brought).dropna(), margin=0.0)
+    return below, "a tenth of the gain, less what γ and β of SAM-ON bring to the base network"
 
 
 def _highest(results: Results) -> Found:
@@ -88,8 +89,7 @@ PREDICTIONS = (
     Explanation(
         "the gain is not in γ and β",
         "The base network with γ and β of its SAM-ON twin has less than a tenth of the gain.",
-        _in_the_norms,
-        (REVERSED,),
+        in_the_norms,
     ),
     Explanation(
         "one valley, layer by layer",

@@ -1,17 +1,22 @@
 """Where the gain sits, on made-up measurements whose numbers are known."""
 
+import functools
+import math
 from dataclasses import replace
 
 import pytest
 from made_up import LAYERS, PROFILE, WEIGHTS, rewritten, with_measures
+from planted import OWN, planted, rng_of
 
 from samlib.chapters import anatomy, inside
 from samlib.chapters.inside_predictions import PREDICTIONS
 from samlib.chapters.why import MET, NOT_MET, outcome
+from samlib.measures.measurement import twin
 from samlib.measures.robustness import ATTACKS
-from samlib.report.stats import NOT_RUN
-from samlib.study import plan
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, share_of_gain
+from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, ON
+from samlib.trainer.config import RunConfig
 
 BY_NAME = {e.name: e for e in PREDICTIONS}
 
@@ -55,7 +60,9 @@ def test_the_norm_layers_bring_their_share_of_the_gain(smoke, brought, said):
     share = ours["share of the gain"]["share"].tolist()
     assert share[1:] == pytest.approx([10 * brought, 90, 100], abs=0.1)
     assert ours["− SGD"]["mean"].tolist()[1:] == pytest.approx([brought, 9, 10], abs=0.01)
-    assert f"{share[1]:.0f} %" in inside.opening(found)["sees"]
+    opened = inside.opening(found)
+    assert f"{share[1]:.0f} %" in opened["sees"]
+    assert opened["seen"] == {MET: SEEN, NOT_MET: REVERSED}[said]
     assert "SAM-ON is +10.00" in inside.finding_swap(found)
 
 
@@ -243,3 +250,72 @@ def test_the_plan_measures_the_headline_and_pairs_only_what_has_a_twin():
     assert by_measure["connectivity"] == [ALL, ON]
     photographs = replace(PROFILE, bases={"wrn": PROFILE.bases["wrn"].replace(dataset="cifar10")})
     assert "self_training" not in {w.measure for w in plan.inside(photographs).measured}
+
+
+# --- planted at the size of the demonstration, with noise of seeds and of runs ---
+
+QUICK = profiles.get("quick")
+GAIN = 10.0  # of SAM-ON, in points
+
+
+@functools.cache
+def world():
+    return planted(QUICK, {"all": 8.0, "only_norm": GAIN}, None, only=("inside",))
+
+
+def exchanged(part):
+    """γ and β hold a part of the gain; a mixture has noise of its own."""
+    found = world()
+
+    def change(config, values):
+        config = RunConfig.from_dict(config)
+        noise = rng_of("mixed", config.run_id).normal(0, OWN, 2)
+        own, other = (found.records[c.run_id]["test_accuracy"] for c in (config, twin(config)))
+        values["accuracy"] = {
+            "own": own,
+            "twin": other,
+            "twin_with_own_norms": other + part * GAIN + noise[0],
+            "own_with_twin_norms": own - part * GAIN + noise[1],
+        }
+
+    return with_measures(found, "connectivity", change)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [(0.0, MET), (0.1, OPEN), (0.5, NOT_MET), (1.0, NOT_MET)]
+)
+def test_the_part_of_the_gain_that_is_planted_in_the_norm_layers_is_found(part, said):
+    found = exchanged(part)
+    assert outcome_of("the gain is not in γ and β", found) == said
+    gains = anatomy.gains(found, ON)
+    share = share_of_gain(gains["twin_with_own_norms"], gains["own"])
+    assert share.low < part < share.high
+    assert share.seeds == QUICK.measured_seeds
+
+
+def curved(**blocks):
+    """Traces by method, with a tenth of noise that a seed's runs share, and a tenth alone."""
+
+    def change(config, values):
+        shared = rng_of("curved", config["seed"]).normal(0, 0.1)
+        draw = rng_of("own", key(config), config["seed"])
+        norm, rest = (
+            trace * math.exp(shared + draw.normal(0, 0.1)) for trace in blocks[key(config)]
+        )
+        values["trace"] = {"only_norm": norm, "no_norm": rest, "all": norm + rest}
+
+    return with_measures(world(), "curvature", change)
+
+
+def test_curvature_that_is_planted_is_found_and_none_where_none_is():
+    found = curved(base=(8, 100), all=(4, 50), only_norm=(2, 100))
+    for name in ("flat where it perturbs", "sharp elsewhere"):
+        assert outcome_of(name, found) == MET
+        assert outcome_of(name, curved(**dict.fromkeys(("base", "all", "only_norm"), (5, 80)))) in (
+            OPEN,
+            NOT_MET,
+        )
+    table = inside.curvature(found).set_index(("of the Hessian", ""))
+    found = table["SAM-ON / SAM", "factor"]
+    assert found["trace, norm layers"] == pytest.approx(0.5, rel=0.3)
+    assert found["trace, all other weights"] == pytest.approx(2, rel=0.3)

@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import PROFILE, with_measures
+from planted import planted, rng_of
 
 from samlib.chapters import robust_family
 from samlib.chapters.robust_family import MEASURE, agreement
 from samlib.measures.robustness import DUALITY
 from samlib.report import cells
 from samlib.report.stats import OPEN, REVERSED, SEEN
-from samlib.study import plan
+from samlib.study import plan, profiles
 from samlib.study.methods import HEADLINE
+from samlib.trainer.config import RunConfig
 
 
 def level(config):
@@ -110,3 +112,20 @@ def test_the_plan_measures_one_network_of_every_member_in_short():
 def test_the_attacks_are_the_duality_papers(smoke):
     attacks = next(iter(smoke.measures[MEASURE].values()))["values"]["attacks"]
     assert [(a["norm"], a["radius"]) for a in attacks] == [(a.norm, a.radius) for a in DUALITY]
+
+
+@pytest.mark.parametrize(("noise", "seen"), [(0.3, SEEN), (30.0, REVERSED)])
+def test_a_planted_order_of_the_whole_family_is_found_through_noise(noise, seen):
+    quick = planted(profiles.get("quick"), {}, None, only=("robustness",))
+
+    def change(config, values):
+        config = RunConfig.from_dict(config)
+        place = rng_of("place", config.member, config.mask, config.geometry).uniform(0, 30)
+        draw = rng_of("shift", config.run_id)
+        values |= {"clean": 50 + place, "corrupted": 30 + place + draw.normal(0, noise)}
+        for attack in values["attacks"]:
+            attack["accuracy"] = 20 + place / 2 + draw.normal(0, noise)
+
+    ranks = robust_family.rankings(with_measures(quick, MEASURE, change))
+    assert {c.seen for c in ranks.values()} == {seen}
+    assert {c.seeds for c in ranks.values()} == {27}
