@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import identical, one_line, snapshot
+from torch import nn
 
 from samlib.errors import ConfigError
+from samlib.measures import self_training as module
 from samlib.measures.self_training import ANGLES, labelled, self_training, turned
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import restored, train
@@ -86,3 +90,41 @@ def test_without_images_to_label_it_is_refused(trained):
     finally:
         run.splits = true
     one_line(caught)
+
+
+def test_the_steps_are_those_of_plain_descent_on_its_own_labels(monkeypatch):
+    """Two angles, an epoch of one batch each, beside the same in numpy and float64."""
+    monkeypatch.setattr(module, "ANGLES", (90, 180))
+    monkeypatch.setattr(module, "EPOCHS", 1)
+    config = RunConfig(batch_size=8, lr=2.0, momentum=0.0, weight_decay=0.0, label_smoothing=0.1)
+    draw = torch.Generator().manual_seed(3)
+    images = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=draw)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(3, 16, generator=draw, dtype=torch.float64))
+    seen = []
+    run = SimpleNamespace(
+        model=model,
+        config=config,
+        forward=model,
+        inputs=lambda x: x.double() / 255,
+        accuracy=lambda *_: seen.append(model[1].weight.detach().numpy().copy()) or 0.0,
+        splits=SimpleNamespace(
+            test_images=images,
+            test_labels=torch.zeros(6, dtype=torch.int64),
+            val_images=images,
+            count=lambda split: 6,
+        ),
+    )
+    begun = model[1].weight.detach().numpy().copy()
+    self_training(run)
+    w = begun.copy()
+    for angle, ends in zip((1, 2), seen[-2:], strict=True):
+        x = np.rot90(images.numpy(), angle, (2, 3)).reshape(6, 16) / 255
+        labels = (x @ w.T).argmax(1)
+        odds = np.exp(x @ w.T)
+        target = 0.9 * np.eye(3)[labels] + 0.1 / 3
+        w -= 0.2 * (odds / odds.sum(1, keepdims=True) - target).T @ x / 6
+        np.testing.assert_allclose(ends, w, rtol=1e-12)
+    assert np.abs(seen[-1] - begun).max() > 1e-3
+    np.testing.assert_array_equal(model[1].weight.detach().numpy(), begun)
