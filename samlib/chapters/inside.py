@@ -121,7 +121,10 @@ def gammas(results: Results) -> pd.DataFrame:
 
 
 def turning(results: Results) -> pd.DataFrame:
-    """Accuracy on turned digits before and after self-training; empty where it is not measured."""
+    """Accuracy on turned digits before and after self-training, at 0° the clean one twice.
+
+    Empty where it is not measured.
+    """
     rows, comparisons = [], []
     try:
         found = {
@@ -134,8 +137,7 @@ def turning(results: Results) -> pd.DataFrame:
     for angle in found[ON, "after"]:
         row = {"turned by": f"{angle}°"}
         for (method, when), table in found.items():
-            if when == "before" or angle:
-                row[f"{_names(results)[method]}, {when}"] = tidy.spread(table[angle])
+            row[f"{_names(results)[method]}, {when}"] = tidy.spread(table[angle])
         comparisons.append(results.judge(found[ON, "after"][angle] - found[ALL, "after"][angle]))
         rows.append(row)
     return tidy.judged(rows, "SAM-ON − SAM, after", comparisons, results.profile.where)

@@ -8,7 +8,7 @@ from samlib.chapters.explanations import Explanation, Found
 from samlib.errors import RecordsMissing
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
+from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare
 from samlib.report.text import number
 from samlib.study.methods import ALL, BASE, ON, Method
 
@@ -58,9 +58,7 @@ def _trace_over(other: Method, block: str) -> Look:
 def _index_ranks(results: Results) -> Found:
     found = anatomy.ranks(results)
     off = abs(found["index"]) - max(abs(found["weight_squared"]), abs(found["trace"]))
-    if math.isnan(off):
-        return None
-    seen = SAME if abs(off) <= RANK else SEEN if off > 0 else REVERSED
+    seen = OPEN if math.isnan(off) else SAME if abs(off) <= RANK else SEEN if off > 0 else REVERSED
     told = ", ".join(f"{FACTORS[name]} {number(r)}" for name, r in found.items())
     return Comparison(off, math.nan, math.nan, 1, math.nan, seen), f"rank correlations: {told}"
 
@@ -92,16 +90,16 @@ PREDICTIONS = (
         in_the_norms,
     ),
     Explanation(
-        "one valley, layer by layer",
+        "one valley layer by layer",
         f"No single layer has a barrier: the highest is at most {BARRIER} nats.",
         _highest,
         (SAME, REVERSED),
         "nats",
     ),
-    _toy("the toy before the classifier, SAM", False, _LOWER),
-    _toy("the toy before the classifier, SAM-ON", False, _NOT_LOWER),
-    _toy("the toy in a transformer, SAM", True, _LOWER),
-    _toy("the toy in a transformer, SAM-ON", True, _NOT_LOWER),
+    _toy("the toy before the classifier (SAM)", False, _LOWER),
+    _toy("the toy before the classifier (SAM-ON)", False, _NOT_LOWER),
+    _toy("the toy in a transformer (SAM)", True, _LOWER),
+    _toy("the toy in a transformer (SAM-ON)", True, _NOT_LOWER),
     Explanation(
         "flat where it perturbs",
         "The trace of the Hessian on γ and β is smaller with SAM-ON than with the base optimizer.",
