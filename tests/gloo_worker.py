@@ -6,6 +6,7 @@ batch; `run` returns what the form said, and the weights after it.
 
 import os
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -53,6 +54,31 @@ def static_after_plain_steps(net, optimizer, ball, x, y):
     sam_step(lambda: F.cross_entropy(ddp(x), y), optimizer, ball)
 
 
+def static_later(net, optimizer, ball, x, y):
+    """A second wrapper, made when the first step has looked for wrappers already."""
+    wrapped(net, torch.optim.SGD(net.parameters(), lr=0.0), ball, x, y)
+    static(net, optimizer, ball, x, y)
+
+
+def sharded_state(net, optimizer, ball, x, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, in torch itself
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+    own = ZeroRedundancyOptimizer(net.parameters(), torch.optim.SGD, lr=LR)
+    wrapped(net, own, ball, x, y)
+
+
+def joined(net, optimizer, ball, x, y):
+    ddp = DistributedDataParallel(net)
+    with ddp.join():
+        sam_step(lambda: F.cross_entropy(ddp(x), y), optimizer, ball)
+
+
+def compiled(net, optimizer, ball, x, y):
+    ddp = torch.compile(DistributedDataParallel(net), backend="aot_eager")
+    sam_step(lambda: F.cross_entropy(ddp(x), y), optimizer, ball)
+
+
 def accumulated(net, optimizer, ball, x, y):
     ddp, parts = DistributedDataParallel(net), list(zip(x.chunk(2), y.chunk(2), strict=True))
     for i, (a, b) in enumerate(parts):
@@ -95,8 +121,8 @@ def inside_with_its_backward(*given):
 
 
 FORMS = (
-    *(wrapped, unused, views, static, static_after_plain_steps, accumulated),
-    *(inside, inside_with_its_backward),
+    *(wrapped, unused, views, sharded_state, compiled, accumulated, inside_with_its_backward),
+    *(static, static_after_plain_steps, static_later, inside, joined),
 )
 
 

@@ -18,7 +18,11 @@ def code(record: dict) -> str:
 
 def mixed(records: Iterable[dict]) -> str | None:
     """What to say of records of different code, in one line; None where one code made them all."""
-    counts = Counter(map(code, records))
+    records = list(records)
+    torches = [r["provenance"].get("packages", {}).get("torch", "unknown") for r in records]
+    several = len(set(torches)) > 1  # which decides numbers as the code does
+    pairs = zip(records, torches, strict=True)
+    counts = Counter(code(r) + f" with torch {torch}" * several for r, torch in pairs)
     if len(counts) < 2:
         return None
     by = ", ".join(f"{count} by {who}" for who, count in counts.most_common())

@@ -3,8 +3,10 @@ training around it goes on changing things.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
@@ -15,9 +17,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from samlib.errors import ConfigError
 from samlib.sam.ascent import over_all, reached
 from samlib.sam.masks.base import HALF, OF_THE_TRAINED, Mask
+from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.perturbation import Perturbation
 
 _CASTS = ("ToCopyBackward0", "CopyBackwards", "CopySlices")
+# By mask, the wrappers of its weights that there were at its first step.
+_WRAPPERS: WeakKeyDictionary[Mask, list[ref]] = WeakKeyDictionary()
 
 
 def weights(perturbation: Perturbation, everything: bool = False) -> None:
@@ -39,32 +44,49 @@ def weights(perturbation: Perturbation, everything: bool = False) -> None:
                 f"{name} was turned to {p.dtype} after its mask was made: most of it would not "
                 "move by a step of rho; keep it in float32 and use bfloat16 autocast"
             )
-    _refuse_static_graph(mask)
+    for wrapper in _wrappers(mask):
+        _refuse_wrapper(wrapper())
 
 
-def _refuse_static_graph(mask: Mask) -> None:
-    """Look once for a wrapper of the masked weights, which does not know of an ascent's pass."""
-    if mask.alone is not None or not (dist.is_available() and dist.is_initialized()):
+def _wrappers(mask: Mask) -> list[ref]:
+    """Who averages the masked weights' gradients; looked for once, which takes milliseconds."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    if mask not in _WRAPPERS:
+        masked = {id(e.parameter) for e in mask.entries}
+        kind = nn.parallel.DistributedDataParallel
+        every = [found for found in gc.get_objects() if issubclass(type(found), kind)]
+        of_it = (w for w in every if any(id(p) in masked for p in w.parameters()))
+        _WRAPPERS[mask] = [ref(w) for w in of_it]
+    return _WRAPPERS[mask]
+
+
+def _refuse_wrapper(wrapper: nn.parallel.DistributedDataParallel | None) -> None:
+    """Raise a ConfigError for one that takes the ascent's pass for a whole one."""
+    if wrapper is None:  # gone since
         return
-    masked = {id(e.parameter) for e in mask.entries}
-    kind = nn.parallel.DistributedDataParallel
-    wrappers = [found for found in gc.get_objects() if issubclass(type(found), kind)]
-    if any(w.static_graph and any(id(p) in masked for p in w.parameters()) for w in wrappers):
+    if wrapper.static_graph:
         raise ConfigError(
             "DistributedDataParallel with static_graph takes the ascent's pass, whose gradients "
             "it never sees, for a whole one: replicas would drift apart; leave static_graph off"
         )
-    mask.alone = True
+    if wrapper._join_config.enable:
+        raise ConfigError(
+            "DistributedDataParallel.join has a process that is done answer every pass, also the "
+            "ascent's, which averages nothing: give each process as many batches"
+        )
 
 
 def graph(loss: Tensor, perturbation: Perturbation) -> None:
     """Check what lies between a loss and the weights: no fp16, no parameter the mask never saw.
 
-    Wherever autocast was entered, and also in what torch.compile made. Some 200 microseconds for a
-    ResNet-50.
+    Wherever fp16 begins, and also in what torch.compile made: at casts from it and to it, at norm
+    layers, which take half precision beside weights in float32, and at others' functions. Some 200
+    microseconds for a ResNet-50.
 
     Raises:
-        ConfigError: a gradient would pass through fp16, or the mask would now select more.
+        ConfigError: a gradient would pass through fp16, the mask would now select more, or the
+            model is wrapped with a static graph.
     """
     mask = perturbation.mask
     for node in _nodes(loss):
@@ -72,15 +94,33 @@ def graph(loss: Tensor, perturbation: Perturbation) -> None:
         if kind == "AccumulateGrad":
             if id(node.variable) not in mask.seen:
                 _refuse_new(node.variable, perturbation)
-        elif kind in _CASTS or kind == "CompiledFunctionBackward":
-            compiled = kind not in _CASTS
-            held = node.saved_tensors if compiled else getattr(node, "_input_metadata", ())
-            if any(t is not None and t.dtype == torch.float16 for t in held):
-                where = "inside a compiled model" if compiled else "or a cast to it"
+        elif _may_change_precision(kind):
+            if any(t is not None and t.dtype == torch.float16 for t in _around(node, kind)):
+                compiled = kind == "CompiledFunctionBackward"
+                where = "inside a compiled model" if compiled else "a cast to it or layers in it"
                 raise ConfigError(
                     f"fp16 autocast, {where}, needs a loss scaler, which SAM's step has no place "
                     "for: gradients that round to zero leave no ascent; use bfloat16"
                 )
+            if kind == "_DDPSinkBackward":  # of a wrapper made after the first step
+                _refuse_wrapper(node.ddp_weakref())
+
+
+@cache
+def _may_change_precision(kind: str) -> bool:
+    """By the name of a node: those of torch's own operations end in a digit."""
+    return kind in _CASTS or "Norm" in kind or not kind[-1].isdigit()
+
+
+def _around(node: Any, kind: str) -> Iterable[Any]:
+    """What has the dtypes of the gradients that come to a node, and go on from a cast."""
+    if kind == "CompiledFunctionBackward":
+        yield from node.saved_tensors
+    yield from getattr(node, "_input_metadata", ())
+    if kind in _CASTS:
+        for further, _ in node.next_functions:
+            if further is not None and type(further).__name__ != "AccumulateGrad":
+                yield from getattr(further, "_input_metadata", ())
 
 
 def _nodes(loss: Tensor) -> Iterator[Any]:
@@ -104,6 +144,7 @@ def _refuse_new(leaf: Tensor, perturbation: Perturbation) -> None:
     name = next((n for n, p in now if p is leaf), None)
     of_now = {id(p) for _, p in now}
     if name and any(id(e.parameter) not in of_now for e in mask.entries):
+        refuse_sharded(mask.model)  # since the mask was made
         raise ConfigError(f"parameters were replaced: {OF_THE_TRAINED}")
     if name and (over_all(perturbation) or mask.would_select(leaf)):
         raise ConfigError(
@@ -115,6 +156,9 @@ def _refuse_new(leaf: Tensor, perturbation: Perturbation) -> None:
 
 class Watch:
     """Whether the masked weights stay at w + eps between `begin` and `end`, nested blocks aside.
+
+    A write through `p.data` by other than an optimizer leaves no trace that could be read without
+    waiting for the device; `p.data = other` does.
 
     Args:
         mask: whose weights.
@@ -128,6 +172,7 @@ class Watch:
         self._weights = [(e.name, e.parameter) for e in mask.entries]
         self._ids = {id(p) for _, p in self._weights}
         self._before, self._at, self._hook = before, {}, None
+        self._memory: list[int] = []
 
     def begin(self) -> None:
         """The weights have been moved, by one write each."""
@@ -135,6 +180,7 @@ class Watch:
         before = self._before or []
         pairs = zip(self._weights, before, now, strict=self._before is not None)
         self._at = {id(p): n for (_, p), b, n in pairs if n == b + 1}
+        self._memory = [p.data_ptr() for _, p in self._weights]
         self._hook = register_optimizer_step_pre_hook(self._refuse_step)
         self._open.append(self)
 
@@ -149,8 +195,8 @@ class Watch:
 
     def end(self) -> None:
         """Raise a ConfigError if somebody wrote to the weights."""
-        for name, p in self._weights:
-            if self._at.get(id(p), p._version) != p._version:
+        for (name, p), memory in zip(self._weights, self._memory, strict=True):
+            if self._at.get(id(p), p._version) != p._version or p.data_ptr() != memory:
                 raise ConfigError(
                     f"{name} was changed inside the block, where it stands at w + eps, and the "
                     "block's end undoes it: change weights after the block"
@@ -171,8 +217,8 @@ def versions(mask: Mask) -> list[int]:
 
 
 def gradients_now(mask: Mask) -> list[tuple[Tensor | None, int]]:
-    """What `.grad` of the first and the last masked weight is, to see whether a closure writes."""
-    grads = [mask.entries[i].parameter.grad for i in (0, -1)]
+    """What `.grad` of everything trainable is, to see whether a closure writes to it."""
+    grads = [p.grad for _, p in mask.trainable]
     return [(g, -1 if g is None else g._version) for g in grads]
 
 
@@ -207,11 +253,18 @@ def dropped(optimizer: Optimizer) -> None:
         ConfigError: it keeps them, as one that accumulates over micro-batches does.
     """
     groups = getattr(optimizer, "param_groups", ())
-    held = (p for group in groups for p in group["params"] if p.grad is not None)
-    p = next(held, None)
+    weights = [p for group in groups for p in group["params"] if p.requires_grad]
+    p = next((p for p in weights if p.grad is not None), None)
+    made = p is None and bool(weights)
+    if made:  # before the first micro-batch there is no gradient to see kept
+        p = min(weights, key=Tensor.numel)
+        p.grad = torch.empty_like(p)
     grad, version = (p.grad, p.grad._version) if p is not None else (None, 0)
     optimizer.zero_grad()
-    if grad is not None and p.grad is grad and grad._version == version:
+    kept = grad is not None and p.grad is grad and grad._version == version
+    if made:
+        p.grad = None
+    if kept:
         raise ConfigError(
             f"{type(optimizer).__name__} keeps its gradients when they are to be dropped, so it "
             "accumulates: use `perturbed`, a backward pass in its block, then step and zero_grad"

@@ -104,7 +104,7 @@ class Perturbation:
         """Whether this epoch (from 0) is perturbed; None, for a loop without epochs, is.
 
         Raises:
-            ConfigError: None where only some epochs are.
+            ConfigError: None where only some epochs are, or no number.
         """
         if epoch is None:
             if self.start or self.end is not None:
@@ -113,7 +113,10 @@ class Perturbation:
                     "it is, sam_step(..., epoch=epoch) or perturbed(..., plan=p.plan(epoch))"
                 )
             return True
-        return self.start <= epoch and (self.end is None or epoch < self.end)
+        try:
+            return self.start <= epoch and (self.end is None or epoch < self.end)
+        except TypeError as error:
+            raise ConfigError(f"epoch must be a number, not {epoch!r}") from error
 
     @property
     def ready(self) -> bool:

@@ -289,6 +289,11 @@ def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer
             raise ConfigError(f"optimizer must be a torch.optim.Optimizer, not {each!r}")
     if not optimizers:
         raise ConfigError("optimizer must be an optimizer or several, not an empty list")
+    if len(optimizers) > 1:
+        groups = (group for each in optimizers for group in getattr(each, "param_groups", ()))
+        weights = [id(p) for group in groups for p in group["params"]]
+        if len(weights) > len(set(weights)):
+            raise ConfigError("two of the optimizers hold the same parameter: it would step twice")
     return optimizers
 
 

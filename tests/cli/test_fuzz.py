@@ -6,6 +6,7 @@ without it a small number, always the same.
 
 import argparse
 import ast
+import copy
 import json
 import os
 import warnings
@@ -16,13 +17,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import small_net
+import torch.nn.functional as F
+from conftest import small_batch, small_net
 from helpers import ANYTHING, FIELDS, OTHER, result
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
+from torch import nn
+from torch.func import functional_call
 
-from samlib import masks
+from samlib import Perturbation, geometry, masks, perturbed, sam_step
 from samlib.__main__ import main
 from samlib.campaign.jobs import Outcome
 from samlib.cli.flags import parser
@@ -155,6 +159,144 @@ def test_a_mask_of_any_booleans(fitting, wild):
     made, chosen = [], dict(fitting) | wild
     if not refused(lambda: made.append(masks.from_booleans(NET, chosen)), ConfigError):
         assert made[0].count == sum(int(tensor.sum()) for tensor in chosen.values()) > 0
+
+
+# --- training around the step --------------------------------------------------------------------
+
+RHO, LR = 0.3, 0.1
+SITUATIONS = st.fixed_dictionaries(
+    {
+        "mask": st.sampled_from(["only_norm", "no_norm", "all"]),
+        "over": st.sampled_from(["mask", "all"]),
+        "batchnorm": st.sampled_from(["both", "first"]),
+        "start": st.sampled_from([0, 0, 2]),
+        "epoch": st.sampled_from([*[0, 2] * 5, None, "2"]),
+        "later": st.sampled_from([*["nothing", "replaced"] * 6, "frozen", "unfrozen", "half"]),
+        "cast": st.sampled_from([*[torch.float64] * 12, torch.float16]),
+        "closure": st.sampled_from([*["loss"] * 30, "backward", "detached", "vector", "text"]),
+        "frame": st.sampled_from([*["step", "block"] * 5, "step inside", "write inside"]),
+        "optimizer": st.sampled_from([*["one", "two"] * 8, "twice", "keeps", "lbfgs"]),
+    }
+)
+
+
+class Keeps(torch.optim.SGD):
+    """Accumulates: nothing is dropped yet."""
+
+    def zero_grad(self, set_to_none=True):
+        pass
+
+
+def optimizers_of(net, kind):
+    weights = list(net.parameters())
+    sgd = torch.optim.SGD(weights, lr=LR)
+    return {
+        "one": sgd,
+        "two": [torch.optim.SGD(weights[::2], lr=LR), torch.optim.SGD(weights[1::2], lr=LR)],
+        "twice": [sgd, sgd],
+        "keeps": Keeps(weights, lr=LR),
+        "lbfgs": torch.optim.LBFGS(weights),
+    }[kind]
+
+
+def must_refuse(at):
+    """Whether a situation has no right value."""
+    whole = at["frame"] == "step"
+    active = at["start"] <= (2 if at["epoch"] == "2" else at["epoch"] or 0)
+    return (
+        (at["epoch"] is None and at["start"] > 0)
+        or at["epoch"] == "2"
+        or at["closure"] != "loss"
+        or at["cast"] == torch.float16
+        or (at["later"] == "unfrozen" and (at["mask"] != "no_norm" or at["over"] == "all"))
+        or (at["later"] in ("frozen", "half") and active)
+        or (whole and at["optimizer"] in ("twice", "keeps", "lbfgs"))
+        or (at["frame"].endswith("inside") and active)
+    )
+
+
+def loss_at(net, weights, x, y):
+    return F.cross_entropy(functional_call(net, weights, (x,)), y)
+
+
+def right_step(net, masked, at, x, y):
+    """Weights and buffers after a step by the formula, from autograd on a copy of the network."""
+    net, active = copy.deepcopy(net), at["start"] <= (at["epoch"] or 0)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+
+    def gradient(weights):
+        weights = {n: w.clone().requires_grad_() for n, w in weights.items()}
+        found = torch.autograd.grad(loss_at(net, weights, x, y), [*weights.values()])
+        return dict(zip(weights, found, strict=True))
+
+    slope = gradient(before)
+    buffers = {n: b.clone() for n, b in net.named_buffers()}
+    over = masked if at["over"] == "mask" else [n for n, p in net.named_parameters()]
+    length = torch.cat([slope[n].flatten() for n in over]).norm()
+    away = {n: w + RHO * slope[n] / length if n in masked else w for n, w in before.items()}
+    if active or at["frame"] != "step":
+        slope = gradient(away if active else before)
+    if not (active and at["batchnorm"] == "first"):
+        buffers = dict(net.named_buffers())
+    trainable = {n: p.requires_grad for n, p in net.named_parameters()}
+    return {n: w - LR * slope[n] * trainable[n] for n, w in before.items()} | buffers
+
+
+@given(SITUATIONS)
+@cases(100)
+def test_any_training_around_the_step_is_right_or_refused_in_one_line(at):
+    """Right: each weight and each running statistic is that of the formula, in float64."""
+    if at["frame"] != "step":
+        at["optimizer"] = "two" if at["optimizer"] == "two" else "one"
+    net, (x, y) = small_net(torch.float64), small_batch(torch.float64)
+    if at["later"] == "unfrozen":
+        net.norm1.requires_grad_(False)
+    mask = masks.MASKS[at["mask"]](net, RunConfig())
+    options = {"radius_over": at["over"], "batchnorm": at["batchnorm"], "start": at["start"]}
+    ball = Perturbation(geometry.L2(), RHO, mask, **options)
+    masked = [e.name for e in mask.entries]
+    if at["later"] == "unfrozen":
+        net.norm1.requires_grad_(True)
+    elif at["later"] == "frozen":
+        mask.entries[0].parameter.requires_grad_(False)
+    elif at["later"] == "half":
+        net.to(torch.bfloat16)
+    elif at["later"] == "replaced":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    optimizers, before = optimizers_of(net, at["optimizer"]), copy.deepcopy(net.state_dict())
+    first, dtype = mask.entries[0].parameter, net.conv1.weight.dtype
+
+    def loss():
+        return F.cross_entropy(net(x.to(dtype)).to(at["cast"]).double(), y)
+
+    def closure():
+        found = loss()
+        if at["closure"] == "backward":
+            found.backward(retain_graph=True)
+        odd = {"detached": found.detach(), "vector": found.expand(2), "text": "loss"}
+        return odd.get(at["closure"], found)
+
+    def step():
+        if at["frame"] == "step":
+            sam_step(closure, optimizers, ball, epoch=at["epoch"])
+            return
+        several = optimizers if isinstance(optimizers, list) else [optimizers]
+        with perturbed(closure, ball, plan=ball.plan(at["epoch"])):
+            net.zero_grad()
+            loss().backward()
+            if at["frame"] == "write inside":
+                with torch.no_grad():
+                    first.mul_(1)
+            if at["frame"] == "step inside":
+                [each.step() for each in several]
+        if at["frame"] != "step inside":
+            [each.step() for each in several]
+
+    refuses = must_refuse(at)
+    want = before if refuses else right_step(net, masked, at, x, y) if dtype == x.dtype else None
+    assert refused(step, ConfigError) is refuses
+    if want is not None:
+        torch.testing.assert_close(net.state_dict(), want, rtol=1e-9, atol=1e-12)
 
 
 # --- record files --------------------------------------------------------------------------------

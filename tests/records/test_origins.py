@@ -23,6 +23,15 @@ def test_records_of_different_code_are_counted_without_git():
     )
 
 
+def test_records_of_one_code_and_two_releases_of_torch_are_told_apart():
+    old, new = (
+        {"provenance": {"source": "abc", "packages": {"torch": v}}} for v in ("2.5", "2.11")
+    )
+    assert origins.mixed([result(0, **new), result(1, **new)]) is None
+    said = origins.mixed([result(0, **new), result(1, **new), result(2, **old)])
+    assert "2 by code abc with torch 2.11, 1 by code abc with torch 2.5;" in said
+
+
 def test_a_run_of_several_workers_is_not_called_that_of_one():
     shared = {"parallel": {"workers": 8, "perturbation": "worker"}}
     said = origins.mixed([result(0), result(1, **shared)])

@@ -117,6 +117,57 @@ def test_bfloat16_is_not(how):
     assert flat(seen).norm().item() == pytest.approx(RHO, rel=1e-5)
 
 
+def convolutions():
+    """Batch norm between convolutions, in float32."""
+    torch.manual_seed(0)
+    parts = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(8 * 16, 3))
+
+
+def frozen_but_norms():
+    net = convolutions()
+    for layer in (0, 3, 6):
+        net[layer].requires_grad_(False)
+    return net, lambda x: torch.autocast("cpu", torch.float16)(net)(x).float()
+
+
+def in_half_but_norms():
+    net = convolutions().half()
+    net[1].float()
+    net[4].float()
+    return net, lambda x: net(x.half()).float()
+
+
+class Doubled(torch.autograd.Function):
+    """A kernel that casts by itself, as with torch.amp.custom_fwd."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.half() * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.float() * 2
+
+
+def in_half_in_a_kernel():
+    net = convolutions()
+    return net, lambda x: Doubled.apply(net(x)) * torch.ones(3)
+
+
+@pytest.mark.parametrize("make", [frozen_but_norms, in_half_but_norms, in_half_in_a_kernel])
+def test_fp16_without_a_cast_on_the_gradients_way_is_refused(make):
+    """A norm layer takes half precision beside weights in float32."""
+    net, model = make()
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    mask, before = masks.only_norm(net), snapshot(net)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    with pytest.raises(ConfigError, match=r"fp16 autocast, .* use bfloat16") as caught:
+        sam_step(lambda: F.cross_entropy(model(x), y), optimizer, ball(mask))
+    one_line(caught)
+    assert identical(snapshot(net), before)
+
+
 def test_a_frozen_part_in_fp16_in_front_is_not():
     class Behind(nn.Module):
         def __init__(self):
@@ -216,6 +267,18 @@ def test_a_random_mask_needs_all_it_counted_through():
         sam_step(loss_of(net, *batch()), sgd(net), ball(mask))
 
 
+def test_norm_layers_replaced_after_the_mask_was_made_keep_their_statistics():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    mask = masks.only_norm(net)
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(net).double()
+    x, y = batch()
+    hidden = net[0](x).detach()
+    sam_step(lambda: F.cross_entropy(net(x), y), sgd(net), ball(mask, batchnorm="first"))
+    torch.testing.assert_close(net[1].running_mean, 0.1 * hidden.mean(0), rtol=1e-12, atol=0)
+    assert mask.norms == [net[1]]
+
+
 # --- epochs --------------------------------------------------------------------------------------
 
 
@@ -233,6 +296,14 @@ def test_active_epochs_want_an_epoch(options):
         assert torch.equal(net[1].weight, gamma)
     with perturbed(loss_of(net, *batch()), late, plan=late.plan(options.get("start", 0))):
         assert not torch.equal(net[1].weight, gamma)
+
+
+def test_an_epoch_that_is_no_number_is_refused():
+    late = ball(masks.only_norm(two_norms()), start=1)
+    with pytest.raises(ConfigError, match="epoch must be a number, not '3'") as caught:
+        late.plan("3")
+    one_line(caught)
+    assert [late.plan(e).active for e in (0, 0.5, 1, 1.5, torch.tensor(2))] == [0, 0, 1, 1, 1]
 
 
 # --- code in the block ---------------------------------------------------------------------------
@@ -262,6 +333,7 @@ def test_an_optimizer_that_steps_in_the_backward_pass_is_refused():
         lambda net, old: net[1].bias.sub_(0.1),
         lambda net, old: net.load_state_dict(old),
         lambda net, old: nn.init.ones_(net[4].weight),
+        lambda net, old: setattr(net[4].weight, "data", torch.ones(8).double()),
     ],
 )
 def test_weights_changed_inside_the_block_are_named_and_restored(write):
@@ -320,6 +392,48 @@ def test_a_forward_pass_may_keep_its_weights_in_bounds():
     sam_step(loss_of(net, *batch()), sgd(net), ball(masks.only_norm(net)))
 
 
+def test_a_closure_with_a_backward_pass_of_a_part_is_refused():
+    """Of what no mask holds, and between the first weight and the last one."""
+    net, x, y = two_norms(), *batch()
+    hidden = net[:3](x).detach()
+
+    def closure():
+        net[3](hidden).square().mean().backward()
+        return F.cross_entropy(net(x), y)
+
+    for make in (masks.only_norm, masks.no_norm):
+        with pytest.raises(ConfigError, match="must not call backward"):
+            sam_step(closure, sgd(net), ball(make(net)))
+        with pytest.raises(ConfigError, match="must not call backward"):
+            next(steps(closure, make(net)))
+
+
+def test_a_closure_may_take_a_gradient_of_a_gradient():
+    """A gradient penalty, as of WGAN-GP."""
+    net, x, y = two_norms(), *batch()
+    mask = masks.only_norm(net)
+
+    def penalized(call):
+        at = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(call(at).sum(), at, create_graph=True)
+        return F.cross_entropy(call(x), y) + ((slope.norm(dim=1) - 1) ** 2).mean()
+
+    def gradient(weights):
+        weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
+        loss = penalized(lambda z: functional_call(net, weights, (z,)))
+        found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        return dict(zip(weights, found, strict=True))
+
+    weights, names = dict(net.named_parameters()), [e.name for e in mask.entries]
+    first = gradient(weights)
+    length = torch.cat([first[n] for n in names]).norm()
+    away = {n: w + RHO * first[n] / length if n in names else w for n, w in weights.items()}
+    slope = gradient(away)
+    want = {n: w.detach() - 0.1 * slope[n] for n, w in weights.items()}
+    sam_step(lambda: penalized(net), sgd(net), ball(mask))
+    torch.testing.assert_close(dict(net.named_parameters()), want, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("leave", ["retain", "zero"])
 def test_a_closure_with_a_backward_pass_of_its_own_is_refused(leave):
     """The closure that LBFGS takes; a graph that is kept would be walked twice without an error."""
@@ -366,13 +480,20 @@ class Accumulating(torch.optim.Optimizer):
             self.inner.step()
 
 
-def test_an_optimizer_that_accumulates_is_refused_when_it_keeps_gradients():
+@pytest.mark.parametrize("held", [False, True])
+def test_an_optimizer_that_accumulates_is_refused(held):
+    """Also at its first micro-batch, where no gradient is held: the second of two is due."""
     net, x, y = two_norms(), *batch()
     optimizer, mask = Accumulating(sgd(net)), masks.only_norm(net)
-    sam_step(loss_of(net, x, y), optimizer, ball(mask))
+    if held:
+        loss_of(net, x, y)().backward()
+    before = [(p.grad, p.detach().clone()) for p in net.parameters()]
     with pytest.raises(ConfigError, match=r"Accumulating keeps .* use `perturbed`") as caught:
         sam_step(loss_of(net, x, y), optimizer, ball(mask))
     one_line(caught)
+    for p, (grad, weight) in zip(net.parameters(), before, strict=True):
+        assert p.grad is grad
+        assert torch.equal(p, weight)
 
 
 def test_an_optimizer_that_accumulates_works_with_perturbed():
@@ -441,6 +562,14 @@ def test_optimizers_get_the_gradient_at_the_perturbed_weights(name):
     torch.testing.assert_close(
         flat(net.parameters()), flat(other.parameters()), rtol=1e-8, atol=1e-10
     )
+
+
+def test_one_parameter_in_two_optimizers_is_refused():
+    net = two_norms()
+    optimizers = [sgd(net), torch.optim.Adam(net[5].parameters())]
+    with pytest.raises(ConfigError, match="hold the same parameter") as caught:
+        sam_step(loss_of(net, *batch()), optimizers, ball(masks.only_norm(net)))
+    one_line(caught)
 
 
 def test_two_optimizers_share_the_parameters():

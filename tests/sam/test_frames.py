@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from samlib import Perturbation, geometry, masks, sam_step
+from samlib.errors import ConfigError
 from samlib.files import project_root
 
 RHO, LR = 0.5, 0.1
@@ -102,6 +104,19 @@ def test_accelerate(every, tmp_path):
     assert_trained(net, reference(parts, every))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_accelerates_optimizer_is_refused_by_sam_step_where_it_accumulates():
+    """Its first micro-batch of two leaves nothing to see kept."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    net, ((x, y),) = network(), batches(1)
+    model, optimizer = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=LR))
+    perturbation = Perturbation(geometry.L2(), RHO, masks.only_norm(net))
+    loss = lambda: F.cross_entropy(model(x), y)  # noqa: E731
+    with accelerator.accumulate(model), pytest.raises(ConfigError, match="use `perturbed`"):
+        sam_step(loss, optimizer, perturbation, backward=accelerator.backward)
+
+
 class Classified(nn.Module):
     """A network as the Trainer takes it: the loss comes first."""
 
@@ -114,15 +129,17 @@ class Classified(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_hugging_face_trainer(tmp_path):
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_hugging_face_trainer(every, tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    net, parts = network(), batches(3)
+    net, parts = network(), batches(4)
     model = Classified(net)
     rows = [{"x": a, "labels": b} for x, y in parts for a, b in zip(x, y, strict=True)]
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=8,
+        gradient_accumulation_steps=every,
         num_train_epochs=1,
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
@@ -139,4 +156,4 @@ def test_the_hugging_face_trainer(tmp_path):
     before = copy.deepcopy(net.state_dict())
     trainer.train()
     assert not torch.equal(before["0.weight"], net.state_dict()["0.weight"])
-    assert_trained(net, reference(parts))
+    assert_trained(net, reference(parts, every))

@@ -56,7 +56,10 @@ def reference(parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["wrapped", "unused", "views", "inside_with_its_backward"])
+@pytest.mark.parametrize(
+    "form",
+    ["wrapped", "unused", "views", "sharded_state", "compiled", "inside_with_its_backward"],
+)
 def test_replicas_step_along_the_mean_of_their_gradients(seen, form):
     want = reference([batch(rank) for rank in (0, 1)])
     for rank in (0, 1):
@@ -81,6 +84,8 @@ def test_replicas_that_accumulate_perturb_each_micro_batch(seen):
     [
         ("static", "static_graph takes the ascent's pass"),
         ("static_after_plain_steps", "static_graph takes the ascent's pass"),
+        ("static_later", "static_graph takes the ascent's pass"),
+        ("joined", "join has a process that is done answer every pass"),
         ("inside", "inside the forward pass of DistributedDataParallel"),
     ],
 )

@@ -86,6 +86,12 @@ class Length(Own):
         return F.normalize(x, dim=-1) * self.weight
 
 
+class HeadsAndChannels(Rms):
+    """One gamma for each head and channel, as some models normalize queries and keys."""
+
+    shape = (2, 8)
+
+
 class ScaleOfItsOwn(nn.Module):
     def __init__(self):
         super().__init__()
@@ -95,7 +101,8 @@ class ScaleOfItsOwn(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * self.scale["gamma"]
 
 
-BY_DEED = [Rms, OnePlusRms, ChannelsFirst, Batch, Length, ScaleOfItsOwn]
+HeadsAndChannels.__name__ = "QueryNorm"  # values of such a shape are tried where called a norm
+BY_DEED = [Rms, HeadsAndChannels, OnePlusRms, ChannelsFirst, Batch, Length, ScaleOfItsOwn]
 
 
 @pytest.mark.parametrize("kind", BY_DEED)
@@ -156,7 +163,34 @@ class TwoInputs(Own):
         return x + residual * self.weight
 
 
-@pytest.mark.parametrize("kind", [Affine, Signs, Squashed, Position, TwoInputs])
+class NormedLinear(Own):
+    """A head whose weights and inputs have length 1."""
+
+    shape = (8, 8)
+
+    def forward(self, x):
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class PostNormBlock(Own):
+    """A block whose class is called a norm's, with a matrix of its own and a layer inside."""
+
+    shape = (8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.inner(x @ self.weight)
+
+
+PostNormBlock.__name__ = "BlockPostNorm"
+
+
+@pytest.mark.parametrize(
+    "kind", [Affine, Signs, Squashed, Position, TwoInputs, NormedLinear, PostNormBlock]
+)
 def test_other_values_per_channel_are_no_norm_layers_and_nothing_is_said(kind):
     net = nn.Sequential(nn.Linear(3, 8), kind(), nn.LayerNorm(8))
     mask = masks.only_norm(net)  # where a warning would be an error
@@ -176,10 +210,19 @@ class AddNorm(Own):
         return F.layer_norm(x + residual, x.shape[-1:]) * self.weight
 
 
+class WhiteningNorm(Own):
+    """One that holds a matrix, of which a mask of norm layers should not decide by itself."""
+
+    shape = (8, 8)
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:]) @ self.weight
+
+
 LINE = r"from test_selections import {0}; masks\.register_norm\({0}\)"
 
 
-@pytest.mark.parametrize("kind", [FusedNorm, AddNorm])
+@pytest.mark.parametrize("kind", [FusedNorm, AddNorm, WhiteningNorm])
 @pytest.mark.parametrize("make", [masks.only_norm, masks.no_norm, masks.only_gamma])
 def test_what_looks_like_a_norm_layer_and_is_not_known_is_named(make, kind):
     net = nn.Sequential(nn.Linear(3, 8), kind(), nn.LayerNorm(8), kind())
@@ -229,6 +272,20 @@ def test_the_line_to_paste_works(tmp_path):
 def here(*more):
     places = [str(Path(samlib.__file__).parents[1]), *map(str, more)]
     return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+
+
+def test_masks_of_weights_say_which_matrices_they_leave_out():
+    """Attention holds its projections itself, and a transposed convolution is another type."""
+    net = nn.Sequential(
+        nn.TransformerEncoderLayer(8, 2, 4), nn.ConvTranspose1d(8, 8, 1), nn.Conv1d(8, 8, 1)
+    )
+    net[0].linear2.requires_grad_(False)
+    mask = masks.weights(net)
+    left = "self_attn.out_proj.weight", "linear1.weight"
+    assert names(mask) == [*(f"0.{name}" for name in left), "2.weight"]
+    said = "1 such weights are frozen; 1 matrices of MultiheadAttention are left out; 1 matrices of"
+    assert f"; {said} ConvTranspose1d are left out" in repr(mask)
+    assert repr(masks.weights(nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8)))).endswith("%)")
 
 
 # --- their own words -----------------------------------------------------------------------------

@@ -65,11 +65,9 @@ class Mask:
     Attributes:
         entries: tuple of `Entry`, in the model's parameter order.
         trainable: name and parameter of everything that could be selected.
-        norms: the model's norm layers.
         untouched: leading stages of the model without a selected coordinate.
         unused: names of parameters that some loss did not use, each reported once.
         seen: ids of the parameters that the mask was made with, or was asked about since.
-        alone: True once it is known that no wrapper of the model stands in the ascent's way.
         total: number of trainable coordinates in the model.
 
     Raises:
@@ -92,14 +90,9 @@ class Mask:
         self.notes = tuple(notes)
         self._again = again
         self.trainable = trainable(model)
-        self.norms = [m for _, m in norm_layers(model)]
-        pieces = {id(part): part for m in self.norms for part in parts(m)}
-        self._stateful = [
-            part for part in pieces.values() if next(part.buffers(False), None) is not None
-        ]
+        self._find_norms()
         self.unused: set[str] = set()
         self.seen = {id(p) for _, p in self.trainable}
-        self.alone: bool | None = None
         self.total = sum(p.numel() for _, p in self.trainable)
         self.entries = tuple(e for e in entries if e.count)
         if not self.entries:
@@ -110,9 +103,31 @@ class Mask:
         self.untouched = untouched_stages(model, [e.parameter for e in self.entries])
         refuse_half(e.parameter for e in self.entries)
 
+    def _find_norms(self) -> None:
+        found = norm_layers(self.model)
+        self._norms = [m for _, m in found]
+        pieces = {id(part): part for m in self._norms for part in parts(m)}
+        self._stateful = [
+            part for part in pieces.values() if next(part.buffers(False), None) is not None
+        ]
+        every = dict(self.model.named_modules())
+        named = [(*name.rpartition("."), m) for name, m in found if name]
+        self._places = [(every[parent]._modules, leaf, m) for parent, _, leaf, m in named]
+
+    def _renew_norms(self) -> None:
+        if any(leaf not in held or held[leaf] is not m for held, leaf, m in self._places):
+            self._find_norms()
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The model's norm layers, as they are now: `convert_sync_batchnorm` replaces them."""
+        self._renew_norms()
+        return self._norms
+
     @property
     def norm_buffers(self) -> list[Tensor]:
         """Running statistics of the norm layers, as they are now: `model.to` replaces them."""
+        self._renew_norms()
         return [b for m in self._stateful for b in m._buffers.values() if b is not None]
 
     @property

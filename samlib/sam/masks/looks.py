@@ -15,6 +15,7 @@ from torch import Tensor, nn
 _FACTOR = 8.0  # exact in floating point
 _CLOSE = 1e-2  # far above what a layer's epsilon changes at inputs of this size
 _SIZE = 10.0
+_MOST = 2**16  # values in a parameter of more than one dimension that is tried
 _TRIED: WeakKeyDictionary[type, dict] = WeakKeyDictionary()
 
 
@@ -28,16 +29,38 @@ def could_normalize(module: nn.Module) -> bool:
 
     torch's own layers, and what derives from them, are known by type and need no look.
     """
-    bases = (b for b in type(module).__mro__ if b is not nn.Module)
-    if any(b.__module__.startswith("torch.nn.modules.") for b in bases):
+    held = list(module.parameters())
+    return bool(held) and not _of_torch(module) and all(map(per_channel, held))
+
+
+def could_scale(module: nn.Module) -> bool:
+    """Whether a module holds values of one shape, as a gamma for each head and channel.
+
+    A matrix has such a shape, too: whoever asks knows that the module is called a norm.
+    """
+    held = list(module.parameters())
+    if not held or _of_torch(module):
         return False
-    return next(module.parameters(), None) is not None and all(
-        map(per_channel, module.parameters())
-    )
+    whole = max(held, key=Tensor.numel)
+    return whole.numel() <= _MOST and all(p.shape == whole.shape or per_channel(p) for p in held)
+
+
+def stands_alone(module: nn.Module) -> bool:
+    """Whether a module of no type of torch holds parameters itself, and no module inside it does.
+
+    So it is no block that has a norm layer among others.
+    """
+    own = list(module.parameters(recurse=False))
+    return bool(own) and not _of_torch(module) and len(own) == len(list(module.parameters()))
+
+
+def _of_torch(module: nn.Module) -> bool:
+    bases = (b for b in type(module).__mro__ if b is not nn.Module)
+    return any(b.__module__.startswith("torch.nn.modules.") for b in bases)
 
 
 def normalizes(module: nn.Module) -> bool | None:
-    """Whether a module that `could_normalize` does so; None where its forward pass cannot be tried.
+    """Whether a module that could normalize does so; None where its forward pass cannot be tried.
 
     The copy is tried in training mode, in float32, at generic weights; hooks do not run.
     """
@@ -87,27 +110,42 @@ def _copy(module: nn.Module) -> nn.Module:
 
 def _inputs(layer: nn.Module) -> Iterator[Tensor]:
     """Generic inputs of the shapes that norm layers take, for as many channels as it has."""
-    first = next(layer.parameters())
-    d = max(p.numel() for p in layer.parameters())
+    whole = max(layer.parameters(), key=Tensor.numel)
+    d, s = whole.numel(), whole.shape
     draw = torch.Generator().manual_seed(0)
-    for shape in ((4, 3, d), (4, d, 3, 3), (4, d, 5), (4, d), (2, 3, 3, d), (2, d, 3, 3, 3)):
+    flat = ((4, 3, d), (4, d, 3, 3), (4, d, 5), (4, d), (2, 3, 3, d), (2, d, 3, 3, 3))
+    for shape in flat if per_channel(whole) else ((4, 3, *s), (4, *s)):
         x = torch.randn(shape, generator=draw, device="cpu") * _SIZE + 1
-        yield x.to(first.device)
+        yield x.to(whole.device)
 
 
 def _scale_free(layer: nn.Module, x: Tensor) -> bool | None:
+    first, second = _out(layer, x), _out(layer, x * _FACTOR)
+    if first is None or second is None:
+        return None
+    same = bool((first - second).abs().max() <= _CLOSE * first.abs().max())
+    return same and len(first.unique()) > x.numel() / 2 and _value_by_value(layer, x, first)
+
+
+def _value_by_value(layer: nn.Module, x: Tensor, out: Tensor) -> bool:
+    """Whether values of more than one dimension scale the output one by one, as no matrix does."""
+    whole = max(layer.parameters(), key=Tensor.numel)
+    if per_channel(whole):
+        return True
+    with torch.no_grad():
+        whole.view(-1)[0] += 1
+        changed = _out(layer, x) != out
+        whole.view(-1)[0] -= 1
+    return not changed.flatten(x.ndim - whole.ndim)[..., 1:].any()
+
+
+def _out(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """What the layer makes of an input, of the same shape; None where it takes none of that."""
     kind = x.device.type
     with torch.no_grad(), torch.autocast(kind, enabled=False), torch.random.fork_rng(devices=[]):
-        outs = []
-        for given in (x, x * _FACTOR):
-            torch.default_generator.manual_seed(0)
-            try:
-                out = layer.forward(given.clone())
-            except Exception:  # not a shape it takes
-                return None
-            if not (isinstance(out, Tensor) and out.shape == x.shape):
-                return None
-            outs.append(out.float())
-    first, second = outs
-    same = bool((first - second).abs().max() <= _CLOSE * first.abs().max())
-    return same and len(first.unique()) > x.numel() / 2
+        torch.default_generator.manual_seed(0)
+        try:
+            out = layer.forward(x.clone())
+        except Exception:  # not a shape it takes
+            return None
+    return out.float() if isinstance(out, Tensor) and out.shape == x.shape else None

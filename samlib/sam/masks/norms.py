@@ -1,5 +1,6 @@
 """Normalization layers of a model: found by type, by registration, and by what they compute."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
 from samlib.errors import ConfigError
-from samlib.sam.masks.looks import could_normalize, normalizes
+from samlib.sam.masks.looks import could_normalize, could_scale, normalizes, stands_alone
 
 _TORCH = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 # timm's batch, layer and group norms subclass torch's; these stand on their own.
@@ -23,6 +24,7 @@ _TIMM = (
 # It scales by a channel's share of the whole, and leaves the size of its input as it is.
 _TIMM_OTHERS = ("grn.GlobalResponseNorm",)
 _LEAVES = {"gamma": "weight", "scale": "weight", "beta": "bias", "shift": "bias"}
+_NORM = re.compile(r"norm(alization)?(\d+d)?$")  # a head of normalized weights ends in linear
 _REGISTERED: dict[type[nn.Module], bool] = {}
 
 
@@ -112,14 +114,17 @@ def _torch_norms() -> Iterator[type[nn.Module]]:
 
 
 def _by_deed(name: str, module: nn.Module, known: tuple) -> bool | None:
-    if not could_normalize(module) or any(isinstance(m, known) for m in module.modules()):
+    called = type(module).__name__.lower()
+    channels, norm = could_normalize(module), "norm" in called
+    alone = stands_alone(module) and bool(_NORM.search(called))
+    tried = channels or (norm and could_scale(module))
+    if not (tried or alone) or any(isinstance(m, known) for m in module.modules()):
         return False
-    does = normalizes(module)
+    does = normalizes(module) if tried else None
     if does:
         return True
-    called = "norm" in type(module).__name__.lower()
     placed = "norm" in name.rpartition(".")[2].lower()
-    return None if called or (placed and does is None) else False
+    return None if alone or (channels and (norm or (placed and does is None))) else False
 
 
 def parts(layer: nn.Module) -> list[nn.Module]:

@@ -95,7 +95,8 @@ def _weights_of(model: nn.Module, kind: str, types: tuple[type[nn.Module], ...])
             )
         chosen.add(id(own["weight"]))
     again = partial(_weights_of, kind=kind, types=types)
-    return _where(model, kind, lambda p: id(p) in chosen, again=again)
+    notes = words.other_matrices(model, chosen)
+    return _where(model, kind, lambda p: id(p) in chosen, again=again, notes=notes)
 
 
 def convolutions(model: nn.Module) -> Mask:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 from torch.nn.utils import parametrize
 
+from samlib.sam.masks.looks import per_channel
 from samlib.sam.masks.norms import Found, norm_parameters
 
 
@@ -21,6 +22,24 @@ def left_out(model: nn.Module, found: Found) -> list[str]:
     notes += [f"{_some(computed)} computed: what it is made of is meant"] if computed else []
     alike = Counter(type(m).__name__ for _, m in found.alike)
     return notes + [f"{n} {kind} not counted as norm layers" for kind, n in alike.items()]
+
+
+def other_matrices(model: nn.Module, chosen: set[int]) -> list[str]:
+    """What holds a matrix and is none of the layers whose weights were chosen, for a `repr`.
+
+    Args:
+        model: the network.
+        chosen: ids of the weights, trainable or not.
+    """
+    frozen = sum(id(p) in chosen and not p.requires_grad for p in model.parameters())
+    others = Counter(
+        type(m).__name__
+        for m in model.modules()
+        for p in m.parameters(recurse=False)
+        if p.requires_grad and id(p) not in chosen and not per_channel(p)
+    )
+    notes = [f"{frozen} such weights are frozen"] if frozen else []
+    return notes + [f"{n} matrices of {kind} are left out" for kind, n in others.items()]
 
 
 def warn_of_lookalikes(found: Found, stacklevel: int) -> None:
