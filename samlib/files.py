@@ -27,7 +27,7 @@ def as_disk_error(path: Path) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up: free some space",
             errno.EROFS: "the file system is read-only: choose another folder with --results",
             errno.EACCES: "no permission to write there: choose another folder with --results",
-        }.get(error.errno, str(error))
+        }.get(error.errno or 0, str(error))
         raise DiskError(
             f"cannot write {path}: {advice}; finished runs are kept, and the same command continues"
         ) from error

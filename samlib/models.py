@@ -8,6 +8,7 @@ step's reuse of an unperturbed prefix need to know nothing about families.
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,10 @@ class ResNet(Staged):
         preact: pre-activation networks have no norm after the stem and one before the pooling.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
     def __init__(
         self,
         block: Callable[[int, int, int], nn.Module],
@@ -157,6 +162,17 @@ class ResNet(Staged):
 class ResNet50(Staged, torchvision.models.ResNet):
     """torchvision's ResNet-50, its four stages named as such."""
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    avgpool: nn.Module
+    fc: nn.Module
+
     def __init__(self, *, num_classes: int, in_channels: int):
         if in_channels != 3:
             raise ConfigError(f"resnet50 takes colour images, not {in_channels} channels")
@@ -201,7 +217,7 @@ class DyT(nn.Module):
 masks.register_norm(DyT)
 
 
-class ViT(Staged, VisionTransformer):
+class ViT(Staged, VisionTransformer):  # type: ignore[misc]  # `forward` is that of Staged
     """timm's vision transformer, its blocks grouped into three stages of equal depth."""
 
     @property
@@ -309,7 +325,7 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     make = _ZOO[choose("model", name, _ZOO)]
     shape = {"num_classes": num_classes, "in_channels": in_channels}
     if is_vit(name):
-        patch = make.args[0]
+        patch = cast(partial, make).args[0]
         if image_size % patch:
             raise ConfigError(
                 f"image_size must be a multiple of {patch} for {name}, which cuts patches of "

@@ -40,7 +40,7 @@ def digest(rooms: Iterable[str], folder: Path = _HERE) -> str:
 
 
 # Taken when this module is imported: what is on disk later is not what this process runs.
-_DIGESTS = {rooms: digest(rooms) for rooms in (DECIDING, MEASURING)}
+_DIGESTS: dict[tuple[str, ...], str] = {rooms: digest(rooms) for rooms in (DECIDING, MEASURING)}
 
 
 def source_digest(rooms: tuple[str, ...] = DECIDING) -> str:
@@ -70,7 +70,7 @@ def tf32() -> dict[str, bool]:
     try:
         return {"convolutions": cudnn.allow_tf32, "products": cublas.allow_tf32}
     except RuntimeError:  # set by the names of PyTorch 2.9, of which the older ones know nothing
-        allowed = {"convolutions": cudnn.conv, "products": cublas}
+        allowed = {"convolutions": cudnn.conv, "products": cublas}  # type: ignore[attr-defined]
         return {what: place.fp32_precision == "tf32" for what, place in allowed.items()}
 
 

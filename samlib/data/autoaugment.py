@@ -95,9 +95,9 @@ def magnitude(name: str, level: int | None, sign: Tensor) -> Tensor:
     """Magnitude of operation `name` at level 0..9, one float64 per entry of `sign`."""
     if name not in RANGES:
         return torch.zeros(len(sign), dtype=torch.float64)
-    amount = np.linspace(*RANGES[name], 10)[level]
+    amount = float(np.linspace(*RANGES[name], 10)[level])
     if name == "Posterize":
-        amount = np.round(amount)
+        amount = float(round(amount))
     return torch.full((len(sign),), amount, dtype=torch.float64) * (sign if name in SIGNED else 1)
 
 
@@ -255,8 +255,8 @@ def _contrast(images: Tensor, amount: Tensor) -> Tensor:
 def _sharpness(images: Tensor, amount: Tensor) -> Tensor:
     """The base is smoothed: the centre weighs 5/13, its neighbours 1/13; the border stays."""
     x = images.int()
-    box = sum(x[..., i : x.shape[2] - 2 + i, :] for i in range(3))
-    box = sum(box[..., i : x.shape[3] - 2 + i] for i in range(3))
+    box = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    box = box[..., :-2] + box[..., 1:-1] + box[..., 2:]
     smooth = x.clone()
     smooth[..., 1:-1, 1:-1] = (2 * (box + 4 * x[..., 1:-1, 1:-1]) + 13) // 26  # rounded
     return _blend(images, smooth, amount)

@@ -140,7 +140,8 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:
             raise DataMissing(f"{info.title} as downloaded to {archives} is unusable: {problem}")
         _write(path, arrays)
     except (OSError, RuntimeError, http.client.HTTPException, DiskError) as error:
-        reason = error.__cause__ if isinstance(error, DiskError) else error
+        reason = error.__cause__ if isinstance(error, DiskError) else None
+        reason = reason or error
         damaged = _damaged(info, archives)
         advice = (
             f"{damaged} is there, but it is not the original: its MD5 checksum differs, as that of "
@@ -192,11 +193,11 @@ def _command(name: str, cache: Path) -> str:
     """The command that prepares a cache at its path."""
     words = ["prepare", "--dataset", name]
     if cache.resolve() != _cache_path(name, None).resolve():
-        words += ["--data", cache.parent]
+        words += ["--data", str(cache.parent)]
     return command(*words)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -128,7 +128,7 @@ def batches(
     workers = loaders()
     loader = DataLoader(
         files,
-        batch_sampler=parts,
+        batch_sampler=parts,  # type: ignore[arg-type]  # sequences will do, too
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",

@@ -10,6 +10,7 @@ from torch import Tensor
 from samlib.errors import ConfigError
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
+from samlib.sam.geometry import Tensors
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
 from samlib.sam.source.this_step import Gradient
@@ -175,6 +176,6 @@ class Stretch(Stateful):
 
 
 @torch.no_grad()
-def _copy(to: list[Tensor], of: Sequence[Tensor]) -> None:
+def _copy(to: list[Tensor], of: Tensors) -> None:
     torch._foreach_copy_(to, of)
     torch.clear_autocast_cache()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
-from samlib.sam.geometry import Scale
+from samlib.sam.geometry import Scale, Tensors
 from samlib.sam.masks.base import OF_THE_TRAINED, Mask
 from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.perturbation import Perturbation
@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
     """Gradients of whole parameters, and names and parameters they are of."""
 
     over: Where
-    whole: Sequence[Tensor]
+    whole: Tensors
 
 
 class Ascent(NamedTuple):
@@ -43,8 +43,8 @@ class Ascent(NamedTuple):
             None is T_w = I.
     """
 
-    eps: list[Tensor]
-    gradient: list[Tensor]
+    eps: Tensors
+    gradient: Tensors
     scale: Scale
 
 
@@ -65,7 +65,9 @@ def ascent(
         d = source.direction(mask, g, optimizers)
         if d is None:
             return None
-        along = found if d is g else Gradients(mask.entries, spread(mask, d))
+        along = found
+        if along is None or d is not g:
+            along = Gradients(mask.entries, spread(mask, d))
         T = geometry.T([o[0] for o in along.over], [o[1] for o in along.over], along.whole)
         norm = geometry.norm(T, along.whole) if over_all(perturbation) else None
         scale = T and masked(mask, Gradients(along.over, T))
@@ -99,6 +101,7 @@ def gradients(perturbation: Perturbation, loss: Tensor, everything: bool = False
     mask, over = perturbation.mask, reached(perturbation, everything)
     weights = [o[1] for o in over]
     keep = perturbation.when.looks
+    grads: Tensors
     try:
         grads = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from samlib.errors import ConfigError
 from samlib.sam.ascent import over_all, reached
@@ -125,7 +126,7 @@ def _around(node: Any, kind: str) -> Iterable[Any]:
 
 def _nodes(loss: Tensor) -> Iterator[Any]:
     """Every node of a loss's graph."""
-    found = {loss.grad_fn} - {None}
+    found: set[Any] = {loss.grad_fn} - {None}
     ahead = list(found)
     while ahead:
         for node, _ in ahead.pop().next_functions:
@@ -171,7 +172,9 @@ class Watch:
     def __init__(self, mask: Mask, before: list[int] | None):
         self._weights = [(e.name, e.parameter) for e in mask.entries]
         self._ids = {id(p) for _, p in self._weights}
-        self._before, self._at, self._hook = before, {}, None
+        self._before = before
+        self._at: dict[int, int] = {}
+        self._hook: RemovableHandle | None = None
         self._memory: list[int] = []
 
     def begin(self) -> None:
@@ -261,7 +264,9 @@ def dropped(optimizer: Optimizer) -> None:
         p.grad = torch.empty_like(p)
     grad, version = (p.grad, p.grad._version) if p is not None else (None, 0)
     optimizer.zero_grad()
-    kept = grad is not None and p.grad is grad and grad._version == version
+    if p is None or grad is None:
+        return
+    kept = p.grad is grad and grad._version == version
     if made:
         p.grad = None
     if kept:

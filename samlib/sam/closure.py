@@ -36,7 +36,7 @@ def _called(closure: Closure, mask: Mask | None = None) -> Any:
             "the closure must be a function without arguments that returns the loss, not a "
             f"{type(closure).__name__}"
         )
-    before = mask and checks.gradients_now(mask)
+    before = [] if mask is None else checks.gradients_now(mask)
     with torch.enable_grad():
         returned = closure()
     if mask is not None:
@@ -66,6 +66,6 @@ def losses(
     up = loss if other is None else other
     _check(loss)
     _check(up)
-    if mask is not None:
+    if perturbation is not None and checked:
         checks.graph(up, perturbation)
     return loss, up

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from samlib.errors import ConfigError, choose
+from samlib.sam.geometry import Tensors
 from samlib.sam.masks.base import Mask
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
@@ -45,6 +46,10 @@ class Descent(Stateful):
         """Whether the first pass must take every parameter's gradient."""
         return self.over == "all"
 
+    def step(self, closure, optimizers, perturbation, on_ascent, backward) -> Tensor:
+        """The whole step, of a descent that has its own; the arguments are `sam_step`'s."""
+        raise NotImplementedError
+
     def where(self, mask: Mask) -> Where:
         """The coordinates whose gradient it changes."""
         return mask.trainable if self.everything else mask.entries
@@ -78,7 +83,8 @@ class Compares(Descent):
     _g: Sequence[Tensor] | None = None
 
     def __init__(self, alpha: float, over: Literal["all", "mask"]):
-        self.alpha, self.over = alpha, choose("over", over, ("all", "mask"))
+        choose("over", over, ("all", "mask"))
+        self.alpha, self.over = alpha, over
 
     def check(self, perturbation):
         """As above, and the first pass must not be another loss's."""
@@ -181,7 +187,7 @@ def _per_example(losses: Any) -> Tensor:
     return losses
 
 
-def across(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+def across(a: Tensors, b: Tensors) -> Tensors:
     """What of a is orthogonal to b: a - (a.b) / ||b||^2 b."""
     share = dot(a, b) / (dot(b, b) + _FLOOR)
     return torch._foreach_sub(a, torch._foreach_mul(b, share))

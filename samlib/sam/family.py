@@ -190,8 +190,8 @@ class Stepper:
         return replace(self, perturbation=replace(self.perturbation, average=average))
 
     def _parts(self) -> dict[str, Stateful]:
-        around = {"around": self.around} if isinstance(self.around, Stateful) else {}
-        return {"descent": self.descent} | around
+        parts: dict[str, Stateful] = {"descent": self.descent}
+        return parts | ({"around": self.around} if isinstance(self.around, Stateful) else {})
 
     def state_dict(self) -> dict:
         """What a checkpoint must hold to continue."""

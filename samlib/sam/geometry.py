@@ -26,7 +26,8 @@ from samlib.errors import ConfigError, choose
 # Added to the norm, so that a zero gradient gives a zero step, not NaN (the authors' value).
 _FLOOR = 1e-16
 
-Scale = list[Tensor] | None  # diagonal of T_w per tensor; None is the identity
+Tensors = list[Tensor] | tuple[Tensor, ...]  # what PyTorch's fused kernels take
+Scale = Tensors | None  # diagonal of T_w per tensor; None is the identity
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Geometry(ABC):
                 T[i] = t
         return T
 
-    def norm(self, T: Scale, grads: Sequence[Tensor]) -> Tensor:
+    def norm(self, T: Scale, grads: Tensors) -> Tensor:
         """||T_w g||_2 over all the tensors given, of one device, a scalar tensor."""
         Tg = grads if T is None else torch._foreach_mul(grads, T)
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(Tg)))
 
     def eps(
-        self, rho: float, T: Scale, grads: Sequence[Tensor], norm: Tensor | None = None
-    ) -> list[Tensor]:
+        self, rho: float, T: Scale, grads: Tensors, norm: Tensor | float | None = None
+    ) -> Tensors:
         """The ascent step, one tensor per gradient.
 
         Args:
@@ -89,20 +90,21 @@ class Geometry(ABC):
             grads: gradients of matching shapes.
             norm: ||T_w g||_2 if it runs over more than these tensors; None takes theirs.
         """
+        step: Tensors
         if self.p == math.inf:
             step = _signs(grads)
             factor: float | Tensor = rho
         else:
-            step = list(grads) if T is None else torch._foreach_mul(grads, T)
+            step = grads if T is None else torch._foreach_mul(grads, T)
             factor = rho / ((self.norm(T, grads) if norm is None else norm) + _FLOOR)
         step = torch._foreach_mul(step, factor)
         return step if T is None else torch._foreach_mul(step, T)
 
 
-def _signs(grads: Sequence[Tensor]) -> list[Tensor]:
+def _signs(grads: Tensors) -> Tensors:
     if any(g.is_complex() for g in grads):
         return [g.sgn() for g in grads]
-    return list(torch._foreach_sign(grads))
+    return torch._foreach_sign(grads)
 
 
 class L2(Geometry):
@@ -180,20 +182,21 @@ class _ChannelScales(Geometry):
         """The weights themselves: the operator from scales to weights."""
         return self._T(weights, grads)
 
-    def _scales(self, T: Scale, grads: Sequence[Tensor]) -> list[Tensor]:
+    def _scales(self, T: Scale, grads: Tensors) -> list[Tensor]:
         """Gradient with respect to the scales, (channels, 1, ...) along the axis."""
-        if any(w.ndim < 2 for w in T):  # a vector, or single coordinates of whatever it is
+        weights = T or ()  # see `T`
+        if any(w.ndim < 2 for w in weights):  # a vector, or single coordinates of whatever it is
             raise ConfigError(
                 "channel scales are those of whole convolution or linear weights: use the mask "
                 "convolutions or weights, and the radius over the mask"
             )
-        products = zip(T, grads, strict=True)
+        products = zip(weights, grads, strict=True)
         return [
             (w.conj() * g).real.sum([d for d in range(w.ndim) if d != self.axis], keepdim=True)
             for w, g in products
         ]
 
-    def norm(self, T: Scale, grads: Sequence[Tensor]) -> Tensor:
+    def norm(self, T: Scale, grads: Tensors) -> Tensor:
         """||g_s||_2, a scalar tensor."""
         return super().norm(None, self._scales(T, grads))
 

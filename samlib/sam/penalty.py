@@ -43,6 +43,7 @@ class Penalty(Descent):
         weights = [e.parameter for e in mask.entries]
         g = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
         found = ascent(perturbation, Gradients(mask.entries, [t.detach() for t in g]), optimizers)
+        assert found is not None, "a pass of its own gives a direction"
         if on_ascent is not None:
             on_ascent(found)
         pairs = zip(g, spread(mask, found.eps), strict=True)

@@ -1,6 +1,6 @@
 """What a step changes for a while and puts back, bit for bit: tensors or coordinates, modes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -36,7 +36,7 @@ class Saved:
         self.parts = [_in_memory(t, i) for t, i in pairs if i is not None]
         self.parts_copy = [memory[at] for memory, at in self.parts]
 
-    def add(self, eps: list[Tensor]) -> None:
+    def add(self, eps: Sequence[Tensor]) -> None:
         """Add to what was saved: tensors of its shapes."""
         whole = [e for e, i in zip(eps, self.index, strict=True) if i is None]
         if whole:

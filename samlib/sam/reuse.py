@@ -180,7 +180,10 @@ def reuse(
     Yields:
         What is kept; call its `replay` before the second pass. None if nothing is.
     """
-    early = _early(model, first) if first and model.memory is None else []
+    if not (isinstance(model, Staged) and first and model.memory is None):
+        yield None
+        return
+    early = _early(model, first)
     if not early or any(map(_random, early)):
         yield None
         return

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from samlib.errors import ConfigError
+from samlib.sam.geometry import Tensors
 from samlib.sam.restore import take
 
 Where = Sequence[tuple]  # name, parameter and perhaps flat indices: a mask's entries, or all
@@ -102,11 +103,11 @@ def grads_on(where: Where) -> list[Tensor]:
     return on(where, [torch.zeros_like(p) if p.grad is None else p.grad for _, p, *_ in where])
 
 
-def length(tensors: Sequence[Tensor]) -> Tensor:
+def length(tensors: Tensors) -> Tensor:
     """Their common 2-norm, a scalar tensor."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
-def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+def dot(a: Tensors, b: Tensors) -> Tensor:
     """Their common inner product, a scalar tensor."""
     return torch.stack([t.sum() for t in torch._foreach_mul(a, b)]).sum()

@@ -41,7 +41,8 @@ class _Buffers:
         self._mask = mask
 
     def __enter__(self) -> "_Buffers":
-        self._before, self._kept = Saved(self._mask.norm_buffers), None
+        self._before = Saved(self._mask.norm_buffers)
+        self._kept: Saved | None = None
         return self
 
     def keep(self) -> None:
@@ -131,8 +132,10 @@ def _perturbed(
                 yield _First(loss.detach(), loss)
                 return
             # A loss that lives through the second pass keeps the ascent graph alive with it.
-            first, loss, up = loss.detach(), None, None
+            first = loss.detach()
+            del loss, up
             found = ascent(perturbation, g, optimizers)
+            assert found is not None, "a pass of its own gives a direction"
             descent.saw(mask, g.whole if everything else found.gradient)
             if not both:
                 buffers.keep()
@@ -236,16 +239,16 @@ def sam_step(
         backward = Tensor.backward
     if plan is None:
         plan = Plan() if perturbation is None else perturbation.plan(epoch)
-    if plan.active:
+    if perturbation is not None and plan.active:
         descent.check(perturbation)
         if descent.own_step:
             return descent.step(closure, optimizers, perturbation, on_ascent, backward)
-    if plan.perturb is False:
+    if perturbation is None or plan.perturb is False:
         torch.clear_autocast_cache()  # as the perturbed step does
         zero_grad(optimizers)
         loss = _unmoved(closure, perturbation, descent)
         backward(loss)
-        if plan.active:
+        if perturbation is not None and plan.active:
             descent.reuse(perturbation.mask)
         result = loss.detach()
     else:

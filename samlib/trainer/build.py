@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, model: nn.Module, norm: flo
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     parameters: Iterable = model.parameters()
     if (config.updated, config.decayed) != ("all", "all"):
         norm = {"params": [e.parameter for e in only_norm(model).entries], "weight_decay": 0.0}

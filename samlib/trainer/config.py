@@ -155,7 +155,7 @@ class RunConfig:
                 "mask": self.mask != "all",
                 "eta": self.eta is not None,
             }
-            given |= {"rho": self.rho, "start": self.start, "end": self.end is not None}
+            given |= {"rho": self.rho > 0, "start": self.start > 0, "end": self.end is not None}
             if idle := next((name for name, is_given in given.items() if is_given), None):
                 raise ConfigError(f"{idle} means nothing without a geometry: give one, l2 for SAM")
 

@@ -110,12 +110,12 @@ class Replayed:
             for mine, given in zip(self._batch, batch, strict=True):
                 mine.copy_(given)
             if self._replay is None:
-                self._replay = self._recorded()
+                self._replay = self._recorded(self._batch)
             self._replay()
 
-    def _recorded(self) -> Callable[[], None]:
+    def _recorded(self, batch: tuple[Tensor, ...]) -> Callable[[], None]:
         def call() -> None:
-            self._step(*self._batch)
+            self._step(*batch)
 
         if self._recorder.refused is None:
             try:

@@ -1,15 +1,16 @@
 """Diagnostics of a model, while it trains and at the end of its run."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samlib.sam.ascent import Ascent
+from samlib.sam.geometry import Tensors
 from samlib.sam.masks.base import Mask
 from samlib.sam.masks.norms import norm_layers, norm_parameters
 from samlib.sam.restore import evaluating
@@ -24,11 +25,15 @@ def finite(value: float) -> float | None:
 def weight_norm(model: nn.Module) -> tuple[float, float]:
     """||w|| over the parameters outside the norm layers, and over those inside."""
     norm = norm_parameters(model)
-    outside, inside = [], []
+    outside: list[Tensor] = []
+    inside: list[Tensor] = []
     for p in model.parameters():
         (inside if id(p) in norm else outside).append(p)
-    lengths = [torch.stack(torch._foreach_norm(p)).norm() if p else None for p in (outside, inside)]
-    return tuple(0.0 if length is None else length.item() for length in lengths)
+    return _length(outside), _length(inside)
+
+
+def _length(tensors: list[Tensor]) -> float:
+    return torch.stack(torch._foreach_norm(tensors)).norm().item() if tensors else 0.0
 
 
 class Shares(NamedTuple):
@@ -49,16 +54,16 @@ def shares(mask: Mask, found: Ascent) -> Shares:
     """The shares of an ascent step on a mask; NaN where the step is zero."""
     norm = norm_parameters(mask.model)
     here = torch.tensor([id(e.parameter) in norm for e in mask.entries])
-    scaled = found.gradient
+    Tg = found.gradient
     if found.scale is not None:
-        scaled = torch._foreach_mul(found.gradient, found.scale)
-    eps, scaled = (_squared(tensors) for tensors in (found.eps, scaled))
+        Tg = torch._foreach_mul(Tg, found.scale)
+    eps, scaled = _squared(found.eps), _squared(Tg)
     here = here.to(eps.device)
     of_eps, of_gradient = (x[here].sum() / x.sum() for x in (eps, scaled))
     return Shares(of_eps, of_gradient, scaled / scaled.sum())
 
 
-def _squared(tensors: Sequence[Tensor]) -> Tensor:
+def _squared(tensors: Tensors) -> Tensor:
     """||x||^2 of each tensor."""
     return torch.stack(torch._foreach_norm(tensors)).square()
 
@@ -75,7 +80,7 @@ def affine_measures(model: nn.Module) -> dict:
     the mean of |gamma|; empty where a value is not finite.
     """
     layers = norm_layers(model)
-    measures = {}
+    measures: dict[str, Any] = {}
     for name, leaf in (("gamma_abs_mean", "weight"), ("beta_abs_mean", "bias")):
         found = [getattr(m, leaf) for _, m in layers if getattr(m, leaf, None) is not None]
         value = torch.cat([p.abs().flatten() for p in found]).mean().item() if found else None
@@ -89,7 +94,7 @@ def _whole(layer: nn.Module) -> bool:
     return all(p is not None and bool(p.isfinite().all()) for p in affine)
 
 
-def _affine(name: str, layer: nn.Module) -> dict:
+def _affine(name: str, layer: Any) -> dict:
     levels = torch.tensor(QUANTILES, device=layer.weight.device)
     return {
         "layer": name,

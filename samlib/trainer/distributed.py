@@ -86,8 +86,9 @@ class ParallelRun(Trainer):
 
     def __init__(self, run: Trainer, workers: Workers, perturbation: str):
         self.workers, self.kind = workers, perturbation
-        splits = _Shard(run.splits, workers, run.config.batch_size)
-        super().__init__(run.config, run.model, splits, run.device, run.data_dir)
+        self.shard = _Shard(run.splits, workers, run.config.batch_size)
+        here = run.device, run.data_dir
+        super().__init__(run.config, run.model, self.shard, *here)  # type: ignore[arg-type]
 
     def __post_init__(self):
         super().__post_init__()
@@ -121,7 +122,7 @@ class ParallelRun(Trainer):
         self._average([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def _average(self, grads: Sequence[Tensor]) -> None:
-        self.workers.average(list(grads), self.splits.share)
+        self.workers.average(list(grads), self.shard.share)
 
     def train_epoch(self) -> None:
         """One epoch on this worker's shares; curves are those of the whole batches."""
@@ -144,8 +145,8 @@ class ParallelRun(Trainer):
             for images, labels in batches:
                 right += (self.forward(self.inputs(images)).argmax(1) == labels).sum().item()
                 count += len(labels)
-        right, count = self.workers.total(right, count)
-        return 100 * right / count
+        all_right, all_count = self.workers.total(right, count)
+        return 100 * all_right / all_count
 
     def recalibrated_accuracy(self) -> float | None:
         """None: workers do not measure it."""

@@ -162,10 +162,10 @@ class Trainer:
         """
         epoch = self.epoch
 
-        def watch(found: Ascent) -> None:
-            watched.append(shares(self.perturbation.mask, found))
-
-        first = [watch] if self.perturbation else []
+        first: list[Callable[[Ascent], None]] = []
+        if self.perturbation is not None:
+            mask = self.perturbation.mask
+            first = [lambda found: watched.append(shares(mask, found))]
         taken = self.stepper or partial(sam_step, perturbation=None)
 
         def step(images: Tensor, y: Tensor, plan: Plan | None = None) -> None:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from samlib.data.datasets import INFO
-from samlib.data.image_folders import folder_splits
-from samlib.data.splits import make_splits
+from samlib.data.image_folders import FolderSplits, folder_splits
+from samlib.data.splits import Splits, make_splits
 from samlib.errors import ConfigError
 from samlib.models import is_vit
 from samlib.provenance import provenance, source_digest
@@ -104,16 +105,16 @@ def until_done(
 
 def _begin(config: RunConfig, where: torch.device, data_dir: Path | None) -> Trainer:
     sizes = {"train_size": config.train_size, "validation_size": config.validation_size}
-    common = {"seed": config.seed, "device": where, "data_dir": data_dir} | sizes
+    common: dict[str, Any] = {"seed": config.seed, "device": where, "data_dir": data_dir} | sizes
     if INFO[config.dataset].folders:
         if config.label_noise:
             raise ConfigError(f"{config.dataset} takes no label noise")
-        splits = folder_splits(config.dataset, **common)
+        splits: Splits | FolderSplits = folder_splits(config.dataset, **common)
     else:
         splits = make_splits(config.dataset, label_noise=config.label_noise, **common)
     model = build_model(config).to(where)
     if not is_vit(config.model):
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Trainer(config, model, splits, where, data_dir)
 
 
@@ -163,8 +164,8 @@ def tensor_shares(run: Trainer) -> dict[str, float | None]:
 
     From these the law of the study predicts rho for every mask of whole tensors (`study.law`).
     """
-    mask = run.perturbation and run.perturbation.mask
-    if not run.tensor_shares or mask.count < mask.total:
+    mask = run.perturbation.mask if run.perturbation else None
+    if mask is None or not run.tensor_shares or mask.count < mask.total:
         return {}
     mean = torch.stack(run.tensor_shares).double().mean(0).tolist()
     return {e.name: finite(share) for e, share in zip(mask.entries, mean, strict=True)}

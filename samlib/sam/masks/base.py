@@ -22,10 +22,10 @@ class Entry(NamedTuple):
 
     name: str
     parameter: nn.Parameter
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # in the place of a tuple's method
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # in the place of a tuple's method
         """Number of selected coordinates."""
         return self.parameter.numel() if self.index is None else self.index.numel()
 

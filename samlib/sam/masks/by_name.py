@@ -4,6 +4,7 @@ A mask of your own is a function in a file of this folder and a line in `MASKS`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -57,6 +58,10 @@ def _dynamic(model: nn.Module, config: Any) -> Mask:
     )
 
 
+def _blocks(stages: list[int], model: nn.Module, config: Any) -> Mask:
+    return blocks(model, stages)
+
+
 MASKS: dict[str, Callable[[nn.Module, Any], Mask]] = {
     "all": lambda model, config: all_parameters(model),
     "only_norm": lambda model, config: only_norm(model),
@@ -71,7 +76,8 @@ MASKS: dict[str, Callable[[nn.Module, Any], Mask]] = {
     "random_redrawn": _random_redrawn,
     "fisher": _fisher,
     "dynamic": _dynamic,
-} | {
-    "blocks_" + "".join(map(str, stages)): lambda model, config, s=stages: blocks(model, s)
+}
+MASKS |= {
+    "blocks_" + "".join(map(str, stages)): partial(_blocks, stages)
     for stages in ([1], [2], [3], [1, 2], [1, 3], [2, 3], [1, 2, 3])
 }

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -158,5 +158,5 @@ def _leaves(part: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         leaf = leaf.removesuffix("_orig")
         yield _LEAVES.get(leaf, leaf), p
     if parametrize.is_parametrized(part):
-        for leaf, made_of in part.parametrizations.items():
+        for leaf, made_of in cast(nn.ModuleDict, part.parametrizations).items():
             yield from ((_LEAVES.get(leaf, leaf), p) for p in made_of.parameters())

@@ -52,7 +52,8 @@ class SparseMask(Mask):
     def flat(self) -> Tensor:
         """Selected positions in the concatenation of all trainable parameters, ascending."""
         starts = dict(zip((n for n, _ in self.trainable), _starts(self._sizes), strict=True))
-        return torch.cat([e.index.cpu() + starts[e.name] for e in self.entries])
+        indices = {e.name: e.index.cpu() for e in self.entries if e.index is not None}
+        return torch.cat([index + starts[name] for name, index in indices.items()])
 
     def select(self, flat: Tensor) -> None:
         """Replace the selected coordinates."""
@@ -121,10 +122,10 @@ def random(
         ConfigError: not exactly one size, or one out of range.
     """
     total = sum(p.numel() for _, p in trainable(model))
-    if (count is None) == (sparsity is None):
-        raise ConfigError("random takes either count or sparsity")
-    if count is None:
+    if sparsity is not None and count is None:
         count = keep_count(total, sparsity)
+    elif count is None or sparsity is not None:
+        raise ConfigError("random takes either count or sparsity")
     if not 1 <= count <= total:
         raise ConfigError(f"count must be 1 to {total}, not {count}")
     return _Random(model, count, seed, redraw)

@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -98,7 +99,9 @@ def _bare(model: nn.Module, found: Found) -> Iterator[nn.Module]:
 def _computed(layer: nn.Module) -> Iterable[str]:
     own = [name for name, _ in layer.named_parameters(recurse=False)]
     pruned = [name.removesuffix("_orig") for name in own if name.endswith("_orig")]
-    made = layer.parametrizations if parametrize.is_parametrized(layer) else ()
+    made: Iterable[str] = ()
+    if parametrize.is_parametrized(layer):
+        made = cast(nn.ModuleDict, layer.parametrizations)
     return [*pruned, *made]
 
 

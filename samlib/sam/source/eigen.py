@@ -1,5 +1,7 @@
 """Eigen-SAM: the gradient, turned towards the top eigenvector of the Hessian on the mask."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -88,7 +90,7 @@ def _hessian(loss: Tensor, mask: Mask):
     return product
 
 
-def spread(mask: Mask, values: list[Tensor]) -> list[Tensor]:
+def spread(mask: Mask, values: Sequence[Tensor]) -> list[Tensor]:
     """Values on the mask as tensors of the parameters' shapes, 0 at other coordinates."""
     return [
         x
