@@ -181,7 +181,7 @@ class RunConfig:
 
     @functools.cached_property
     def run_id(self) -> str:
-        """Name of the run's record: readable parts and a digest of every field.
+        """The name of the run's record, of readable parts and a digest of every field.
 
         Fields at their default are left out of the digest, so that a field added later does not
         rename the runs that came before it.

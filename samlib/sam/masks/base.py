@@ -120,13 +120,13 @@ class Mask:
 
     @property
     def norms(self) -> list[nn.Module]:
-        """The model's norm layers, as they are now: `convert_sync_batchnorm` replaces them."""
+        """The model's norm layers as they are now; `convert_sync_batchnorm` replaces them."""
         self._renew_norms()
         return self._norms
 
     @property
     def norm_buffers(self) -> list[Tensor]:
-        """Running statistics of the norm layers, as they are now: `model.to` replaces them."""
+        """The norm layers' running statistics as they are now; `model.to` replaces them."""
         self._renew_norms()
         return [b for m in self._stateful for b in m._buffers.values() if b is not None]
 
