@@ -39,9 +39,10 @@ smoke: $(READY) ## the smoke profile through every notebook and the book, in bui
 	rm -rf build/smoke
 	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book
 
-lint: $(READY) ## style and security rules
+lint: $(READY) ## style, security rules, and types of the library's rooms
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 test: lint ## lint and every test, the slowest ones printed
 	$(PYTEST)
