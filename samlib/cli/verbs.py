@@ -20,6 +20,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from samlib.records import changes, results_folder
 
     profile, results = _profile(args)
+    book.prose()  # hours before the book is built
     _check_data(args, profile)
     new, old = (
         results_folder.in_progress(results, profile.name),

@@ -21,6 +21,21 @@ class BookError(SamlibError):
     """The book did not build; the message holds the builder's own lines."""
 
 
+def prose() -> Path:
+    """The folder of the book's own pages.
+
+    Raises:
+        ConfigError: no checkout of the project.
+    """
+    root = checkout()
+    if root is None:
+        raise ConfigError(
+            "the book's pages are not installed with samlib: run this in a checkout of the "
+            "project, where the folder book is"
+        )
+    return root / "book"
+
+
 def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Path:
     """Execute every notebook from the records that are there and build the book.
 
@@ -40,12 +55,7 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
         ConfigError: no checkout of the project, or what builds the book is not installed.
     """
     require("books", *notebooks.TABLES, *notebooks.BOOK)
-    root = checkout()
-    if root is None:
-        raise ConfigError(
-            "the book's pages are not installed with samlib: run this in a checkout of the "
-            "project, where the folder book is"
-        )
+    source = prose()
     names = list(names or pages.shown(results))
     stage = output / "_build" / "source"
     ignored = shutil.ignore_patterns("_build", "__pycache__")
@@ -53,7 +63,7 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
         if (output / "_build").exists():
             shutil.rmtree(output / "_build")
         stage.parent.mkdir(parents=True)  # says what is wrong; a copy would say it once per file
-        shutil.copytree(root / "book", stage, ignore=ignored)
+        shutil.copytree(source, stage, ignore=ignored)
         _write_contents(stage / "_toc.yml", names)
     # Processes, because papermill changes the working directory.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
