@@ -132,8 +132,8 @@ def finding_fit(results: Results) -> str:
         fitted.append(f"{share:.0f} %{of} ({family_name(results.profile, family)})")
     return (
         f"Share of the training labels that the base optimizer fits at the end: {listed(fitted)}. "
-        "A network that does not fit the right labels is still learning: a gain there need not be "
-        "one in generalisation."
+        "A network that does not fit the right labels is still learning: its gain need not be one "
+        "in generalisation."
     )
 
 

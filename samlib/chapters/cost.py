@@ -129,7 +129,7 @@ def finding(results: Results) -> str:
     """What a step costs."""
     record = step_times.own_or_none(results)
     if record is None:
-        return f"Step times: not run; `{step_times.command(results)}` measures them."
+        return f"Step times are not run: `{step_times.command(results)}` measures the times."
     base = method_name(results.profile, BASE)
     time = {key_of(m): number(record["ratios"][key_of(m)][1]) for m in METHODS}
     on, late = _shorter(record, "only_norm", "all"), _shorter(record, key_of(LATE), "only_norm")

@@ -196,11 +196,12 @@ def finding_one_pass(results: Results) -> str:
     names = both_masks(results)[1:]
     losing = [n for n in names if gap(results, n).seen == REVERSED]
     if not losing:
-        return "No member's only-norm form is clearly below its form with mask all."
+        return "No member is clearly worse with only norm than with mask all."
     single = sum(n in members.ONE_PASS for n in losing)
     named = listed([MEMBER_NAMES[n] for n in losing])
     return (
-        f"Clearly below its form with mask all: {named}; {single} of {len(losing)} take one pass."
+        f"Clearly worse with only norm than with mask all: {named}; {single} of {len(losing)} "
+        "take one pass."
     )
 
 
@@ -211,7 +212,7 @@ def not_run(results: Results) -> str:
         return "Every member of the family is run."
     return (
         f"Not run in this profile: {listed([MEMBER_NAMES[n] for n in left])}. A line of "
-        "`samlib/study/members.py` adds one; a member costs about 34 runs, 17 under each mask."
+        "`samlib/study/members.py` adds a member, for about 34 runs, 17 under each mask."
     )
 
 

@@ -139,11 +139,11 @@ def opening(results: Results) -> dict[str, str]:
     found = untuned_is_enough(results)
     ratios = listed([f"{paper.rho_ratio(g):g} × ({GEOMETRY_NAMES[g]})" for g in _FIGURE])
     return {
-        "says": f"Nothing of a law; the best ρ of SAM-ON is {ratios} that of all parameters.",
+        "says": f"The paper states no law; SAM-ON's best ρ is {ratios} that of all parameters.",
         "sees": found.ours,
         "seen": found.seen,
         "where": results.profile.where,
-        "worth": "Seen means: at the law's ρ, untuned, a method is as good as tuned.",
+        "worth": "Seen means that a method at the law's ρ is as good as the same method tuned.",
     }
 
 

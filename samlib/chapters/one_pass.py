@@ -182,7 +182,7 @@ def opening(results: Results) -> dict[str, str]:
             f"The best of one pass with only norm, {MEMBER_NAMES[name]}, is {gain} points over "
             f"{method_name(results.profile, BASE)}, at {_at(results, cell)}."
         )
-    says = "MSAM's authors: their one-pass step on BatchNorm alone beats that on everything."
+    says = "MSAM's authors report that their step is better on BatchNorm alone than on everything."
     return family.lines(results, says, sees, goal(results).seen)
 
 

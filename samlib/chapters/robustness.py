@@ -39,7 +39,7 @@ def _attacks(results: Results, some: Sequence[Attack]) -> dict[str, Read]:
     """By name: how to read the accuracy under those of some attacks that were measured."""
     measured = next(iter(_measured(results, BASE).values()), None)
     if measured is None:
-        raise RecordsMissing("no run that did not diverge has been measured")
+        raise RecordsMissing("every measured run diverged")
     wanted = {(a.norm, a.radius) for a in some}
 
     def read(number: int) -> Read:
@@ -197,8 +197,8 @@ def finding(results: Results) -> str:
             f"over {label} {listed(said) if said else 'nowhere apart from the clean gain'}"
         )
     return (
-        f"Of {len(all_)} conditions {len(named)} cost {base} {EFFECT:.0f} points or more; these "
-        f"are counted. The gain of SAM-ON is {', and '.join(parts)}."
+        f"Of {len(all_)} conditions {len(named)} cost {base} {EFFECT:.0f} points or more, and "
+        f"these conditions count. The gain of SAM-ON is {', and '.join(parts)}."
     )
 
 

@@ -257,11 +257,11 @@ def sharper(results: Results) -> Answer:
     """SAM-ON sharper than the base optimizer and than SAM, at the poster's first setting (claim 9).
 
     Raises:
-        RecordsMissing: no sharpness that is finite was measured.
+        RecordsMissing: no finite sharpness was measured.
     """
     found = [_log_ratio(results, method, MAIN) for method in (BASE, ALL)]
     if not all(c.seeds for c in found):
-        raise RecordsMissing("no sharpness that is finite was measured")
+        raise RecordsMissing("no finite sharpness was measured")
     gain = results.compare(results.cell(ON), results.cell(BASE))
     ours = f"{_factors(results, MAIN)}; {gain} points over {method_name(results.profile, BASE)}"
     return each_of(found, ours)

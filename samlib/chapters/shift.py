@@ -166,8 +166,8 @@ def finding_controls(results: Results) -> str:
     parts = [f"{c} ({gains.changed(c)})" for c in changes]
     return (
         f"With γ and β fixed at 1 and 0, perturbed but never trained, the gain of SAM-ON over "
-        f"{name} {survives.get(gain.seen, 'is open')}: {points(gain)}. On the same seeds, fixing "
-        f"them changes that gain by {parts[0]}, not decaying them by {parts[1]}."
+        f"{name} {survives.get(gain.seen, 'is open')}: {points(gain)}. On the same seeds, fixed γ "
+        f"and β change the gain by {parts[0]}, and undecayed γ and β by {parts[1]}."
     )
 
 
@@ -175,7 +175,7 @@ def larger_gamma(results: Results) -> Answer:
     """Mean |gamma| over all channels, SAM-ON − SAM, as the poster contrasts them (claim 10)."""
     found = _difference(results, ON, ALL)
     if not found.seeds:
-        raise RecordsMissing("no run has gamma recorded")
+        raise RecordsMissing("no run recorded gamma")
     return each_of([found], f"{found:+.3f} in mean |γ|, {found.seeds} seeds")
 
 

@@ -176,12 +176,12 @@ def epochs_finding(results: Results) -> str:
     if not found:
         return _not_run("epoch")
     parts = [f"{number(r['ratios']['plain loop'][1])} ({_network(r)})" for r in found]
-    text = f"The plain loop takes {listed(parts)} times as long as ours."
+    text = f"The plain loop takes {listed(parts)} times as long as the trainer."
     if not any(record["provenance"]["gpu"] for record in found):
         text += (
-            " No GPU was timed. On a CPU nearly all of an epoch is convolutions, which both"
-            " compute, and the plain loop's workers have the other core: what a GPU gains by"
-            " resident data, replayed graphs and bf16 cannot be seen here."
+            " No GPU was timed. On a CPU convolutions take nearly all of an epoch in both"
+            " programs, and the plain loop's workers have the other core. The gain from resident"
+            " data, replayed graphs and bf16 on a GPU cannot be seen here."
         )
     return text
 
@@ -200,10 +200,10 @@ def ideas_finding(results: Results) -> str:
         return low if low == high else f"{low} to {high}"
 
     return (
-        f"Over its floor SAM-ON's step takes {spread(over('only_norm'))} times, "
-        f"{short(results, LATE)}'s {spread(over(key_of(LATE)))} times. What is left above the "
-        "floor is the perturbation itself and, where activations are kept, the second update of "
-        "the running statistics, for which the norm layers in front see their inputs once more."
+        f"Relative to its floor, SAM-ON's step takes {spread(over('only_norm'))} times, "
+        f"{short(results, LATE)}'s {spread(over(key_of(LATE)))} times. The rest above the "
+        "floor is the perturbation and, where activations are kept, the second update of the "
+        "running statistics, for which the norm layers in front see their inputs once more."
     )
 
 
@@ -215,9 +215,9 @@ def growth_finding(results: Results) -> str:
     around = [c["seconds"]["around the run"] for r in found for c in r["campaigns"]]
     most = max((size for record in found for size in record["reading"]), key=itemgetter("records"))
     return (
-        f"Around a run a campaign spends {1000 * statistics.median(around):.0f} ms: handing it "
-        f"out, writing and reading its record. {most['records']:,} records are read in "
-        f"{number(most['seconds'], '.1f')} s, and a table is made of them in "
+        f"A campaign spends {1000 * statistics.median(around):.0f} ms around a run: to start the "
+        f"run, and to write and read its record. {most['records']:,} records are read in "
+        f"{number(most['seconds'], '.1f')} s, and a table of the records is made in "
         f"{number(most['table_seconds'], '.1f')} s."
     )
 

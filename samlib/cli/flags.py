@@ -135,11 +135,13 @@ def parser() -> argparse.ArgumentParser:
     p = verb("run", "train and measure only what has no record yet")
     _common(p, compute=True)
     p.add_argument("--only", metavar="NOTEBOOK", help="only the runs of one chapter")
-    p.add_argument("--time-budget", type=duration, help="start no run expected to end later")
+    p.add_argument(
+        "--time-budget", type=duration, help="start no run that would end after this time"
+    )
     _perturbation(p)
     p = verb("status", "runs done, missing and diverged, and time left, per chapter")
     _common(p)
-    p.add_argument("--watch", action="store_true", help="keep showing it, with running jobs")
+    p.add_argument("--watch", action="store_true", help="keep the status in view, with the jobs")
     p.add_argument(
         "--every", type=duration, default=2.0, metavar="SECONDS", help="with --watch (default: 2)"
     )
@@ -154,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     _config_flags(p)
     p = verb("prepare", "build a data set's cache")
     p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")
-    p.add_argument("--profile", default="quick", help="without --dataset: all data sets of it")
+    p.add_argument("--profile", default="quick", help="without --dataset: all of the profile's")
     p.add_argument("--data", type=path, help="folder of data caches (default: data)")
     p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
     p.add_argument("name")
@@ -196,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
         ("epochs", int, "packing: epochs of a run"),
         ("runs", int, "packing: runs per worker"),
         ("workers", counts, "packing, growth: numbers of worker processes, such as 1,2,4"),
-        ("rounds", int, "how often each contender is timed"),
+        ("rounds", int, "number of times that each contender is timed"),
         ("threads", workers, "CPU threads (default: 1)"),
         ("device", str, "cpu or cuda (default: cpu; gpu: cuda)"),
     ):

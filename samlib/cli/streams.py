@@ -14,11 +14,11 @@ _SPELT = {"±": "+-", "−": "-", "–": "-", "×": "x", "…": "...", "‖": "|
 
 
 def prepare() -> None:
-    """Have every character spelt on a terminal that lacks it, and no file take a stream's place."""
+    """Spell characters that a terminal lacks, and keep files off closed streams."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # closed by who started us: the next file opened would be written to as it
+        except OSError:  # closed by the caller: the next file opened would take its number
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error("spelt", _spell)
     for stream in (sys.stdout, sys.stderr):
@@ -44,7 +44,7 @@ def _letters(char: str) -> str:
 
 
 def unread() -> list[int]:
-    """The descriptors of our streams that nobody reads any more, as after `| head`."""
+    """The descriptors of streams whose reader is gone, as after `| head`."""
     look = select.poll()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or no file

@@ -26,13 +26,13 @@ def main(
 
     Args:
         config: the run.
-        folder: where its record and weights are kept, too; its lock is held meanwhile. The run
-            is continued from its checkpoint there.
+        folder: where record and weights of the run are kept, too, under the folder's lock. The run
+            resumes from its checkpoint there.
         device, data_dir: as in `one_run.train`.
         perturbation: under torchrun, as in `distributed.train_distributed`.
 
     Raises:
-        FolderInUse: another process holds the folder.
+        FolderInUse: another process has locked the folder.
         DiskError: the folder cannot be written; a run that has ended is printed all the same.
         ConfigError, DataMissing: as `one_run.train`.
     """
@@ -74,7 +74,7 @@ def main(
 
 
 def _check(folder: ResultsFolder) -> None:
-    """Have a folder that cannot be written told before the run, not after it."""
+    """Check before the run that the folder can be written."""
     for path in (folder.runs, folder.weights("").parent, folder.checkpoint("").parent):
         with as_disk_error(path):
             path.mkdir(exist_ok=True)

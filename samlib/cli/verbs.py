@@ -47,7 +47,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace, profile) -> None:
-    """Have a missing device, package or data set told once, not once per run."""
+    """Check device, packages and data sets once, before the first run."""
     from samlib.data import datasets, image_folders
     from samlib.study.plan import chapter_needs
     from samlib.trainer.one_run import usable_device

@@ -1,6 +1,6 @@
 """A campaign seen live from another terminal: `python -m samlib status --watch`.
 
-It only looks. What is done is read from the records, what runs and what failed from `journal`.
+The view writes nothing. The records say what is done; `journal` says what runs and what failed.
 """
 
 import shutil
@@ -23,13 +23,13 @@ from samlib.study import plan
 from samlib.study.cells import known_runs
 from samlib.study.profile import Profile
 
-_FAILURES = 10  # told one by one
+_FAILURES = 10  # listed one by one
 
 
 def watch(
     profile: Profile, results: Path, *, every: float = 2.0, stream: TextIO | None = None
 ) -> int:
-    """Show a profile's campaign until it is complete and nobody works on it; the exit status.
+    """Show a profile's campaign until it is complete and no process runs it; the exit status.
 
     Args:
         profile: whose campaign.
@@ -60,7 +60,7 @@ class Look:
         self._workers = 1  # as many as were seen at once
 
     def __call__(self) -> tuple[list[str], bool]:
-        """What there is to show, most urgent first, and whether nothing more will come."""
+        """The lines to show, most urgent first, and whether the campaign has ended."""
         folder, new = self._in_use()
         holder = folder.holder
         found = read(self._profile, folder, reader=self._cache.read)
@@ -88,14 +88,14 @@ class Look:
         ]
         if new:
             again = self._command("reproduce")
-            lines.append(f"an unfinished new campaign is in {new.path}; {again} continues")
+            lines.append(f"an unfinished new campaign is in {new.path}; {again} resumes it")
         lines += status.differences(found)
         lines += _running_lines(running)
         lines += _failed_lines(failed, folder)
         return [*lines, "", *status.progress(found).splitlines()], ended
 
     def _in_use(self) -> tuple[ResultsFolder, ResultsFolder | None]:
-        """The campaign to show, and an unfinished one beside it that nobody works on."""
+        """The campaign to show, and an unfinished new one that no process runs."""
         committed, new = both(self._results, self._profile.name)
         # One that stopped stays in view with what failed in it, until it is put in place.
         self._at_new = new.path.exists() and (self._at_new or new.holder is not None)
@@ -105,9 +105,9 @@ class Look:
 
     def _state(self, holder: str | None, ended: bool) -> str:
         if holder:
-            return f"{holder} works on it"
+            return f"{holder} writes to the folder"
         again = self._command("reproduce" if self._at_new else "run")
-        return "complete" if ended else f"nobody works on it; {again} continues"
+        return "complete" if ended else f"no process writes to the folder; {again} resumes"
 
     def _command(self, verb: str) -> str:
         words = verb, "--profile", self._profile.name, "--results", self._results
@@ -140,7 +140,7 @@ def _failed_lines(failed: dict[str, str], folder: ResultsFolder) -> list[str]:
 class Cache:
     """Reads a folder of records like `store.read`, but each file only when it is new.
 
-    A damaged one is left out without a word: it counts as missing, and who trains is told.
+    A damaged file is left out in silence: its record counts as missing, and `run` reports it.
     """
 
     def __init__(self):

@@ -26,7 +26,7 @@ def mixed(records: Iterable[dict]) -> str | None:
     if len(counts) < 2:
         return None
     by = ", ".join(f"{count} by {who}" for who, count in counts.most_common())
-    return f"Records of different code: {by}; `reproduce` makes them all by one"
+    return f"Records of different code: {by}; `reproduce` makes all records by one code"
 
 
 def differences(records: Iterable[dict]) -> list[str]:
@@ -43,7 +43,7 @@ def of_other_code(records: Iterable[dict]) -> str | None:
         return None
     by = ", ".join(sorted({code(r) for r in others}))
     return (
-        f"{len(others)} of the {len(records)} records that are there were made by other code "
-        f"({by}) than is here (code {source_digest()[:10]}), and new ones are added to them; "
-        "`reproduce` makes them all by one"
+        f"{len(others)} of the {len(records)} existing records were made by other code "
+        f"({by}) than the present one (code {source_digest()[:10]}), and new records join them; "
+        "`reproduce` makes all records by one code"
     )

@@ -39,7 +39,7 @@ class UnreadableError(RecordError):
 def _unreadable(path: Path, error: OSError) -> UnreadableError:
     return UnreadableError(
         f"cannot read {path}: {error.strerror or error}; make it readable, or move it away to have "
-        "what is in it done again"
+        "its contents made again"
     )
 
 

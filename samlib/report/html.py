@@ -152,7 +152,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
     if notebook is None and len(runs) < len(results.records):
         unused = len(results.records) - len(runs)
-        notes.append(f"{unused} other records are of no run of today's plan")
+        notes.append(f"{unused} other records belong to no run of the present plan")
     notes = "".join(f" {note}." for note in notes)
     return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.{notes}")}</p>')
 

@@ -140,7 +140,7 @@ def finding(results: Results) -> str:
     """How near a step comes to its floor, and what the measurement can resolve."""
     found = timed(results)
     if not found:
-        return f"Step times: not run; `{command(results)}` measures them."
+        return f"Step times are not run: `{command(results)}` measures the times."
     over = [
         record["ratios"][key][1] / record["floors"][key][1]
         for record in found

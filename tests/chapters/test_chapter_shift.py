@@ -95,8 +95,8 @@ def test_controls_tell_the_gain_and_how_it_changes(rewritten):
     assert rows["SAM-ON minus it"].xs("SAM-ON", level="method").isna().all(axis=None)
     said = shift.finding_controls(found)
     assert "the gain of SAM-ON over SGD survives: +4.00" in said
-    assert "fixing them changes that gain by −6.00 [−6.00, −6.00] (a smaller gain)" in said
-    assert "not decaying them by +0.00 [+0.00, +0.00] (no difference)" in said
+    assert "fixed γ and β change the gain by −6.00 [−6.00, −6.00] (a smaller gain)" in said
+    assert "undecayed γ and β by +0.00 [+0.00, +0.00] (no difference)" in said
 
 
 def test_a_gain_that_needs_trained_gamma_is_said_to_be_lost(rewritten):

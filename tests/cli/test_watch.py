@@ -187,7 +187,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path, monkeypatch):
     stream = io.StringIO()
     assert watch.watch(PROFILE, tmp_path, every=7, stream=stream) == 130
     shown, rest = stream.getvalue().split("\n\nsamlib: ")
-    assert "nobody works on it; `python -m samlib run --profile smoke" in shown
+    assert "no process writes to the folder; `python -m samlib run --profile smoke" in shown
     assert rest == "no longer watching; the campaign is left alone\n"
 
 
@@ -200,7 +200,7 @@ def test_running_and_failed_are_shown_with_epoch_and_reason(tmp_path):
     with target.locked(), journal.Journal(target, "job", TINY, "cpu") as log:
         text, ended = looked(tmp_path)
         assert not ended
-        assert "works on it" in text
+        assert "writes to the folder" in text
         assert "1 running, 1 failed" in text
         assert f"  {other.run_id}: out of luck\n" in text
         assert str(target.logs) in text
@@ -209,7 +209,7 @@ def test_running_and_failed_are_shown_with_epoch_and_reason(tmp_path):
         log._write_note()
         assert "2/3   51.00 %" in looked(tmp_path)[0]
     assert "0 running, 1 failed" in looked(tmp_path)[0]
-    assert "nobody works on it" in looked(tmp_path)[0]
+    assert "no process writes to the folder" in looked(tmp_path)[0]
 
 
 def test_a_new_campaign_is_shown_while_it_is_worked_on(complete, tmp_path):
@@ -224,7 +224,7 @@ def test_a_new_campaign_is_shown_while_it_is_worked_on(complete, tmp_path):
             assert not ended
     lines, ended = look()  # stopped: what failed in it stays in view
     assert lines[0].endswith(f"in {new.path}")
-    assert lines[1].startswith("nobody works on it; `python -m samlib reproduce")
+    assert lines[1].startswith("no process writes to the folder; `python -m samlib reproduce")
     assert not ended
     text, ended = looked(results)
     assert f"in {results / 'smoke'}\ncomplete\n" in text

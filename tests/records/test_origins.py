@@ -19,7 +19,7 @@ def test_records_of_different_code_are_counted_without_git():
     records = [result(0), result(1), result(2, **OTHER)]
     assert origins.mixed(records) == (
         "Records of different code: 2 by code abc, 1 by code 0123456789; "
-        "`reproduce` makes them all by one"
+        "`reproduce` makes all records by one code"
     )
 
 
@@ -42,7 +42,7 @@ def test_who_adds_to_records_of_other_code_is_told():
     ours = {"provenance": {"commit": None, "source": source_digest()}}
     assert origins.of_other_code([result(0, **ours)]) is None
     said = origins.of_other_code([result(0, **ours), result(1, **OTHER)])
-    assert said.startswith("1 of the 2 records that are there were made by other code (code 012345")
+    assert said.startswith("1 of the 2 existing records were made by other code (code 012345")
     assert source_digest()[:10] in said
 
 

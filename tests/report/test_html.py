@@ -154,7 +154,7 @@ def test_what_is_compared_across_code_or_kinds_of_device_is_named(found):
     assert "no run of today's plan" not in html.provenance(found).data
     older = found.records | {"of last year": next(iter(found.records.values()))}
     line = html.provenance(dataclasses.replace(found, records=older)).data
-    assert "1 other records are of no run of today&#x27;s plan" in line
+    assert "1 other records belong to no run of the present plan" in line
 
 
 def test_a_box_has_three_lines_and_a_verdict_with_its_place():

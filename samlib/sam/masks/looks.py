@@ -134,9 +134,11 @@ def _value_by_value(layer: nn.Module, x: Tensor, out: Tensor) -> bool:
         return True
     with torch.no_grad():
         whole.view(-1)[0] += 1
-        changed = _out(layer, x) != out
+        other = _out(layer, x)
         whole.view(-1)[0] -= 1
-    return not changed.flatten(x.ndim - whole.ndim)[..., 1:].any()
+    if other is None:
+        return False
+    return not (other != out).flatten(x.ndim - whole.ndim)[..., 1:].any()
 
 
 def _out(layer: nn.Module, x: Tensor) -> Tensor | None:
