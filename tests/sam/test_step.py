@@ -685,6 +685,7 @@ def fp16_on_a_gpu():
         torch.set_autocast_dtype("cuda", before)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="fake CUDA tensors need a driver there")
 @pytest.mark.parametrize("call", [lambda net, x: net(x), lambda net, x: net(x=x)])
 def test_fp16_is_refused_however_the_model_gets_its_inputs(call, fp16_on_a_gpu):
     net, x = Net(), torch.empty(8, 2, 6, 6)
