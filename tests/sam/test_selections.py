@@ -408,6 +408,7 @@ def test_only_gamma_names_what_is_neither_weight_nor_bias():
 # --- models that others made ---------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # newer releases of PyTorch
 def test_torchscript_knows_its_layers_by_their_names():
     net = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2)).double()
     x, y = torch.randn(9, 3, dtype=torch.float64), torch.arange(9) % 2
