@@ -112,7 +112,7 @@ def test_before_records_of_another_device_or_code_are_added_to_it_is_said(
         with pytest.raises(KeyboardInterrupt):
             runner.run_missing([plan.introduction(profiles.get("quick"))], folder, device=device)
         warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
-        assert "1 of the 1 records that are there were made by other code" in warnings[0]
+        assert "1 of the 1 existing records were made by other code" in warnings[0]
         assert [line.split(":")[1] for line in warnings[1:]] == [
             " 1 of the 1 records that are there were computed on a CPU and new ones are on a GPU"
         ] * (device == "cuda")

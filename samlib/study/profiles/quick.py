@@ -71,7 +71,7 @@ _GRIDS = (
     Row(Method("input_scales", "weights"), ladder(0.5), "wrn"),
     Row(BASE.but(**DYT), family="vit"),
     Row(ALL.but(**DYT), ladder(0.003125), "vit"),
-    Row(ON.but(**DYT), ladder(0.0125), "vit"),
+    Row(ON.but(**DYT), ladder(0.00025), "vit"),
     *members.rows(members.QUICK, "wrn"),
 )
 
