@@ -1,8 +1,10 @@
 """The statistics of the study: paired differences, t-intervals, what they show, Holm, shares."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -62,6 +64,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
+@functools.cache
 def _quantile(n: int) -> float:
     return float(scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1))
 
@@ -84,7 +87,7 @@ def _needed(mean: float, deviation: float, have: int, margin: float) -> int | No
 
     def decides(n: int) -> bool:
         half, error = _quantile(n) * deviation / math.sqrt(n), deviation / math.sqrt(n)
-        below = scipy_stats.norm(mean, error).cdf
+        below = NormalDist(mean, error).cdf
         outside = below(-half) + 1 - below(half)  # zero is not in the interval
         inside = below(margin - half) - below(half - margin)  # the interval is within ±margin
         return outside + max(0.0, inside) >= POWER
