@@ -13,7 +13,8 @@ from samlib.records.results_folder import committed
 from samlib.report.results import read
 from samlib.study import plan, profiles
 
-# The profile nearest to the paper leads: its pages come first and prose links to them.
+# The profile nearest to the paper leads, once its introduction is complete: its pages come first
+# and prose links to them.
 LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smoke")
 _STUDY = (*plan.NEEDS, "verdicts")  # notebooks that have a page for every profile
 
@@ -29,6 +30,8 @@ class Page(NamedTuple):
 def shown(results: Path) -> list[str]:
     """The profiles with a run record in a folder of results, the leading one first.
 
+    One whose introduction is not complete yet stands behind those that have an answer.
+
     Raises:
         RecordsMissing: none has one.
     """
@@ -37,7 +40,7 @@ def shown(results: Path) -> list[str]:
         raise RecordsMissing(
             f"no profile has a record in {results}: run `{command('run', '--results', results)}`"
         )
-    return found
+    return sorted(found, key=lambda n: absent(Page("introduction", n, ""), results) is not None)
 
 
 def pages(names: Sequence[str]) -> list[Page]:
