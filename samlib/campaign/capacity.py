@@ -1,6 +1,7 @@
 """Whether a machine has the disk and the memory for some runs, asked before they begin.
 
-Both needs are lower bounds: what they refuse cannot work, what they let through still may not.
+Both needs are counted low, without activations, records and logs: what they refuse would hardly
+work, and what they let through still may not.
 """
 
 import functools
@@ -15,6 +16,8 @@ from samlib.campaign.jobs import Job, RunJob
 from samlib.data.datasets import INFO
 from samlib.errors import ConfigError
 from samlib.records.results_folder import ResultsFolder
+from samlib.trainer.build import build_model
+from samlib.trainer.config import RunConfig
 
 _FLOAT = 4  # bytes
 _PROGRAM = 300e6  # bytes of a worker that has loaded PyTorch and nothing else
@@ -23,15 +26,8 @@ _STATES = 4  # weights, their gradients, momentum, and what an ascent keeps or a
 
 @functools.cache
 def _parameters(model: str, dataset: str) -> int:
-    info = INFO[dataset]
     with torch.device("meta"):
-        net = models.build(
-            model,
-            num_classes=info.classes,
-            in_channels=info.channels,
-            image_size=info.image_size,
-        )
-    return models.count(net.parameters())
+        return models.count(build_model(RunConfig(dataset=dataset, model=model)).parameters())
 
 
 def disk_needed(jobs: Sequence[Job], workers: int) -> float:
@@ -74,13 +70,13 @@ def check(jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str)
     needed, free = disk_needed(jobs, workers), shutil.disk_usage(place).free
     if needed > free:
         raise ConfigError(
-            f"{len(jobs)} jobs need at least {_size(needed)} of disk and {place} has "
+            f"{len(jobs)} jobs need about {_size(needed)} of disk and {place} has "
             f"{_size(free)} free: free some, or name another disk with --results"
         )
     needed, free = memory_needed(jobs, workers), psutil.virtual_memory().available
     if device == "cpu" and needed > free:
         raise ConfigError(
-            f"{workers} workers need at least {_size(needed)} of memory and {_size(free)} are "
+            f"{workers} workers need about {_size(needed)} of memory and {_size(free)} are "
             f"available: take fewer with --workers"
         )
 

@@ -42,7 +42,7 @@ class Explanation:
     unit: str = "points"
 
 
-# --- from records of other chapters ---------------------------------------------------------
+# --- from records of other chapters -------------------------------------------------------------
 
 
 def finished(results: Results) -> list[Cell]:

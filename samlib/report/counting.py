@@ -5,9 +5,9 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samlib.data.datasets import INFO
-from samlib.models import build
 from samlib.sam.masks.by_name import MASKS
 from samlib.study.methods import SPARSE_MASKS, Method
+from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
 
 _AXES = {"output_scales": 0, "input_scales": 1}
@@ -58,7 +58,5 @@ def undone(base: RunConfig) -> int:
 
 
 def _shapes(base: RunConfig) -> nn.Module:
-    info = INFO[base.dataset]
-    shape = {"in_channels": info.channels, "image_size": info.image_size}
     with torch.device("meta"):
-        return build(base.model, num_classes=info.classes, **shape)
+        return build_model(base)
