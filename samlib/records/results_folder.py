@@ -88,7 +88,10 @@ class ResultsFolder:
             with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
                 lock.write_note(handle, f"process {os.getpid()}".encode())
             self._sweep()
-            yield
+            try:
+                yield
+            finally:  # a worker may have been killed in the middle of a checkpoint
+                self._sweep()
 
     def _sweep(self) -> None:
         """Remove files that a killed process left half written."""

@@ -120,15 +120,27 @@ def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch, n
 
 
 def test_what_a_killed_writer_left_half_written_is_removed(tmp_path):
+    """By the next command, and by the one whose worker it was."""
     place = ResultsFolder(tmp_path)
-    paths = [place.runs, place.weights("x").parent, place.checkpoint("x").parent]
-    for folder in (*paths, place.measures("sharpness")):
+    folders = [place.runs, place.weights("x").parent, place.checkpoint("x").parent]
+    folders.append(place.measures("sharpness"))
+    for folder in folders:
         folder.mkdir(parents=True)
-        (folder / ".x.json.123.tmp").write_text("cut sh")
         (folder / "x.json").write_text("whole")
+
+    def is_killed() -> None:
+        for folder in folders:
+            (folder / ".x.json.123.tmp").write_text("cut sh")
+
+    def files() -> list[str]:
+        return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+
+    whole = [".lock"] + ["x.json"] * 4
+    is_killed()
     with place.locked():
-        left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(left) == [".lock"] + ["x.json"] * 4
+        assert files() == whole
+        is_killed()
+    assert files() == whole
 
 
 # --- flipped bits --------------------------------------------------------------------------------
