@@ -27,9 +27,8 @@ ONE_PASS = tuple(name for name in FAMILY if MEMBERS[name].passes == "1")
 # little points uphill, where single runs on the first tuning seed showed a rise.
 _LIKE_SAM = (0.125, 0.5)
 QUICK = {
-    **dict.fromkeys(("msam", "msam_up", "last", "lesam", "vasso", "fsam"), _LIKE_SAM),
+    **dict.fromkeys((name for name in FAMILY if name != "usam"), _LIKE_SAM),
     "usam": (0.125, 5.0),
-    **dict.fromkeys(("every_k", "ae_sam", "looksam", "looksam_mask", "ire"), _LIKE_SAM),
     "rho_lr": (0.25, 1.0),
     "rho_root_lr": (None, 1.0),
     "random_sam": (None, 4.0),
