@@ -42,7 +42,7 @@ def start_executor(
         ConfigError: also too little disk or memory for the jobs (`capacity`).
     """
     if choose("executor", name, EXECUTORS) == "ray":
-        from samlib.campaign.ray_cluster import RayExecutor
+        from samlib.campaign.ray_executor import RayExecutor
 
         return RayExecutor(folder, workers=workers, device=device, data_dir=data_dir)
     jobs = list(jobs)

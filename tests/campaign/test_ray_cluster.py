@@ -9,9 +9,10 @@ import time
 import pytest
 from conftest import one_line, repeatable
 
-from samlib.campaign import ray_cluster, runner
+from samlib.campaign import ray_cluster, ray_executor, ray_node, runner
 from samlib.campaign.jobs import RunJob
-from samlib.campaign.ray_cluster import ClusterError, RayExecutor, resources
+from samlib.campaign.ray_cluster import ClusterError
+from samlib.campaign.ray_executor import RayExecutor, resources
 from samlib.errors import ConfigError
 from samlib.measures.measurement import MeasureJob, measure
 from samlib.records import journal, store
@@ -136,7 +137,7 @@ class Deadly:
 
 @pytest.mark.slow
 def test_a_run_whose_workers_die_is_given_up(two_nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "ATTEMPTS", 2)
+    monkeypatch.setattr(ray_executor, "ATTEMPTS", 2)
     with RayExecutor(ResultsFolder(tmp_path)) as executor:
         outcome = executor.run([Deadly(), RunJob(CONFIGS[0])])
     assert outcome.done == [CONFIGS[0].run_id]
@@ -184,8 +185,8 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_a_node_with_other_code_is_refused(tmp_path):
-    site = ray_cluster.Site(ResultsFolder(tmp_path), None, "name", {}, "cpu", None)
-    answer = ray_cluster.work(RunJob(CONFIGS[0]), site, {})
+    site = ray_node.Site(ResultsFolder(tmp_path), None, "name", {}, "cpu", None)
+    answer = ray_node.work(RunJob(CONFIGS[0]), site, {})
     assert "other code or package versions" in answer.failure
     assert not any(tmp_path.iterdir())
 
