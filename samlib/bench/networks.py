@@ -1,9 +1,10 @@
 """How long a training step of every network of the profiles takes on the hardware at hand.
 
 Each trains on random images as `train` would; reading and decoding images in folders is left out.
-On a CPU, where a batch of the real size can take half a minute, a smaller one is timed and its time
-scaled with its size; the record says so. On a GPU a step is replayed as in an epoch, and without
-the augmentation, which works on a whole epoch at once: `bench augment` has its share.
+On a CPU a batch of the real size can take half a minute: where it would take seconds, a smaller one
+is timed and its time scaled with its size; the record says so. On a GPU a step is replayed as in an
+epoch, and without the augmentation, which works on a whole epoch at once: `bench augment` has its
+share.
 """
 
 from collections.abc import Iterable
@@ -33,7 +34,8 @@ from samlib.trainer.config import NO_PERTURBATION, RunConfig
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import usable_device
 
-_CPU_BATCH = 16  # of images of 32 pixels or more
+_CPU_BATCH = 16  # tried first on a CPU
+_MOST = 2.0  # seconds: longer steps are scaled from the small batch, which counts bf16 too dear
 _LEAST = 0.5  # seconds: short steps are timed more often
 SKIPPED = ("smoke",)  # trains the networks of quick
 
@@ -81,12 +83,6 @@ def _bases(profile: Profile) -> list[RunConfig]:
     return [*profile.bases.values(), *replaced]
 
 
-def timed_batch(base: RunConfig, device: torch.device) -> int:
-    """The batch that is timed for a network."""
-    small = device.type == "cuda" or INFO[base.dataset].image_size < 32
-    return base.batch_size if small else min(base.batch_size, _CPU_BATCH)
-
-
 def _step(run: Trainer) -> Step:
     """A step on the whole training set of a random run, one batch, in the form it has there."""
     if run.device.type == "cpu":
@@ -96,12 +92,26 @@ def _step(run: Trainer) -> Step:
     return as_trained(lambda: step(run.splits.train_images, run.splits.train_labels), run.device)
 
 
-def _timed(base: RunConfig, device: torch.device, rounds: int) -> dict:
-    """One network's entry: seconds of a step of the base optimizer, and to evaluate a batch."""
-    batch = timed_batch(base, device)
+def _run(base: RunConfig, device: torch.device) -> Trainer:
+    """A run on one batch: the real one, or a small one where the real would take too long."""
     # Images in folders are augmented as they are decoded, which is not timed.
     augment = "none" if INFO[base.dataset].folders else base.augment
-    run = random_run(base.replace(batch_size=batch, augment=augment), device, batch)
+
+    def of(batch: int) -> Trainer:
+        return random_run(base.replace(batch_size=batch, augment=augment), device, batch)
+
+    if device.type == "cpu" and base.batch_size > _CPU_BATCH:
+        run = of(_CPU_BATCH)
+        step = _step(run)
+        step()
+        if seconds(step, device) * base.batch_size / _CPU_BATCH > _MOST:
+            return run
+    return of(base.batch_size)
+
+
+def _timed(base: RunConfig, device: torch.device, rounds: int) -> dict:
+    """One network's entry: seconds of a step of the base optimizer, and to evaluate a batch."""
+    run = _run(base, device)
     images, labels = run.splits.train_images, run.splits.train_labels
     took = {}
     for what, call in (
@@ -112,8 +122,8 @@ def _timed(base: RunConfig, device: torch.device, rounds: int) -> dict:
         found: list[float] = []
         while len(found) < rounds or times * sum(found) < _LEAST:
             found.append(seconds(call, device, times))
-        took[what] = quartiles([base.batch_size / batch * value for value in found])
-    return {"network": identity(base), "timed_batch": batch, "seconds": took}
+        took[what] = quartiles([base.batch_size / len(images) * value for value in found])
+    return {"network": identity(base), "timed_batch": len(images), "seconds": took}
 
 
 def measure(setting: Setting, bases: Iterable[RunConfig] | None = None) -> dict:

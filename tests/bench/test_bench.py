@@ -291,24 +291,41 @@ def test_every_network_of_every_profile_is_timed_once():
             assert networks.identity(base) in found
 
 
-def test_a_step_is_scaled_from_a_smaller_batch(monkeypatch):
-    base = RunConfig(dataset="cifar100", model="resnet8", batch_size=64)
-    assert networks.timed_batch(base, CPU) == 16
-    assert networks.timed_batch(base, torch.device("cuda")) == 64
-    assert networks.timed_batch(profiles.get("quick").bases["wrn"], CPU) == 64
+def timed_as(monkeypatch, took, base):
+    """The record of a network whose every step takes so many seconds."""
 
-    def one_second(call, device, times):
+    def seconds(call, device, times=1):
         call()
-        return 1.0
+        return took
 
-    monkeypatch.setattr(networks, "seconds", one_second)
-    record = networks.measure(networks.Setting(rounds=2), [base])
+    monkeypatch.setattr(networks, "seconds", seconds)
+    return networks.measure(networks.Setting(rounds=2), [base])
+
+
+def test_a_long_step_is_scaled_from_a_smaller_batch(monkeypatch):
+    base = RunConfig(dataset="cifar100", model="resnet8", batch_size=64)
+    record = timed_as(monkeypatch, 1.0, base)
     assert record["run_id"] == "networks-cpu"
     (entry,) = record["networks"]
     assert entry["network"] == networks.identity(base)
     assert entry["timed_batch"] == 16
     assert entry["seconds"] == {"step": [4.0] * 3, "evaluation": [4.0] * 3}
     assert "from 16" in networks.table(record)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        RunConfig(dataset="cifar100", model="resnet8", batch_size=64),
+        profiles.get("quick").bases["wrn"],
+    ],
+)
+def test_a_short_step_is_timed_on_the_real_batch(monkeypatch, base):
+    record = timed_as(monkeypatch, 0.3, base)
+    (entry,) = record["networks"]
+    assert entry["timed_batch"] == 64
+    assert entry["seconds"] == {"step": [0.3] * 3, "evaluation": [0.3] * 3}
+    assert "from" not in networks.table(record)
 
 
 def test_images_in_folders_are_timed_without_being_read(monkeypatch):
