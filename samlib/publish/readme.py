@@ -9,8 +9,11 @@ from samlib.campaign.progress import clock
 from samlib.chapters import introduction, questions, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
+from samlib.publish import pages
+from samlib.records.results_folder import committed
 from samlib.report.cells import as_text
 from samlib.report.results import Results, load
+from samlib.study import profiles
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
@@ -22,6 +25,7 @@ def block(results: Results, figure: str) -> str:
     return "\n\n".join(
         [
             BEGIN,
+            *_no_answer_yet(results),
             f"Found {profile.where} ({profile.about}):",
             _markdown(as_text(questions.table(results))),
             f"![Test accuracy of each method, a point per seed]({figure})",
@@ -33,6 +37,19 @@ def block(results: Results, figure: str) -> str:
             END,
         ]
     )
+
+
+def _no_answer_yet(results: Results) -> list[str]:
+    """What is missing of profiles nearer to the paper whose runs have begun."""
+    said = []
+    for name in pages.LEADING[: pages.LEADING.index(results.profile.name)]:
+        folder = results.folder.parent
+        if not any(committed(folder, name).runs.glob("*.json")):
+            continue
+        if missing := pages.absent(pages.Page("introduction", name, ""), folder):
+            where = profiles.get(name).where
+            said.append(f"**{where[0].upper()}{where[1:]}: no answer yet.** {missing}")
+    return said
 
 
 def _markdown(table: pd.DataFrame) -> str:

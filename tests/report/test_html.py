@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import result
 from made_up import PROFILE
 
 from samlib.campaign.backlog import Backlog
@@ -253,6 +254,19 @@ def test_the_readme_block_stands_between_its_markers(smoke_folder, tmp_path):
     written = readme.update("smoke", folder, path)
     assert path.read_text() == once
     assert written == [path, folder / "smoke" / "figures" / "headline.svg"]
+
+
+def test_the_readme_says_that_a_profile_nearer_to_the_paper_has_no_answer_yet(
+    smoke_folder, tmp_path
+):
+    folder = shutil.copytree(smoke_folder, tmp_path / "results")
+    path = tmp_path / "README.md"
+    path.write_text(f"{readme.BEGIN}\n{readme.END}")
+    store.write(folder / "cifar100-10k" / "runs", result())
+    readme.update("smoke", folder, path)
+    first = path.read_text().split("\n\n")[1]
+    assert first.startswith("**On CIFAR-100, 10,000 images: no answer yet.** Not run yet: ")
+    assert "run --profile cifar100-10k --only introduction" in first
 
 
 def test_status_counts_runs(smoke_folder):
