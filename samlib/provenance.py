@@ -23,7 +23,7 @@ _PACKAGES = (
 )
 # The rooms that decide what a run computes. A grid may gain a line, and reports may change, without
 # them: which runs there are is told by their ids.
-DECIDING = ("sam", "models.py", "data", "trainer")
+DECIDING = ("sam", "models", "data", "trainer")
 # The room that, beside them, decides what is measured on final weights. Runs do not depend on it,
 # so that a checkpoint outlives a change of it.
 MEASURING = ("measures",)

@@ -11,6 +11,7 @@ from torch import nn
 
 from samlib import models
 from samlib.errors import ConfigError
+from samlib.models import convnets, zoo
 from samlib.sam.masks.norms import norm_layers
 
 # specification 3.2: all parameters at 10 and at 100 classes, those of the norm layers, norm layers
@@ -38,9 +39,9 @@ def test_families_at_other_depths_have_the_stand_ins_counts():
     """homura's resnet20, wrn16_8 and wrn28_2: stand-ins of specification 3.2, not in the zoo."""
     shape = {"num_classes": 10, "in_channels": 3}
     with torch.device("meta"):
-        assert counts(models._resnet(3, **shape)) == (272_474, 1_568, 21)
-        assert counts(models._wrn(16, 8, **shape)) == (10_961_370, 7_200, 13)
-        assert counts(models._wrn(28, 2, **shape)) == (1_467_610, 3_616, 25)
+        assert counts(zoo._resnet(3, **shape)) == (272_474, 1_568, 21)
+        assert counts(zoo._wrn(16, 8, **shape)) == (10_961_370, 7_200, 13)
+        assert counts(zoo._wrn(28, 2, **shape)) == (1_467_610, 3_616, 25)
 
 
 def test_zoo_lists_the_papers_models_and_a_small_one_of_each_family():
@@ -124,12 +125,12 @@ def test_wrn_shortcut_is_a_convolution_of_the_raw_input():
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6, 6)
     for outputs, stride in ((8, 2), (8, 1)):
-        block = models.PreactBlock(4, outputs, stride).eval()
+        block = convnets.PreactBlock(4, outputs, stride).eval()
         nn.init.constant_(block.norm1.bias, -100)  # nothing passes relu(norm1(x))
         shortcut = F.conv2d(x, block.downsample.weight, stride=stride)
         torch.testing.assert_close(block(x), shortcut)
         assert block.downsample.kernel_size == (1, 1)
-    assert isinstance(models.PreactBlock(4, 4, 1).downsample, nn.Identity)
+    assert isinstance(convnets.PreactBlock(4, 4, 1).downsample, nn.Identity)
     assert isinstance(on_meta("wrn28_10").layer1[0].downsample, nn.Conv2d)
 
 
@@ -146,7 +147,7 @@ def test_wrn_normalises_at_its_end_and_not_after_its_stem():
 def test_post_activation_shortcut_has_a_norm_of_its_own():
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6, 6)
-    block = models.BasicBlock(4, 8, 2)
+    block = convnets.BasicBlock(4, 8, 2)
     nn.init.zeros_(block.norm2.weight)  # the branch contributes nothing
     out = F.conv2d(x, block.downsample.conv.weight, stride=2)
     expected = F.relu(

@@ -13,12 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import RandomResizedCrop
-from torchvision.transforms.v2 import functional as transforms
 
 from samlib.data.datasets import INFO, Info, default_data_dir
 from samlib.errors import ConfigError, DataMissing
@@ -59,6 +55,8 @@ def files_of(folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataMissing: a class without images.
     """
+    from torchvision.datasets.folder import IMG_EXTENSIONS  # slow to import
+
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -68,36 +66,6 @@ def files_of(folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
         files += map(str, found)
         labels += [label] * len(found)
     return np.array(files), np.array(labels, dtype=np.int64)
-
-
-def open_rgb(path: str | Path) -> Tensor:
-    """An image file as uint8, (3, height, width).
-
-    Raises:
-        DataMissing: it cannot be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            return transforms.pil_to_tensor(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataMissing(f"{path} cannot be read as an image ({error}): replace it") from None
-
-
-def centred(image: Tensor, size: int) -> Tensor:
-    """The shorter side resized to 256/224 of `size`, then the central square cut out."""
-    short = round(size * 256 / 224)
-    return transforms.center_crop(transforms.resize(image, [short], antialias=True), [size, size])
-
-
-def inception(image: Tensor, size: int, seed: int) -> Tensor:
-    """A random part of 8 to 100 % of the area, resized to a square, and a flip (Szegedy et al.)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # a GPU's generator is the network's
-        box = RandomResizedCrop(size).make_params([image])
-        flip = bool(torch.rand(()) < 0.5)
-    box = {key: int(box[key]) for key in ("top", "left", "height", "width")}
-    cut = transforms.resized_crop(image, **box, size=[size, size], antialias=True)
-    return transforms.horizontal_flip(cut) if flip else cut
 
 
 class Files(Dataset):
@@ -110,6 +78,8 @@ class Files(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from samlib.data.decode import centred, inception, open_rgb  # slow to import
+
         image = open_rgb(self.files[index])
         if self.epoch is None:
             return centred(image, self.size), int(self.labels[index])

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from samlib.errors import ConfigError, choose
 
@@ -37,6 +36,8 @@ def _impulse_noise(x: Tensor, share: float, draw: torch.Generator) -> Tensor:
 
 def _gaussian_blur(x: Tensor, width: float, draw: torch.Generator) -> Tensor:
     """`width` is the standard deviation as a share of the side."""
+    from torchvision.transforms.v2 import functional as transforms  # slow to import
+
     sigma = width * x.shape[-1]
     kernel = min(2 * round(3 * sigma) + 1, 2 * (x.shape[-1] // 2) - 1)
     return transforms.gaussian_blur(x, max(3, kernel), sigma)

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from samlib.errors import ConfigError
 from samlib.sam.step import sam_step
@@ -64,6 +62,9 @@ def self_training(run: "Trainer") -> dict:
 
 def turned(images: Tensor, angle: float) -> Tensor:
     """uint8 images turned counter-clockwise about their middle, black where nothing was."""
+    from torchvision.transforms import InterpolationMode  # slow to import
+    from torchvision.transforms.v2 import functional as transforms
+
     return transforms.rotate(images, angle, InterpolationMode.BILINEAR)
 
 

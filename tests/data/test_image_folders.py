@@ -13,14 +13,12 @@ from torchvision.transforms.v2 import RandomResizedCrop
 
 from samlib import masks
 from samlib.data import datasets, image_folders
+from samlib.data.decode import centred, inception, open_rgb
 from samlib.data.image_folders import (
     Files,
-    centred,
     classes_of,
     files_of,
     folder_splits,
-    inception,
-    open_rgb,
 )
 from samlib.errors import ConfigError, DataMissing, SamlibError
 from samlib.measures.shifted_sets import SETS, positions, shifted_sets

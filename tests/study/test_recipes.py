@@ -71,7 +71,7 @@ VARIANT = {
     ),
 }
 NETWORK = {
-    "samlib/models.py": ('    "vit_micro": ', '    "wrn16_1": partial(_wrn, 16, 1),\n'),
+    "samlib/models/zoo.py": ('    "vit_micro": ', '    "wrn16_1": partial(_wrn, 16, 1),\n'),
     "tests/test_models.py": (
         "def test_zoo_lists_",
         """def test_wrn16_1():
