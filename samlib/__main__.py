@@ -53,7 +53,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"samlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nsamlib: interrupted{kept}")
+        print(f"\nsamlib: interrupted{kept}", file=sys.stderr)
         return 130
 
 

@@ -92,7 +92,7 @@ OTHER = {
     "validation_size": 10,
     "label_noise": 0.2,
     "augment": "shift",
-    "epochs": 7,
+    "epochs": 9,
     "batch_size": 32,
     "optimizer": "adamw",
     "lr": 0.01,
@@ -107,6 +107,8 @@ OTHER = {
     "decayed": "no_norm",
     "member": "every_k",
 }
+# Those that go together: momentum is sgd's.
+TOGETHER = {field: value for field, value in OTHER.items() if field != "momentum"}
 
 
 FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}

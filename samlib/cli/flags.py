@@ -1,9 +1,10 @@
 """The flags of the command line: which verbs there are and what they take."""
 
 import argparse
+import re
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn, cast, get_args
 
 from samlib import files
 from samlib.bench import KINDS
@@ -13,6 +14,7 @@ _FOLDERS = (
     "Paths you type are relative to the current directory; default paths are relative to the "
     "project root: the checkout around the current directory or around samlib, if there is one."
 )
+_ATTRIBUTE = r"(?m)^ {8}(\w+): (.+(?:\n {12}.+)*)"  # of a docstring: its name and what it is
 _DURATION = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -112,6 +114,14 @@ def _perturbation(parser: argparse.ArgumentParser) -> None:
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, without the usage before it."""
 
+    def parse_args(self, args=None, namespace=None):
+        """As the base class, but a flag too many points to the help of its verb."""
+        found, more = self.parse_known_args(args, namespace)
+        if more:
+            said = " ".join(" ".join(more).split())
+            self.exit(2, f"samlib: unknown: {said} (see {self.prog} {found.verb} --help)\n")
+        return found
+
     def error(self, message: str) -> NoReturn:
         said = " ".join(message.split())  # what was typed may hold line breaks
         self.exit(2, f"samlib: {said} (see {self.prog} --help)\n")
@@ -181,7 +191,6 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         choices=list(KINDS),
-        default="gpu",
         help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()) + " (default: gpu)",
     )
     _results(p, "results folder")
@@ -212,7 +221,9 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
     """One flag per field of RunConfig."""
     from samlib.trainer.config import RunConfig
 
-    group = parser.add_argument_group("configuration", RunConfig.__doc__.split("\n")[0])
+    first, _, rest = cast(str, RunConfig.__doc__).partition("\n")
+    group = parser.add_argument_group("configuration", f"{first} Default: the profile's values.")
+    said = {n: " ".join(t.split()) for n, t in re.findall(_ATTRIBUTE, rest)}
     for field in fields(RunConfig):
         # `int | None` on the command line is an int: None is what is not given.
         kind = field.type if isinstance(field.type, type) else get_args(field.type)[0]
@@ -220,5 +231,5 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
             "--" + field.name.replace("_", "-"),
             type=kind,
             default=argparse.SUPPRESS,
-            help="default: the profile's value",
+            help=said[field.name].replace("%", "%%"),
         )

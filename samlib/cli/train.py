@@ -27,7 +27,7 @@ def main(
     Args:
         config: the run.
         folder: where record and weights of the run are kept, too, under the folder's lock. The run
-            resumes from its checkpoint there.
+            resumes from its checkpoint there; one that has a record there is not trained again.
         device, data_dir: as in `one_run.train`.
         perturbation: under torchrun, as in `distributed.train_distributed`.
 
@@ -55,6 +55,9 @@ def main(
             if folder and first:
                 stack.enter_context(folder.locked())
                 _check(folder)
+                if among is None and (kept := _trained(folder, config.run_id)):
+                    print(json.dumps(kept))
+                    return 0
             if among is None:
                 record = one_run.train(config, device=device, **options)
             else:
@@ -79,6 +82,22 @@ def _check(folder: ResultsFolder) -> None:
         with as_disk_error(path):
             path.mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=path).close()
+
+
+def _trained(folder: ResultsFolder, run_id: str) -> dict | None:
+    """The record of a run that is there already; a damaged one does not count."""
+    path = folder.runs / f"{run_id}.json"
+    try:
+        record = store.read_one(path)
+    except FileNotFoundError:
+        return None
+    except (store.FormatError, store.UnreadableError):
+        raise
+    except store.RecordError as error:
+        print(f"{error}; the run is done again", file=sys.stderr)
+        return None
+    print(f"already trained: {path}; move it away to train the run again", file=sys.stderr)
+    return {key: value for key, value in record.items() if key not in ("format", "checksum")}
 
 
 def _report(run: Trainer) -> None:

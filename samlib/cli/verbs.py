@@ -150,7 +150,8 @@ def _summary(outcome, target) -> int:
             f"{len(outcome.skipped)} runs would end after the time budget and were not started; "
             "the same command continues"
         )
-    print(f"{len(outcome.done)} runs done, {len(outcome.failed)} failed")
+    done = len(outcome.done)
+    print(f"{done} run{'s' * (done != 1)} done, {len(outcome.failed)} failed")
     return 1 if outcome.failed else 0
 
 
@@ -158,6 +159,8 @@ def _status(args: argparse.Namespace) -> int:
     from samlib.cli import status, watch
 
     profile, results = _profile(args)
+    if not results.is_dir():
+        raise ConfigError(f"there is no folder {results}: --results is where PROFILE/runs lies")
     if args.watch:
         return watch.watch(profile, results, every=args.every)
     print(status.status(profile, results))
@@ -202,7 +205,9 @@ def _prepare(args: argparse.Namespace) -> int:
 def _notebook(args: argparse.Namespace) -> int:
     from samlib.files import resolve
     from samlib.publish import notebooks
+    from samlib.study import profiles
 
+    args.name = args.name.removesuffix(".ipynb")
     declared = notebooks.parameters(args.name)
     given = {k: str(getattr(args, k)) for k in ("profile", "results") if k in declared}
     for key, value in args.p:
@@ -210,6 +215,8 @@ def _notebook(args: argparse.Namespace) -> int:
             given[key] = json.loads(value)
         except (ValueError, RecursionError):
             given[key] = value
+    if "profile" in given:
+        profiles.get(given["profile"])  # before a kernel is started
     output = args.output or resolve("build") / f"{args.name}.ipynb"
     print(notebooks.run(args.name, output, given))
     return 0
@@ -241,14 +248,23 @@ def _tables(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from samlib import bench
 
-    kind = bench.kind(args.what)
     given = {k: v for k, v in vars(args).items() if k not in ("verb", "what", "results")}
+    what = args.what or _default_bench("device" in given)
+    kind = bench.kind(what)
     for name in given:
-        choose(f"flag of bench {args.what}", name, [f.name for f in fields(kind.Setting)])
+        choose(f"flag of bench {what}", name, [f.name for f in fields(kind.Setting)])
     record, path = kind.run(kind.Setting(**given), args.results)
     print(kind.table(record))
     print(path)
     return 0
+
+
+def _default_bench(anywhere: bool) -> str:
+    import torch
+
+    if anywhere or torch.cuda.is_available():
+        return "gpu"
+    raise ConfigError("no CUDA GPU is available here: say which bench, `bench step` times a step")
 
 
 def _readme(args: argparse.Namespace) -> int:
@@ -274,7 +290,12 @@ def _profile(args: argparse.Namespace):
 
     profile = profiles.get(args.profile)
     if args.results:
-        usable(args.results / profile.name)  # whether the folder lets us look into it
+        inside = usable(args.results / profile.name)  # whether the folder lets us look into it
+        if (args.results / "runs").is_dir() and not inside.exists():
+            raise ConfigError(
+                f"{args.results} is the folder of one profile: --results is the one above it, "
+                f"{args.results.parent}"
+            )
     return profile, args.results
 
 

@@ -109,8 +109,10 @@ def read_one(path: str | Path) -> dict:
             f"{path} has record format {claimed!r}, this version reads {FORMAT}: regenerate the "
             "results with `make reproduce`, or read them with the version that wrote them"
         )
-    if not _intact(record) or record.get("run_id") != path.stem:
+    if not _intact(record):
         raise RecordError(f"{path} was changed after it was written")
+    if record.get("run_id") != path.stem:
+        raise RecordError(f"{path} is not named as its run, {record.get('run_id')}")
     return record
 
 

@@ -23,6 +23,8 @@ from samlib.sam.perturbation import Perturbation
 from samlib.sam.source.eigen import spread
 from samlib.sam.state import Where, on
 
+TWICE = "backward through the graph a second time"  # what PyTorch says of a used-up graph
+
 
 class Gradients(NamedTuple):
     """Gradients of whole parameters, and names and parameters they are of."""
@@ -105,7 +107,7 @@ def gradients(perturbation: Perturbation, loss: Tensor, everything: bool = False
     try:
         grads = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:
-        if "backward through the graph a second time" not in str(error):
+        if TWICE not in str(error):
             raise
         raise ConfigError("the closure returns the loss and must not call backward()") from error
     if any(g is None or g.is_sparse for g in grads):

@@ -22,8 +22,9 @@ from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.perturbation import Perturbation
 
 _CASTS = ("ToCopyBackward0", "CopyBackwards", "CopySlices")
-# By mask, the wrappers of its weights that there were at its first step.
+# By mask, the wrappers of its weights, and all scalers, that there were when first looked for.
 _WRAPPERS: WeakKeyDictionary[Mask, list[ref]] = WeakKeyDictionary()
+_SCALERS: WeakKeyDictionary[Mask, list[ref]] = WeakKeyDictionary()
 
 
 def weights(perturbation: Perturbation, everything: bool = False) -> None:
@@ -105,6 +106,26 @@ def graph(loss: Tensor, perturbation: Perturbation) -> None:
                 )
             if kind == "_DDPSinkBackward":  # of a wrapper made after the first step
                 _refuse_wrapper(node.ddp_weakref())
+
+
+def unscaled(loss: Tensor, mask: Mask) -> None:
+    """Raise a ConfigError for a loss that a `GradScaler` has multiplied."""
+    node = loss.grad_fn
+    if type(node).__name__ != "MulBackward0":
+        return
+    factor = node._saved_other  # type: ignore[union-attr]  # of a product
+    if not (isinstance(factor, Tensor) and factor.ndim == 0):
+        return
+    if mask not in _SCALERS:
+        every = (s for s in gc.get_objects() if issubclass(type(s), torch.amp.GradScaler))
+        _SCALERS[mask] = [ref(s) for s in every]
+    for scaler in _SCALERS[mask]:
+        scale = getattr(scaler(), "_scale", None)
+        if scale is not None and scale.data_ptr() == factor.data_ptr():
+            raise ConfigError(
+                "the loss was multiplied by a GradScaler, and the optimizer would step along the "
+                "multiplied gradient: leave the scaler out and use bfloat16 autocast"
+            )
 
 
 @cache

@@ -1,5 +1,6 @@
 """What the caller's closure returns, checked: losses with a graph, in a precision that works."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +39,27 @@ def _called(closure: Closure, mask: Mask | None = None) -> Any:
         )
     before = [] if mask is None else checks.gradients_now(mask)
     with torch.enable_grad():
-        returned = closure()
+        try:
+            returned = closure()
+        except TypeError:
+            _refuse_arguments(closure)
+            raise
     if mask is not None:
         checks.closure_left_grads(mask, before)
     return returned
+
+
+def _refuse_arguments(closure: Closure) -> None:
+    """Raise a ConfigError if it is the closure that cannot be called without arguments."""
+    try:
+        inspect.signature(closure).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"the closure is called without arguments ({error}): have it take batch and model from "
+            "around it"
+        ) from None
+    except ValueError:  # a function without a signature, in C
+        return
 
 
 def losses(
@@ -68,4 +86,5 @@ def losses(
     _check(up)
     if perturbation is not None and checked:
         checks.graph(up, perturbation)
+        checks.unscaled(loss, perturbation.mask)
     return loss, up

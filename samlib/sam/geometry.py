@@ -46,6 +46,7 @@ class Geometry(ABC):
     eta: float = 0.0
     normalize_bias: bool = True
     p: ClassVar[float] = 2
+    takes_eta: ClassVar[bool] = True  # whether eta is in the variant's formula
 
     def __post_init__(self):
         number = isinstance(self.eta, numbers.Real) and not isinstance(self.eta, bool)
@@ -109,6 +110,8 @@ def _signs(grads: Tensors) -> Tensors:
 
 class L2(Geometry):
     """SAM (Foret et al., 2021): T_w = I, p = 2. eta and normalize_bias change nothing."""
+
+    takes_eta = False
 
     def _T(self, weights, grads):
         return None
@@ -174,6 +177,7 @@ class _ChannelScales(Geometry):
     """
 
     axis: ClassVar[int]
+    takes_eta = False
 
     def _T(self, weights, grads):
         return list(weights)

@@ -77,9 +77,9 @@ class Perturbation:
         parts = {"geometry": Geometry, "mask": Mask, "source": Source}
         for name, kind in (parts | {"radius": Radius, "when": When}).items():
             if not isinstance(getattr(self, name), kind):
-                raise ConfigError(
-                    f"{name} must be a samlib {kind.__name__}, not {getattr(self, name)!r}"
-                )
+                given = getattr(self, name)
+                what = repr(given) if isinstance(given, str | float | None) else type(given)
+                raise ConfigError(f"{name} must be a samlib {kind.__name__}, not {what}")
         epochs = (self.start, 0 if self.end is None else self.end)
         if not all(isinstance(e, int) and not isinstance(e, bool) for e in epochs):
             raise ConfigError(f"active epochs {self.start!r} to {self.end!r} are not whole numbers")
@@ -87,8 +87,13 @@ class Perturbation:
             raise ConfigError(f"rho must be finite and >= 0, not {self.rho!r}")
         choose("radius_over", self.radius_over, ("mask", "all"))
         choose("batchnorm", self.batchnorm, ("both", "first"))
-        if self.start < 0 or (self.end is not None and self.end < self.start):
-            raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
+        if self.start < 0:
+            raise ConfigError(f"start is an epoch, counted from 0, not {self.start}")
+        if self.end is not None and self.end < self.start:
+            raise ConfigError(
+                f"start {self.start} and end {self.end} leave no epoch: active are those with "
+                "start <= epoch < end, counted from 0"
+            )
         chooses = type(self.mask).observe is not Mask.observe
         refuse_pairs(
             self.geometry,

@@ -37,6 +37,9 @@ class Stateful:
         """As messages call it."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
     def follow(self, where: Where) -> None:
         """Start anew where the coordinates are others; the same object means the same."""
         if where is self._where or not self.tensors:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
 from samlib.sam import checks
-from samlib.sam.ascent import Ascent, ascent, gradients, masked, over_all
+from samlib.sam.ascent import TWICE, Ascent, ascent, gradients, masked, over_all
 from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
 from samlib.sam.masks.base import Mask
@@ -247,7 +247,7 @@ def sam_step(
         torch.clear_autocast_cache()  # as the perturbed step does
         zero_grad(optimizers)
         loss = _unmoved(closure, perturbation, descent)
-        backward(loss)
+        _descend(backward, loss)
         if perturbation is not None and plan.active:
             descent.reuse(perturbation.mask)
         result = loss.detach()
@@ -255,12 +255,12 @@ def sam_step(
         with _perturbed(closure, perturbation, plan, descent, on_ascent, optimizers) as first:
             zero_grad(optimizers)
             if first.plain is not None:
-                backward(first.plain)
+                _descend(backward, first.plain)
                 descent.reuse(perturbation.mask)
             else:
                 one_pass = first.loss is None
                 loss = losses(closure, perturbation, descent.second, checked=one_pass)[0]
-                backward(loss)
+                _descend(backward, loss)
                 descent.combine(perturbation.mask)
             result = loss.detach() if first.loss is None else first.loss
     for each in optimizers:
@@ -279,6 +279,18 @@ def _unmoved(closure: Closure, perturbation: Perturbation | None, descent: Desce
         return losses(closure, perturbation, descent.plain)[0]
 
 
+def _descend(backward: Backward, loss: Tensor) -> None:
+    try:
+        backward(loss)
+    except RuntimeError as error:
+        if TWICE not in str(error):
+            raise
+        raise ConfigError(
+            "the closure returned a loss of an earlier forward pass: have it run the forward pass "
+            "anew whenever it is called, and not call backward()"
+        ) from error
+
+
 def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer]:
     """One or several as several, checked."""
     optimizers = given if isinstance(given, Sequence) else (given,)
@@ -288,7 +300,8 @@ def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer
                 "LBFGS runs the closure as often as it likes, which a step of two passes cannot: "
                 "use another optimizer"
             )
-        if not (hasattr(each, "step") and hasattr(each, "zero_grad")):
+        whole = hasattr(each, "step") and hasattr(each, "zero_grad")
+        if not whole or isinstance(each, type):
             raise ConfigError(f"optimizer must be a torch.optim.Optimizer, not {each!r}")
     if not optimizers:
         raise ConfigError("optimizer must be an optimizer or several, not an empty list")

@@ -51,30 +51,46 @@ _EXCLUDED = (("lr", 0), ("sparsity", 1))  # bounds that are no values themselves
 class RunConfig:
     """One training run, fully described; equal configurations give equal results.
 
-    Data: `dataset`, `train_size` (None: all that validation leaves), `validation_size` (held out
-    of training, or of everything where there is no official test set), `label_noise` (share of
-    training labels resampled uniformly), `augment`.
-
-    Training: `model`, `epochs`, `batch_size`, `optimizer` (sgd, adamw, lion), `lr` (cosine to 0,
-    stepped per epoch, after `warmup_epochs` in which it rises linearly), `momentum` (sgd),
-    `weight_decay`, `label_smoothing`, `clip_norm` (largest norm of the descent gradient; 0 does not
-    clip), `precision` (fp32, or bf16 autocast over fp32 weights), `eval_every` (epochs between
-    evaluations; the last one always is).
-
-    Ascent: `geometry` (a variant of `samlib.geometry`, or none for the base optimizer alone),
-    `eta` (None: the variant's default), `rho`, `mask`, `sparsity` (of random, fisher and dynamic
-    masks; None keeps as many coordinates as the norm layers have), `mask_every` (epochs between
-    updates), `mask_samples` (examples SSAM-F scores), `radius_over`, `batchnorm`, `start`, `end`
-    (active epochs), `member` (of `samlib.sam.family`: SAM or a relative of it).
-
-    Controls: `updated` and `decayed` (all, or no_norm: the base optimizer leaves the norm layers'
-    affine parameters at their initial values, or out of the weight decay).
-
-    `seed` fixes split, label noise, initial weights, batch order and augmentation alike for every
-    method, which makes comparisons paired.
+    Attributes:
+        dataset: name of the data set.
+        model: name of the network.
+        seed: fixes split, label noise, initial weights, batch order and augmentation alike for
+            every method, which makes comparisons paired.
+        geometry: a variant of `samlib.geometry` (l2 is SAM), or none for the base optimizer alone.
+        mask: which coordinates the ascent moves: all, only_norm (SAM-ON), no_norm, ...
+        rho: radius of the ascent step.
+        eta: stabiliser of the geometry; None is the variant's default.
+        sparsity: of random, fisher and dynamic masks, share that is not moved; None keeps as many
+            coordinates as the norm layers have.
+        mask_every: epochs between two updates of a sparse mask.
+        mask_samples: examples that SSAM-F scores.
+        radius_over: the norm in the ascent runs over the mask, or over all coordinates.
+        batchnorm: running statistics follow both passes, or the first alone.
+        start: first epoch with an ascent, counted from 0.
+        end: first epoch without one again; None is never.
+        train_size: training images; None is all that validation leaves.
+        validation_size: images held out of training, or of everything where there is no official
+            test set.
+        label_noise: share of the training labels drawn anew.
+        augment: none, basic (crop and flip), autoaugment, or inception for folders.
+        epochs: of the run.
+        batch_size: images in a batch.
+        optimizer: the base optimizer: sgd, adamw or lion.
+        lr: largest learning rate; it falls to 0 as a cosine, stepped per epoch.
+        momentum: of sgd.
+        weight_decay: of the base optimizer.
+        label_smoothing: of the training loss.
+        precision: fp32, or bf16 autocast over fp32 weights.
+        eval_every: epochs between evaluations; the last epoch always has one.
+        warmup_epochs: epochs in which the learning rate rises linearly.
+        clip_norm: largest norm of the descent gradient; 0 does not clip.
+        updated: all, or no_norm: the norm layers' affine parameters stay as they began.
+        decayed: all, or no_norm: the norm layers' affine parameters are not decayed.
+        member: of `samlib.sam.family`: sam or a relative of it.
 
     Raises:
-        ConfigError: an unknown name (the valid ones are listed) or a value out of range.
+        ConfigError: an unknown name (the valid ones are listed), a value out of range, or one that
+            would change nothing.
     """
 
     dataset: str = "digits"
@@ -144,10 +160,17 @@ class RunConfig:
             raise ConfigError(
                 f"sparsity applies to the masks {', '.join(SPARSE)}; mask is {self.mask}"
             )
-        if self.end is not None and self.end < self.start:
-            raise ConfigError(f"active epochs {self.start} to {self.end} are not a range")
+        if self.optimizer != "sgd" and self.momentum != _default("momentum"):
+            raise ConfigError(f"momentum is sgd's, and optimizer is {self.optimizer}: leave it out")
         if self.geometry != NO_PERTURBATION:
+            if self.start >= min(self.epochs, math.inf if self.end is None else self.end):
+                raise ConfigError(
+                    f"start {self.start} and end {self.end} leave none of the {self.epochs} epochs "
+                    "to perturb: active are those with start <= epoch < end, counted from 0"
+                )
             shape, chooser = by_name(self.geometry), "dynamic" if self.mask == "dynamic" else None
+            if self.eta is not None and not shape.takes_eta:
+                raise ConfigError(f"geometry {self.geometry} has no eta: leave it out")
             family.check(self.member, shape, self.radius_over, self.batchnorm, chooser)
         else:
             given = {
@@ -198,6 +221,10 @@ class RunConfig:
         if self.member != "sam":
             method = f"{self.member}-{method}"
         return f"{self.model}-{method}-s{self.seed}-{digest}"
+
+
+def _default(name: str) -> typing.Any:
+    return next(f.default for f in dataclasses.fields(RunConfig) if f.name == name)
 
 
 @functools.cache

@@ -67,6 +67,8 @@ def train(
         DataMissing: the data set is not on disk.
         DiskError: weights or checkpoints cannot be written.
     """
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"train takes a RunConfig, not a {type(config).__name__}")
     where = usable_device(device)
     started = time.perf_counter()
     with _deterministic(where, config.seed):

@@ -1,5 +1,6 @@
 """The command line as a user meets it: one clear line and an exit status."""
 
+import dataclasses
 import errno
 import os
 import signal
@@ -18,6 +19,7 @@ from samlib.records import store
 from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
 from samlib.study.cells import missing_runs
+from samlib.trainer.config import RunConfig
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,9 @@ from samlib.study.cells import missing_runs
         (["run", "--perturbation", "synchronised"], "under torchrun"),
         (["train", "--perturbation", "synchronised"], "under torchrun"),
         (["train", "--geometry", "l2"], "add --rho"),
+        (["train", "--frobnicate", "1"], "python -m samlib train --help"),
+        (["notebook", "variants", "-p", "profile", "smok"], "valid: smoke, quick"),
+        (["bench"], "`bench step` times a step"),
         (["readme", "--profile", "smoke"], "the smoke profile is no result"),
         (["readme", "--results", "/tmp/own"], "not those in /tmp/own"),
     ],
@@ -61,6 +66,30 @@ def test_a_mistake_gets_one_line_that_names_the_valid_values(capsys, tmp_path, a
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert says in err
+
+
+def test_a_results_folder_that_is_not_there_or_is_a_profiles_own_is_told(capsys, tmp_path):
+    code, _, err = run(capsys, "status", "--results", str(tmp_path / "reslts"))
+    assert code == 2
+    assert "there is no folder" in err
+    assert len(err.splitlines()) == 1
+    (tmp_path / "quick" / "runs").mkdir(parents=True)
+    for verb in ("status", "run", "tables"):
+        code, _, err = run(capsys, verb, "--results", str(tmp_path / "quick"))
+        assert code == 2
+        assert f"--results is the one above it, {tmp_path}" in err
+        assert len(err.splitlines()) == 1
+    assert run(capsys, "status", "--results", str(tmp_path))[0] == 0
+
+
+def test_the_help_of_train_explains_every_field(capsys):
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0
+    text = " ".join(out.split())
+    for field in dataclasses.fields(RunConfig):
+        flag = f"--{field.name.replace('_', '-')} {field.name.upper()}"
+        explained = text.rpartition(flag)[2].strip()
+        assert explained[:1].isalpha(), flag
 
 
 @pytest.mark.parametrize("text", ["9x", "-3m", "0", "infh", "nan", ""])
@@ -127,9 +156,9 @@ def test_only_what_trains_continues_after_an_interrupt(capsys, monkeypatch, verb
         raise KeyboardInterrupt
 
     monkeypatch.setitem(__main__.VERBS, verb, interrupted)
-    code, out, _ = run(capsys, verb)
+    code, _, err = run(capsys, verb)
     assert code == 130
-    assert ("the same command continues" in out) == continues
+    assert ("the same command continues" in err) == continues
 
 
 def test_an_unknown_family_lists_the_profiles(capsys):
@@ -175,9 +204,9 @@ def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
     process = _start(tmp_path)
     _wait_for_a_record(tmp_path, process)
     os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command continues" in out
+    assert "the same command continues" in err
     after_interrupt = {p.name: p.read_bytes() for p in runs.glob("*.json")}
     assert after_interrupt
 
@@ -188,7 +217,7 @@ def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
     process.communicate(timeout=60)
 
     process = _start(tmp_path)
-    out, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     cells = plan.rho_sweep(profiles.get("smoke")).cells
     found = store.read(runs)
@@ -217,7 +246,7 @@ def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypat
     code, out, err = run(capsys, *arguments)
     assert code == 0
     assert "was changed after it was written; moved to" in err
-    assert "1 runs done" in out
+    assert "1 run done" in out
     assert good.read_bytes() == before
     assert (tmp_path / "smoke" / "set_aside" / bad.name).exists()
 

@@ -47,6 +47,23 @@ def test_a_profiles_run_is_kept_as_a_campaign_keeps_it(capsys, tmp_path):
     assert campaign.weights(CONFIG.run_id).read_bytes() == weights.read_bytes()
 
 
+def test_a_run_that_has_a_record_is_not_trained_again(capsys, tmp_path):
+    campaign = committed(tmp_path, "smoke")
+    first = json.loads(run(capsys, *SMOKE, "--results", str(tmp_path))[1])
+    path = campaign.runs / f"{CONFIG.run_id}.json"
+    content, made = path.read_bytes(), path.stat().st_mtime_ns
+    code, out, err = run(capsys, *SMOKE, "--results", str(tmp_path))
+    assert code == 0
+    assert json.loads(out) == first
+    assert f"already trained: {path}" in err
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, made)
+    path.write_bytes(content.replace(b'"completed"', b'"diverged"'))
+    code, out, err = run(capsys, *SMOKE, "--results", str(tmp_path))
+    assert code == 0
+    assert "was changed after it was written; the run is done again" in err
+    assert store.read_one(path)["status"] == "completed"
+
+
 def test_a_run_that_was_cut_short_is_continued(capsys, tmp_path):
     campaign = committed(tmp_path, "smoke")
     begun(campaign)

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import one_line
-from helpers import FIELDS, OTHER
+from helpers import FIELDS, TOGETHER
 from made_up import made_up_results
 
 from samlib.campaign.backlog import Backlog, Estimate
@@ -143,7 +143,7 @@ def test_the_twin_is_the_base_optimizers_run_of_the_same_seed_and_problem():
 
 
 def test_of_every_field_it_is_said_whether_the_twin_shares_it():
-    config = RunConfig(**OTHER)
+    config = RunConfig(**TOGETHER)
     shared = {name for name in FIELDS if getattr(twin(config), name) == getattr(config, name)}
     assert shared == {
         *("dataset", "model", "seed", "train_size", "validation_size", "label_noise", "augment"),

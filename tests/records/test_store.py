@@ -81,7 +81,7 @@ def test_a_damaged_record_is_an_error_with_its_name(runs, damage):
 def test_a_record_under_another_name_is_refused(runs):
     path = store.write(runs, result())
     other = path.rename(path.with_name(f"{result(1)['run_id']}.json"))
-    with pytest.raises(RecordError, match="was changed after it was written"):
+    with pytest.raises(RecordError, match=f"is not named as its run, {result()['run_id']}"):
         store.read_one(other)
 
 

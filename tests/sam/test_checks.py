@@ -617,3 +617,67 @@ def test_a_compiled_closure_is_silent_and_right(make):
     net = two_norms()
     closure = torch.compile(loss_of(net, *batch()), backend="aot_eager")
     assert_a_step_is_right(net, make(net), loss=closure)
+
+
+# --- closures and optimizers that are not what they should be ------------------------------------
+
+
+@pytest.mark.parametrize("make", [masks.only_norm, masks.all_parameters])
+def test_a_loss_of_an_earlier_forward_pass_is_told_so(make):
+    net = two_norms()
+    loss = loss_of(net, *batch())()
+    before = snapshot(net)
+    with pytest.raises(ConfigError, match=r"earlier forward pass|must not call backward") as caught:
+        sam_step(lambda: loss, sgd(net), ball(make(net)))
+    one_line(caught)
+    assert identical(snapshot(net), before)
+
+
+def test_logits_of_an_earlier_forward_pass_are_told_so_in_a_plain_step():
+    net, (x, y) = two_norms(), batch()
+    logits = net(x)
+    closure = lambda: F.cross_entropy(logits, y)  # noqa: E731
+    sam_step(closure, sgd(net), None)
+    with pytest.raises(ConfigError, match="have it run the forward pass anew") as caught:
+        sam_step(closure, sgd(net), None)
+    one_line(caught)
+
+
+def test_a_loss_that_a_scaler_multiplied_is_refused_and_others_are_not():
+    net, (x, y) = two_norms(), batch()
+    scaler, half = torch.amp.GradScaler("cpu"), torch.tensor(0.5)
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    before = snapshot(net)
+    with pytest.raises(ConfigError, match="multiplied by a GradScaler") as caught:
+        sam_step(lambda: scaler.scale(loss_of(net, x, y)()), sgd(net), ball(masks.only_norm(net)))
+    one_line(caught)
+    assert identical(snapshot(net), before)
+    for closure in (
+        lambda: loss_of(net, x, y)() * half,
+        lambda: off.scale(loss_of(net, x, y)()),
+    ):
+        sam_step(closure, sgd(net), ball(masks.only_norm(net)))
+
+
+def test_a_closure_that_wants_arguments_is_told_so_and_its_own_errors_pass():
+    net, (x, y) = two_norms(), batch()
+    for step in (ball(masks.only_norm(net)), None):
+        with pytest.raises(ConfigError, match=r"called without arguments .*'inputs'") as caught:
+            sam_step(lambda inputs: loss_of(net, inputs, y)(), sgd(net), step)
+        one_line(caught)
+        with pytest.raises(TypeError, match="unsupported operand"):
+            sam_step(lambda: loss_of(net, x, y)() + "1", sgd(net), step)
+
+
+def test_an_optimizers_class_is_no_optimizer():
+    net, (x, y) = two_norms(), batch()
+    with pytest.raises(ConfigError, match=r"must be a torch\.optim\.Optimizer, not <class") as e:
+        sam_step(loss_of(net, x, y), torch.optim.SGD, ball(masks.only_norm(net)))
+    one_line(e)
+
+
+def test_what_is_no_mask_is_named_by_its_type():
+    net = two_norms()
+    with pytest.raises(ConfigError, match="mask must be a samlib Mask, not <class 'list'>") as e:
+        ball(list(net.parameters()))
+    one_line(e)

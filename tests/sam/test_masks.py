@@ -295,7 +295,7 @@ def test_bad_stages(stages, message):
 
 
 def test_a_model_without_stages_has_no_blocks():
-    with pytest.raises(ConfigError, match="no stage 1; Net has"):
+    with pytest.raises(ConfigError, match="Net has no stages: give it a property `stages`"):
         masks.blocks(small_net(), [1])
 
 

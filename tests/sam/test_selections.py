@@ -318,6 +318,10 @@ def two_norms():
         (lambda: frozen(two_norms(), 0, 1, 2, 3), masks.all_parameters, "all its parameters are"),
         (nn.ReLU, masks.all_parameters, "it has no parameters"),
         (lambda: nn.Sequential(nn.Linear(3, 8)), masks.only_norm, r"known with masks\.register_no"),
+        (lambda: nn.Linear(3, 8), masks.only_norm, "Linear: it has no normalization layer; one of"),
+        (two_norms, masks.only_alpha, "have no trainable alpha, but bias, weight"),
+        (two_norms, masks.convolutions, "it has no layer of Conv1d, Conv2d, Conv3d"),
+        (lambda: frozen(nn.Sequential(nn.Conv2d(3, 8, 1)), 0), masks.convolutions, "are frozen"),
         (
             lambda: nn.Sequential(nn.LazyLinear(8), nn.LayerNorm(8)),
             *(masks.only_norm, "0.weight has no shape yet: run a forward pass"),
@@ -328,6 +332,28 @@ def test_an_empty_selection_says_why(net, make, why):
     with pytest.raises(ConfigError, match=why) as caught:
         make(net())
     one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ([1], "not of list"),
+        (nn.BatchNorm2d, "not of the class BatchNorm2d"),
+        (list(two_norms().parameters()), "not of list"),
+        (None, "not of NoneType"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(masks.only_norm, masks.no_norm, masks.all_parameters, masks.weights, masks.norm_layers),
+        lambda model: masks.from_booleans(model, {}),
+    ],
+)
+def test_what_is_no_model_has_no_mask(make, given, what):
+    with pytest.raises(ConfigError, match=f"a mask is made of a model, an nn.Module, {what}") as e:
+        make(given)
+    one_line(e)
 
 
 def test_frozen_norm_layers_are_counted_in_the_repr():

@@ -732,8 +732,8 @@ def test_bad_rho(rho):
     [
         ({"radius_over": "everything"}, "unknown radius_over 'everything'; valid: mask, all"),
         ({"batchnorm": "second"}, "unknown batchnorm 'second'; valid: both, first"),
-        ({"start": -1}, "active epochs -1 to None"),
-        ({"start": 3, "end": 2}, "active epochs 3 to 2"),
+        ({"start": -1}, "start is an epoch, counted from 0, not -1"),
+        ({"start": 3, "end": 2}, "start 3 and end 2 leave no epoch"),
     ],
 )
 def test_bad_options(option, message):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from samlib.errors import ConfigError
-from samlib.sam.masks.norms import norm_layers, parts
+from samlib.sam.masks.norms import norm_layers, of_a_model, parts
 from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.reuse import untouched_stages
 
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Parameters that require a gradient, in the model's order; tied ones once."""
-    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return [(n, p) for n, p in of_a_model(model).named_parameters() if p.requires_grad]
 
 
 OF_THE_TRAINED = (

@@ -73,9 +73,21 @@ class Found(NamedTuple):
     alike: list[tuple[str, nn.Module]]
 
 
+def of_a_model(model: nn.Module) -> nn.Module:
+    """The model, checked to be one.
+
+    Raises:
+        ConfigError: it is a class of models, a list of parameters, or anything else.
+    """
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ConfigError(f"a mask is made of a model, an nn.Module, not of {what}")
+    return model
+
+
 def find(model: nn.Module) -> Found:
     """The normalization layers of a model, and what looks like one and does not count."""
-    every = list(_sorted(model))
+    every = list(_sorted(of_a_model(model)))
     layers, alike = ([(n, m) for n, m, found in every if found is c] for c in (True, None))
     return Found(layers, alike)
 

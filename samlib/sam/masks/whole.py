@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from samlib.errors import ConfigError
 from samlib.sam.masks import words
 from samlib.sam.masks.base import Entry, Mask, trainable
-from samlib.sam.masks.norms import find, norm_parameters
+from samlib.sam.masks.norms import find, norm_parameters, of_a_model
 
 
 def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool], **said) -> Mask:
@@ -38,7 +38,7 @@ def _by_norm(model: nn.Module, kind: str, leaf: str | None = None) -> Mask:
     if kind == "no_norm":
         why = "nothing outside its normalization layers is trainable"
     notes = words.left_out(model, found)
-    others = sorted({*norm.values()} - {"weight", "bias"})
+    others = sorted({*norm.values()} - {"weight", "bias", leaf})
     if leaf and others:
         notes.append(f"{', '.join(others)} of norm layers are neither weight nor bias")
     keep = _BY_NORM[kind]
@@ -48,7 +48,7 @@ def _by_norm(model: nn.Module, kind: str, leaf: str | None = None) -> Mask:
 
 def all_parameters(model: nn.Module) -> Mask:
     """Every trainable parameter: SAM as published."""
-    why = words.why_nothing(model)
+    why = words.why_nothing(of_a_model(model))
     return _where(model, "all", lambda p: True, empty=why, again=all_parameters)
 
 
@@ -74,7 +74,7 @@ def only_beta(model: nn.Module) -> Mask:
 
 def only_alpha(model: nn.Module) -> Mask:
     """The slope `alpha` of every DyT layer, one number each."""
-    return _by_norm(model, "only_alpha")
+    return _by_norm(model, "only_alpha", "alpha")
 
 
 def without_alpha(model: nn.Module) -> Mask:
@@ -84,7 +84,7 @@ def without_alpha(model: nn.Module) -> Mask:
 
 def _weights_of(model: nn.Module, kind: str, types: tuple[type[nn.Module], ...]) -> Mask:
     chosen = set()
-    for name, m in model.named_modules():
+    for name, m in of_a_model(model).named_modules():
         if not isinstance(m, types):
             continue
         own = dict(m.named_parameters(recurse=False))
@@ -96,7 +96,9 @@ def _weights_of(model: nn.Module, kind: str, types: tuple[type[nn.Module], ...])
         chosen.add(id(own["weight"]))
     again = partial(_weights_of, kind=kind, types=types)
     notes = words.other_matrices(model, chosen)
-    return _where(model, kind, lambda p: id(p) in chosen, again=again, notes=notes)
+    layers = ", ".join(t.__name__ for t in types)
+    empty = "all such weights are frozen" if chosen else f"it has no layer of {layers}"
+    return _where(model, kind, lambda p: id(p) in chosen, again=again, notes=notes, empty=empty)
 
 
 def convolutions(model: nn.Module) -> Mask:
@@ -129,6 +131,11 @@ def blocks(model: nn.Module, stages: Sequence[int]) -> Mask:
         ConfigError: a stage number the model does not have, or a model without stages.
     """
     parts = getattr(model, "stages", ())
+    if not parts:
+        raise ConfigError(
+            f"{type(model).__name__} has no stages: give it a property `stages`, its parts in "
+            "forward order"
+        )
     if isinstance(stages, int):
         raise ConfigError(f"stages is a list of stage numbers, such as [{stages}]")
     bad = [s for s in stages if not (isinstance(s, int) and 1 <= s <= len(parts))]

@@ -77,7 +77,7 @@ def why_no_norm(model: nn.Module, found: Found, leaf: str | None = None) -> str:
     if bare:
         return f"its normalization layers ({len(bare)} {bare[0]}) have no parameters"
     hint = registration(type(found.alike[0][1])) if found.alike else "masks.register_norm"
-    return f"a normalization layer of your own is made known with {hint}"
+    return f"it has no normalization layer; one of your own is made known with {hint}"
 
 
 def why_nothing(model: nn.Module) -> str:
