@@ -47,7 +47,7 @@ def needs_larger_rho(results: Results) -> str:
     ratio = rho_sweep.ratio(results, "l2")
     law = prediction(results, ON)
     predicted = law and number(law.rho / results.rho(results.cell(ALL)), ".2g")
-    expected = f"; its share of the gradient predicts {predicted} ×" if predicted else ""
+    expected = f"; its share of the squared gradient predicts {predicted} ×" if predicted else ""
     word = "Yes" if ratio > 1 else "No"
     return f"{word}: {number(ratio, '.2g')} ×{expected}"
 
@@ -59,7 +59,8 @@ def is_it_batchnorm(results: Results) -> str:
         raise RecordsMissing("no runs with statistics of the first pass")
     words = {SEEN: "No", HOLDS: "No", SAME: "Yes", REVERSED: "Yes"}
     least = min(found.answer.comparisons, key=lambda c: c.mean)
-    return f"{words.get(found.seen, 'Open')}: without them a gain of {points(least)}"
+    word = words.get(found.seen, "Open")
+    return f"{word}: a gain of {points(least)}, with those of the first pass alone"
 
 
 def _answered(c: Comparison, words: dict[str, str], size: str) -> str:

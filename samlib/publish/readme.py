@@ -12,8 +12,10 @@ from samlib.files import as_disk_error, write_atomically
 from samlib.publish import pages
 from samlib.records.results_folder import committed
 from samlib.report.cells import as_text
+from samlib.report.names import method_name
 from samlib.report.results import Results, load
 from samlib.study import profiles
+from samlib.study.methods import HEADLINE
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
@@ -29,7 +31,8 @@ def block(results: Results, figure: str) -> str:
             f"Found {profile.where} ({profile.about}):",
             _markdown(as_text(questions.table(results))),
             f"![Test accuracy of each method, a point per seed]({figure})",
-            f"**{main.claim.statement}: {main.seen} {main.where}.** {main.worth} Every claim, with "
+            f"**{main.seen.capitalize()} {main.where}: {main.claim.statement}.** {main.worth} "
+            f"{_accuracies(results)} Every claim, with "
             "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
             f"{len(results.records)} runs of the profile `{profile.name}`, {clock(seconds)} of one "
@@ -37,6 +40,14 @@ def block(results: Results, figure: str) -> str:
             END,
         ]
     )
+
+
+def _accuracies(results: Results) -> str:
+    means = []
+    for method in HEADLINE:
+        mean = results.accuracies(results.cell(method)).mean()
+        means.append(f"{method_name(results.profile, method)} {mean:.2f}")
+    return f"Mean test accuracies: {', '.join(means)} %."
 
 
 def _no_answer_yet(results: Results) -> list[str]:
