@@ -206,12 +206,13 @@ def steps_timed(results, ratios=RATIOS, **changes):
         pieces |= {f"gradient of {mask}": 0.007, f"perturb {mask}": 0.0004}
         if mask in ("blocks_2", "blocks_3", "blocks_23"):
             pieces[f"reused by {mask}"] = 0.001
+    floors = FLOORS | {name: FLOORS["base"] for name in ratios if " on " in name}  # of one pass
     record = {
         "run_id": "step-made-up",
         "setting": {"device": "cpu", "threads": 1, "rounds": 20},
         "network": timing.network(PROFILE.bases[PROFILE.headline]),
         "ratios": around,
-        "floors": {name: [floor - 0.01, floor, floor + 0.01] for name, floor in FLOORS.items()},
+        "floors": {name: [floor - 0.01, floor, floor + 0.01] for name, floor in floors.items()},
         "seconds": {name: [0.01 * value for value in found] for name, found in around.items()},
         "pieces": {name: [value] * 3 for name, value in pieces.items()},
         "memory": {

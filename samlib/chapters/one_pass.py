@@ -148,6 +148,35 @@ def finding(results: Results) -> str:
     )
 
 
+def prices(results: Results) -> pd.DataFrame:
+    """Step times with only norm over the base optimizer's, on every network they were timed on."""
+    rows = []
+    for record in step_times.timed(results):
+        ratios, floors = record["ratios"], record["floors"]
+        keys = {MEMBER_NAMES[n]: f"{n} on only_norm" for n in members.ONE_PASS}
+        keys = {name: key for name, key in keys.items() if key in ratios}
+        if keys:
+            row = {"timed": step_times.title(record), "control": ratios["base again"][1]}
+            for name, key in keys.items():
+                row[name] = {"ratio": ratios[key][1], "floor": floors[key][1]}
+            rows.append(row)
+    return tidy.table(rows)
+
+
+def finding_prices(results: Results) -> str:
+    """Where the price is within the goal, by the dearest member with only norm."""
+    told = []
+    for record in step_times.timed(results):
+        ratios = record["ratios"].items()
+        found = [r[1] for key, r in ratios if key.removesuffix(" on only_norm") in members.ONE_PASS]
+        if found:
+            word = "within" if max(found) <= PRICE else "above"
+            told.append(f"{number(max(found))} × on {step_times.title(record)} ({word} the goal)")
+    if not told:
+        return "No step of one pass has been timed."
+    return f"The dearest of these steps takes {listed(told)}."
+
+
 def finding_signs(results: Results) -> str:
     """Along the coming step, or back up: momentum's two signs under each mask."""
     both = zip(*(family.of_member(results, n) for n in ("msam", "msam_up")), strict=True)
@@ -192,5 +221,5 @@ def _best(results: Results) -> tuple[str, Cell, Comparison] | None:
     return max(found, key=lambda item: item[2].mean) if found else None
 
 
-TABLES = {"one_pass": table}
+TABLES = {"one_pass": table, "one_pass_prices": prices}
 DECIDES: dict = {}

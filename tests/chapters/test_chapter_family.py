@@ -150,6 +150,24 @@ def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke
     assert "at 1.02 × the base optimizer's step" in one_pass.goal(found).ours
 
 
+@pytest.mark.parametrize(("dearest", "word"), [(1.02, "within"), (1.08, "above")])
+def test_the_dearest_step_of_every_timed_network_is_held_against_the_goal(
+    smoke, tmp_path, dearest, word
+):
+    one_pass_ratios = {"msam on only_norm": 1.0, "last on only_norm": dearest, "msam on all": 1.5}
+    steps_timed(tmp_path, RATIOS | one_pass_ratios)
+    found = replace(smoke, folder=tmp_path / PROFILE.name)
+    said = one_pass.finding_prices(found)
+    assert said.startswith(f"The dearest of these steps takes {dearest:.2f} × on WRN-10-1, 8 × 8")
+    assert f"({word} the goal)" in said
+    row = one_pass.prices(found).iloc[0]
+    assert (row["MSAM", "ratio"], row["last gradient", "ratio"]) == (1.0, dearest)
+    assert "FedLESAM's drift" not in row.index.get_level_values(0)
+    nothing = replace(smoke, folder=tmp_path / "elsewhere" / PROFILE.name)
+    assert one_pass.finding_prices(nothing) == "No step of one pass has been timed."
+    assert one_pass.prices(nothing).empty
+
+
 # --- systems -------------------------------------------------------------------------------------
 
 
