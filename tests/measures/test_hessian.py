@@ -1,6 +1,7 @@
 """Top eigenvalues and traces of Hessians against dense Hessians of tiny networks."""
 
 import copy
+import functools
 import warnings
 
 import numpy as np
@@ -31,6 +32,16 @@ def flat_loss(model, x, y):
 
 
 def dense_hessian(model, x, y, mask):
+    """Its block on a mask."""
+    return block(whole_hessian(model, x, y), mask)
+
+
+def block(H, mask):
+    on = selected(mask)
+    return H[on][:, on].numpy()
+
+
+def whole_hessian(model, x, y):
     """By forward over reverse mode."""
     model = copy.deepcopy(model).eval()
     loss, v = flat_loss(model, x, y)
@@ -38,8 +49,7 @@ def dense_hessian(model, x, y, mask):
         warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
         H = torch.func.hessian(loss)(v)
     torch.testing.assert_close(H, H.T)
-    on = selected(mask)
-    return H[on][:, on].numpy()
+    return H
 
 
 class PlainNorm(nn.Module):
@@ -75,6 +85,12 @@ def used_net(norm=nn.BatchNorm2d):
     return net
 
 
+@functools.cache
+def hessian_of_used_net():
+    """Of every weight; it takes seconds."""
+    return whole_hessian(used_net(), *small_batch(torch.float64))
+
+
 def small_vit():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -103,7 +119,7 @@ def test_convolutions_with_batch_norm(name, by):
     net = used_net()
     x, y = small_batch(torch.float64)
     mask = MASK_OF[name](net)
-    expected = ordered(dense_hessian(net, x, y, mask), 3, by)
+    expected = ordered(block(hessian_of_used_net(), mask), 3, by)
     for batch_size in (256, 3):  # 8 examples: the last batch is shorter and weighs less
         options = {"by": by, "batch_size": batch_size, "tolerance": 1e-8}
         found = top_eigenvalues(net, x, y, mask, 3, **options)
