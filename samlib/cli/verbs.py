@@ -17,7 +17,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         raise ConfigError("reproduce is for one process: under torchrun use `run`")
     require("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
     from samlib.publish import book, readme, tables
-    from samlib.records import changes, results_folder
+    from samlib.records import compare, results_folder
 
     profile, results = _profile(args)
     book.prose()  # hours before the book is built
@@ -31,7 +31,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         outcome = _run_missing(args, profile, new)
         if outcome.failed or outcome.skipped:
             return _summary(outcome, new)
-        print(changes.changes(old.runs, new.runs))
+        print(compare.changes(old.runs, new.runs))
         with old.locked():
             results_folder.replace_committed(new, results, profile.name)
     try:

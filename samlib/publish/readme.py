@@ -11,7 +11,7 @@ from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
 from samlib.publish import pages
 from samlib.records.results_folder import committed
-from samlib.report.cells import as_text
+from samlib.report.formats import as_text
 from samlib.report.names import method_name
 from samlib.report.results import Results, load
 from samlib.study import profiles

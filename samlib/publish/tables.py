@@ -7,7 +7,7 @@ from samlib.chapters import CHAPTERS, introduction, verdicts
 from samlib.files import as_disk_error, write_atomically
 from samlib.records import origins
 from samlib.report import tidy
-from samlib.report.cells import as_text
+from samlib.report.formats import as_text
 from samlib.report.results import Results, load
 from samlib.study import plan
 

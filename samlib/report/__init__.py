@@ -3,9 +3,9 @@
 __all__ = [
     "answers",
     "campaign_cost",
-    "cells",
     "counting",
     "figures",
+    "formats",
     "gains",
     "html",
     "law",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from samlib.records import devices, origins
-from samlib.report.cells import as_text, names, rhos
+from samlib.report.formats import as_text, names, rhos
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN
 from samlib.study import plan
@@ -26,9 +26,9 @@ def show(table: pd.DataFrame, without: Sequence[str] = (), *, digits: int = 2) -
     """A table for the book: no index, intervals unbroken, verdicts as badges, narrow.
 
     Args:
-        table: as `tidy` makes it; see `cells.as_text`.
+        table: as `tidy` makes it; see `formats.as_text`.
         without: columns of the page that are left to the table's CSV file.
-        digits: see `cells.as_text`.
+        digits: see `formats.as_text`.
 
     rho stands small beside its accuracy, where and the number of seeds to decide beside what was
     seen; `diverged` is left out where no run did, and a value in the first column that repeats the

@@ -1,3 +1,3 @@
 """Which runs the study is made of: methods, their cells, profiles, and what each chapter needs."""
 
-__all__ = ["cells", "ladder", "law", "members", "methods", "plan", "profile", "profiles"]
+__all__ = ["cells", "law", "members", "methods", "plan", "profile", "profiles", "search"]

@@ -11,8 +11,8 @@ from statistics import fmean
 from samlib.measures.measurement import MeasureJob, MeasureRecords
 from samlib.records.store import Records
 from samlib.study import law
-from samlib.study.ladder import Search, search
 from samlib.study.methods import Method
+from samlib.study.search import Search, search
 from samlib.trainer.config import RunConfig
 
 

@@ -7,9 +7,9 @@ exist to test an explanation. A profile runs those that its grids have a row for
 from collections.abc import Iterable, Mapping
 
 from samlib.sam.family import MEMBERS
-from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, ON, Method
 from samlib.study.profile import Profile, Row
+from samlib.study.search import ladder
 
 FAMILY = (
     *("msam", "msam_up", "last", "lesam", "drift_on"),

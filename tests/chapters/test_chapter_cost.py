@@ -10,7 +10,7 @@ from samlib.bench import networks, timing
 from samlib.chapters import cost
 from samlib.errors import RecordsMissing
 from samlib.records import store
-from samlib.report import campaign_cost, cells, step_times
+from samlib.report import campaign_cost, formats, step_times
 from samlib.report.text import span
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, count_runs
@@ -118,14 +118,14 @@ def test_without_step_times_the_page_says_so(rewritten):
         path.unlink()
     with pytest.raises(RecordsMissing, match="bench step --profile smoke`"):
         cost.cheaper(found)
-    assert set(cells.as_text(cost.table(found))["time"]) == {"not run"}
+    assert set(formats.as_text(cost.table(found))["time"]) == {"not run"}
     for table in (step_times.table(found), step_times.pieces(found), step_times.memory(found)):
         assert table.empty
     for said in (cost.finding(found), step_times.finding(found), campaign_cost.finding(found)):
         assert "ot run" in said
         assert "python -m samlib bench" in said
     assert len(cost.figure(found).axes) == 2
-    assert set(cells.as_text(campaign_cost.table(found))["on 8"]) == {"not measured"}
+    assert set(formats.as_text(campaign_cost.table(found))["on 8"]) == {"not measured"}
 
 
 def test_another_network_or_device_is_not_the_profiles_own(rewritten):
@@ -170,7 +170,7 @@ def test_the_pieces_add_up_to_the_floor(rewritten):
 
 
 def test_memory_is_shown_beside_the_base_optimizers(rewritten):
-    table = cells.as_text(step_times.memory(rewritten()), digits=2)
+    table = formats.as_text(step_times.memory(rewritten()), digits=2)
     table = table.set_index("step").drop(columns="timed")
     assert list(table.index) == ["SGD", "SAM", "SAM-ON", "B2+B3"], "a peer that was not there"
     assert table.loc["SGD"].tolist() == ["20.00", "1.000", "–", "–"]

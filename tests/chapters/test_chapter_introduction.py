@@ -6,7 +6,7 @@ import pytest
 from made_up import with_accuracies
 
 from samlib.chapters import introduction
-from samlib.report.cells import as_text
+from samlib.report.formats import as_text
 
 
 def levels(base=80.0, everything=90.0, on=91.0):

@@ -12,7 +12,7 @@ from planted import planted, rng_of
 from samlib.chapters import robust_family
 from samlib.chapters.robust_family import MEASURE, agreement
 from samlib.measures.robustness import DUALITY
-from samlib.report import cells
+from samlib.report import formats
 from samlib.report.stats import OPEN, REVERSED, SEEN
 from samlib.study import members, plan, profiles
 from samlib.study.methods import HEADLINE
@@ -47,7 +47,7 @@ def test_only_norm_on_shifted_images_beyond_clean_ones(smoke):
     assert table["corrupted, more than clean", ""].tolist() == [3, 3, 3]
     assert table["attacked, more than clean", ""].tolist() == [-1, -1, -1]
     assert table["seeds", ""].tolist() == [plan.RANKED_SEEDS] * 3
-    shown = cells.as_text(robust_family.table(found))
+    shown = formats.as_text(robust_family.table(found))
     assert shown["attacked, more than clean"].tolist() == ["−1.00"] * 3
 
 

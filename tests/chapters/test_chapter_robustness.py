@@ -7,7 +7,7 @@ from made_up import with_measures
 
 from samlib.chapters import robustness
 from samlib.errors import RecordsMissing
-from samlib.report import cells
+from samlib.report import formats
 from samlib.study.methods import ALL, BASE
 
 
@@ -76,7 +76,7 @@ def test_corruptions_are_averaged_over_severities(rewritten):
     table = robustness.by_corruption(rewritten(GAINS_MORE)).set_index("corruption")
     assert table["SAM"].loc["contrast"].tolist() == pytest.approx([70.05, 0.1 / 2**0.5, 2])
     assert table["SAM"].loc["pixelate", "n"] == 0
-    assert cells.as_text(table)["SAM"].iloc[-1] == "– ± –"
+    assert formats.as_text(table)["SAM"].iloc[-1] == "– ± –"
 
 
 def test_the_attacks_of_the_duality_paper_stand_apart(smoke):
@@ -106,7 +106,7 @@ def test_records_without_those_attacks_leave_the_table_empty(rewritten):
 
 
 def test_the_posters_differences_are_computed_from_its_numbers():
-    table = cells.as_text(robustness.reported_table()).set_index("test images")
+    table = formats.as_text(robustness.reported_table()).set_index("test images")
     assert table["SAM-ON − SAM"]["clean"] == "−0.10"
     assert table["SAM-ON − SAM"]["ℓ₂ attack, 0.5"] == "+5.01"
     assert table["more than clean"]["ℓ₂ attack, 0.5"] == "+5.11"

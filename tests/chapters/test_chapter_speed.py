@@ -10,7 +10,7 @@ from samlib.bench import augment, epoch, timing
 from samlib.bench.packing import packed
 from samlib.chapters import speed
 from samlib.records import store
-from samlib.report import cells
+from samlib.report import formats
 
 NETWORK = timing.network(PROFILE.bases[PROFILE.headline])
 AROUND = {"setting": {"device": "cpu", "threads": 1}, "provenance": PROVENANCE}
@@ -108,7 +108,7 @@ def test_growth_tells_overhead_and_reading(empty):
     campaigns = [campaign | {"seconds": seconds}]
     written(empty, "growth-cpu", campaigns=campaigns, reading=[few, size])
     assert speed.growth(empty)["executor"].tolist() == ["nodes of a Ray cluster"]
-    assert cells.as_text(speed.reading(empty))["memory, MB"].tolist() == ["–", "1"]
+    assert formats.as_text(speed.reading(empty))["memory, MB"].tolist() == ["–", "1"]
     text = speed.growth_finding(empty)
     assert "spends 20 ms" in text
     assert "100,000 records are read in 9.0 s" in text

@@ -6,7 +6,7 @@ import pytest
 from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import CHAPTERS, claims, questions, verdicts
-from samlib.report.cells import as_text
+from samlib.report.formats import as_text
 from samlib.report.results import load
 from samlib.study import profiles
 

@@ -18,8 +18,8 @@ from samlib.chapters import CHAPTERS, introduction, variants, verdicts
 from samlib.cli import status
 from samlib.errors import RecordsMissing
 from samlib.publish import readme, tables
-from samlib.records import changes, store
-from samlib.report import cells, html, paper, tidy
+from samlib.records import compare, store
+from samlib.report import formats, html, paper, tidy
 from samlib.report.results import load
 from samlib.report.stats import Comparison
 from samlib.study import plan
@@ -209,7 +209,7 @@ def test_a_table_without_rows_is_not_run():
 def test_what_a_row_does_not_have_is_missing_and_keeps_its_place():
     table = tidy.table([{"a": 1, "b": None, "c": "x"}, {"a": 2, "b": {"mean": 1.0, "sd": 2.0}}])
     assert list(table.columns) == [("a", ""), ("b", "mean"), ("b", "sd"), ("c", "")]
-    assert cells.as_text(table)["b"].tolist() == ["–", "1.00 ± 2.00"]
+    assert formats.as_text(table)["b"].tolist() == ["–", "1.00 ± 2.00"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_what_a_row_does_not_have_is_missing_and_keeps_its_place():
     ],
 )
 def test_numbers_on_the_page(value, text):
-    assert cells.as_text(tidy.table([{"x": value}]))["x"].tolist() == [text]
+    assert formats.as_text(tidy.table([{"x": value}]))["x"].tolist() == [text]
 
 
 def test_the_readme_block_stands_between_its_markers(smoke_folder, tmp_path):
@@ -286,7 +286,7 @@ def test_changes_are_told_run_by_run(smoke_folder, tmp_path):
         moved = r | {"test_accuracy": r["test_accuracy"] + index}
         moved["curves"] = r["curves"] | {"train_loss": [1.0 + index]}
         store.write(new, {k: v for k, v in moved.items() if k not in ("format", "checksum")})
-    text = changes.changes(old, new)
+    text = compare.changes(old, new)
     assert re.search(r"3 runs were there before: 1 have the same numbers", text)
     assert f"{some[2]['run_id']}: " in text
     assert "(+2.00)" in text
@@ -294,5 +294,5 @@ def test_changes_are_told_run_by_run(smoke_folder, tmp_path):
 
 def test_old_results_that_cannot_be_read_keep_no_new_ones_back(smoke_folder, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    text = changes.changes(tmp_path / "file", smoke_folder / "smoke" / "runs")
+    text = compare.changes(tmp_path / "file", smoke_folder / "smoke" / "runs")
     assert "the old ones cannot be compared: cannot read" in text

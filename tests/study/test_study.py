@@ -11,9 +11,9 @@ from samlib.errors import ConfigError
 from samlib.sam.geometry import GEOMETRIES, L2, VARIANTS
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, count_runs
-from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
 from samlib.study.profile import Row
+from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from samlib.study import members
-from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
 from samlib.study.profile import Profile, Row
+from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
 

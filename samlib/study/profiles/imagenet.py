@@ -1,8 +1,8 @@
 """ImageNet from a local folder, on a cluster."""
 
-from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, BASE, ON
 from samlib.study.profile import Profile, Row
+from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
 # AdamW after arXiv 2205.01580, Lion at the values the authors gave in an answer (specification

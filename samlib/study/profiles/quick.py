@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from samlib.study import members
-from samlib.study.ladder import ladder
 from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 from samlib.study.plan import DYT
 from samlib.study.profile import Profile, Row
+from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
 # 500 digits, 40 % of the labels redrawn, no augmentation: the base optimizer fits nearly every

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from samlib.study.ladder import EXTENSIONS, ladder, neighbours, search
+from samlib.study.search import EXTENSIONS, ladder, neighbours, search
 
 
 def searched(start, score, **options):
