@@ -71,7 +71,8 @@ LABELS = ("", "passes", "route", "ours", "the paper")
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_complete(found, name):
     table = TABLES[name](found)
-    assert len(table) or name in ("epochs", "augmentation", "packing", "growth", "reading")
+    untimed = ("epochs", "augmentation", "packing", "growth", "reading", "one_pass_prices")
+    assert len(table) or name in untimed
     for column in table:
         numeric = pd.api.types.is_numeric_dtype(table[column])
         labels = column[0] in LABELS
