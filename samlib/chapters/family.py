@@ -108,7 +108,7 @@ def table(results: Results) -> pd.DataFrame:
                 "passes": parts.MEMBERS[name].passes,
                 "all": everything and tidy.at_rho(results, everything),
                 "only norm": on and tidy.at_rho(results, on),
-                "share of SAM-ON's gain": on and tidy.share(retention(results, on)),
+                "share of SAM-ON's gain": tidy.share(retention(results, on) if on else None),
                 "ρ ratio": rho_ratio(results, name) if everything and on else math.nan,
                 "step time": step_time(results, on) if on else math.nan,
                 "state, bytes": kept(on, name) if on else None,

@@ -79,7 +79,9 @@ def table(results: Results) -> pd.DataFrame:
                 "method": name,
                 "accuracy": tidy.at_rho(results, cell),
                 "recalibrated": tidy.spread(results.accuracies(cell, column=RECALIBRATED)),
-                "share of SAM-ON's gain": own and tidy.share(family.retention(results, cell)),
+                "share of SAM-ON's gain": tidy.share(
+                    family.retention(results, cell) if own else None
+                ),
                 "step time": price(results, cell),
                 "diverged": results.diverged(cell),
             }

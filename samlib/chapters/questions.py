@@ -37,9 +37,11 @@ def is_special(results: Results) -> str:
     random = results.cell(Method("l2", "random"))
     ahead = results.compare(results.cell(ON), random)
     share = results.share(results.accuracies(random))
-    size = f"{share} of SAM's gain" if share else f"{ahead} points less"
+    size = f"as many random weights get {share} of SAM's gain"
+    if not share:
+        size = f"{points(ahead)} over as many random weights"
     words = {SEEN: "Yes", SAME: "No", REVERSED: "No, random ones do better"}
-    return _answered(ahead, words, f"as many random weights get {size}")
+    return _answered(ahead, words, size)
 
 
 def needs_larger_rho(results: Results) -> str:

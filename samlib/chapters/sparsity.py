@@ -129,8 +129,8 @@ def random_share(results: Results) -> str:
 def beyond_sparsity(results: Results) -> Answer:
     """SAM-ON above every sparse mask of its own size, radius over the mask (claim 8)."""
     found = of_its_size(results)
-    ours = listed([f"{c} over {name}" for name, c in found.items()]) if found else "–"
-    return each_of(list(found.values()), f"{ours} points")
+    ours = listed([f"{c} ({name})" for name, c in found.items()]) if found else "–"
+    return each_of(list(found.values()), f"SAM-ON minus the mask, in points: {ours}")
 
 
 TABLES = {"sparsity": lambda results: table(results)[0]}
