@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.report import paper, step_times, tidy
+from samlib.report import missing, paper, step_times, tidy
 from samlib.report.answers import HOLDS, NOT_ANSWERED, REFUTED, Answer, each_of
 from samlib.report.figures import draw_points, key_of, long, use_style
 from samlib.report.names import method_name, problem_name
@@ -87,6 +87,14 @@ def finding(results: Results) -> str:
         else f"SAM's own gain over {method_name(results.profile, BASE)} is not shown. "
     )
     return f"{part}Against each other, {reading(direct, 'SAM-ON', 'SAM')} ({points(direct)})."
+
+
+def finding_elsewhere(results: Results) -> str:
+    """What is not known yet of the problems nearer to the paper."""
+    said = missing.nearer_to_the_paper(results).items()
+    return " ".join(f"No answer yet {where}. {what}" for where, what in said) or (
+        "No problem nearer to the paper waits for an answer."
+    )
 
 
 def best_against_best(results: Results) -> Answer:

@@ -5,17 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from samlib.campaign.backlog import Backlog, Estimate
-from samlib.campaign.progress import clock
 from samlib.errors import RecordsMissing, command
 from samlib.publish import notebooks
 from samlib.records.results_folder import committed
-from samlib.report.results import read
+from samlib.report import missing
 from samlib.study import plan, profiles
 
-# The profile nearest to the paper leads, once its introduction is complete: its pages come first
-# and prose links to them.
-LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smoke")
 _STUDY = (*plan.NEEDS, "verdicts")  # notebooks that have a page for every profile
 
 
@@ -30,12 +25,13 @@ class Page(NamedTuple):
 def shown(results: Path) -> list[str]:
     """The profiles with a run record in a folder of results, the leading one first.
 
-    One whose introduction is not complete yet stands behind those that have an answer.
+    The nearest to the paper leads, so that its pages come first and prose links to them; one whose
+    introduction is not complete yet stands behind those that have an answer.
 
     Raises:
         RecordsMissing: none has one.
     """
-    found = [n for n in LEADING if any(committed(results, n).runs.glob("*.json"))]
+    found = [n for n in missing.LEADING if any(committed(results, n).runs.glob("*.json"))]
     if not found:
         raise RecordsMissing(
             f"no profile has a record in {results}: run `{command('run', '--results', results)}`"
@@ -92,18 +88,7 @@ def absent(page: Page, results: Path) -> str | None:
         return f"Not part of the profile {profile.name}."
     if page.notebook not in plan.NEEDS:
         return None
-    found = read(profile, committed(results, page.profile))
-    backlog = Backlog(plan.chapter_needs(profile, page.notebook), found.records, found.measures)
-    missing = backlog.total - backlog.done
-    if not missing:
-        return None
-    jobs = backlog.jobs()
-    seconds = Estimate(found.records, found.measures).total(jobs, max(0, missing - len(jobs)))
-    return (
-        f"Not run yet: {missing} of {backlog.total} runs and measurements have no record. "
-        f"`python -m samlib run --profile {profile.name} --only {page.notebook}` makes them, in "
-        f"about {clock(seconds)} of one core."
-    )
+    return missing.of_chapter(profile, page.notebook, results)
 
 
 def without_results(notebook: str, reason: str) -> dict:

@@ -9,12 +9,10 @@ from samlib.campaign.progress import clock
 from samlib.chapters import introduction, questions, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
-from samlib.publish import pages
-from samlib.records.results_folder import committed
+from samlib.report import missing
 from samlib.report.formats import as_text
 from samlib.report.names import method_name
 from samlib.report.results import Results, load
-from samlib.study import profiles
 from samlib.study.methods import HEADLINE
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
@@ -51,16 +49,10 @@ def _accuracies(results: Results) -> str:
 
 
 def _no_answer_yet(results: Results) -> list[str]:
-    """What is missing of profiles nearer to the paper whose runs have begun."""
-    said = []
-    for name in pages.LEADING[: pages.LEADING.index(results.profile.name)]:
-        folder = results.folder.parent
-        if not any(committed(folder, name).runs.glob("*.json")):
-            continue
-        if missing := pages.absent(pages.Page("introduction", name, ""), folder):
-            where = profiles.get(name).where
-            said.append(f"**{where[0].upper()}{where[1:]}: no answer yet.** {missing}")
-    return said
+    return [
+        f"**{where[0].upper()}{where[1:]}: no answer yet.** {what}"
+        for where, what in missing.nearer_to_the_paper(results).items()
+    ]
 
 
 def _markdown(table: pd.DataFrame) -> str:

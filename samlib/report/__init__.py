@@ -9,6 +9,7 @@ __all__ = [
     "gains",
     "html",
     "law",
+    "missing",
     "names",
     "paper",
     "results",

@@ -154,7 +154,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
         unused = len(results.records) - len(runs)
         notes.append(f"{unused} other records belong to no run of the present plan")
     notes = "".join(f" {note}." for note in notes)
-    return _html(f'<p class="provenance">{html.escape(f"{text}. {lines}.{notes}")}</p>')
+    return _html(f'<p class="provenance">{_escaped(f"{text}. {lines}.{notes}")}</p>')
 
 
 def timings(records: Sequence[dict]) -> "HTML":

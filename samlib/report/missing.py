@@ -1,0 +1,46 @@
+"""What has no records yet, and the command that makes them."""
+
+from pathlib import Path
+
+from samlib.campaign.backlog import Backlog, Estimate
+from samlib.campaign.progress import clock
+from samlib.records.results_folder import committed
+from samlib.report.results import Results, read
+from samlib.study import plan, profiles
+from samlib.study.profile import Profile
+
+# Profiles, the nearest to the paper first.
+LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smoke")
+
+
+def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
+    """The runs of a chapter without a record, and what makes them; None if there are none.
+
+    Args:
+        profile: whose chapter.
+        chapter: a name of `plan.NEEDS`.
+        folder: of all profiles' results.
+    """
+    found = read(profile, committed(folder, profile.name))
+    backlog = Backlog(plan.chapter_needs(profile, chapter), found.records, found.measures)
+    missing = backlog.total - backlog.done
+    if not missing:
+        return None
+    jobs = backlog.jobs()
+    seconds = Estimate(found.records, found.measures).total(jobs, max(0, missing - len(jobs)))
+    return (
+        f"Not run yet: {missing} of {backlog.total} runs and measurements have no record. "
+        f"`python -m samlib run --profile {profile.name} --only {chapter}` makes them, in "
+        f"about {clock(seconds)} of one core."
+    )
+
+
+def nearer_to_the_paper(results: Results) -> dict[str, str]:
+    """Of profiles nearer to the paper whose runs have begun: where, and what is missing there."""
+    said = {}
+    for name in LEADING[: LEADING.index(results.profile.name)]:
+        profile, folder = profiles.get(name), results.folder.parent
+        if any(committed(folder, name).runs.glob("*.json")):
+            missing = of_chapter(profile, "introduction", folder)
+            said |= {profile.where: missing} if missing else {}
+    return said
