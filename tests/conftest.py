@@ -162,6 +162,12 @@ def tiny(monkeypatch):
     return shrink
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no process waits for the last of them alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def smoke_folder(tmp_path_factory):
     """The smoke profile made up, on disk; no test changes it."""

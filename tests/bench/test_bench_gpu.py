@@ -144,6 +144,7 @@ def test_without_a_kind_the_command_line_asks_all_of_a_gpu(monkeypatch, tmp_path
 
     monkeypatch.setattr(gpu, "run", run)
     monkeypatch.setattr(gpu, "table", lambda record: "answers")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert main(["bench", "--networks", "resnet8:2,wrn10_1:4", "--results", str(tmp_path)]) == 0
     assert given == [gpu.Setting(networks=(("resnet8", 2), ("wrn10_1", 4)))]
     with pytest.raises(SystemExit):

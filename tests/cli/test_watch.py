@@ -306,7 +306,8 @@ def test_a_failing_run_shows_why_where_it_stopped(tmp_path, capsys, monkeypatch)
     summary = err[err.rindex(f"failed: {run.run_id}: IsADirectoryError: ") :].splitlines()
     assert summary[-2].startswith("  | IsADirectoryError: ")
     assert summary[-1] == f"  log: {target.log(run.run_id)}"
-    assert f"{len(first_runs()) - 1} runs done, 1 failed" in out
+    done = len(first_runs()) - 1
+    assert f"{done} run{'s' * (done != 1)} done, 1 failed" in out
     text, ended = looked(tmp_path)
     assert f"  {run.run_id}: IsADirectoryError: " in text
     assert not ended

@@ -40,7 +40,9 @@ def plan(tmp_path):
         given = {"KEEP": str(tmp_path / "keep"), "PYTHON": str(python), "CALLS": str(calls)}
         given |= {"MPS": "0", "SAMLIB_COMMIT": "0123abc", "HANGS": "nothing"} | environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([PLAN, *stages], env=os.environ | given, **pipes)
+        # What is started in the background ignores Ctrl-C, and so does all that it starts.
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        return subprocess.Popen([PLAN, *stages], env=os.environ | given, preexec_fn=heard, **pipes)
 
     def run(*stages, **environment):
         started = start(*stages, **environment)
