@@ -17,6 +17,11 @@ from samlib import masks
 from samlib.data import datasets
 from samlib.records import store
 
+# As many processes as cores run tests: threads of several would wait for each other, ten times as
+# long as the work takes. What a test starts inherits the variable.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 class Net(nn.Module):
     """Two convolutions with norm, one of them with a bias, and a linear head."""
