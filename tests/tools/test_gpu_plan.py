@@ -24,6 +24,19 @@ case "$*" in
   *"samlib run"*) exit "${RUN:-0}" ;;
 esac
 """
+# What the plan reads; `make test WORKERS=3` hands its own on.
+SETTINGS = (
+    "KEEP",
+    "OUT",
+    "DATA",
+    "DEVICE",
+    "LIMIT",
+    "PROFILE",
+    "HEADLINE",
+    "WORKERS",
+    "MPS",
+    "TINY",
+)
 CHECK = ["-m pytest", "probe.py capture"]
 REST = ["probe.py accuracy", "samlib run", "bench gpu", "bench packing", "samlib run"]
 
@@ -42,7 +55,8 @@ def plan(tmp_path):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # What is started in the background ignores Ctrl-C, and so does all that it starts.
         heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        return subprocess.Popen([PLAN, *stages], env=os.environ | given, preexec_fn=heard, **pipes)
+        around = {k: v for k, v in os.environ.items() if k not in SETTINGS}
+        return subprocess.Popen([PLAN, *stages], env=around | given, preexec_fn=heard, **pipes)
 
     def run(*stages, **environment):
         started = start(*stages, **environment)
