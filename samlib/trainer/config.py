@@ -160,7 +160,7 @@ class RunConfig:
             raise ConfigError(
                 f"sparsity applies to the masks {', '.join(SPARSE)}; mask is {self.mask}"
             )
-        if self.optimizer != "sgd" and self.momentum != _default("momentum"):
+        if self.optimizer != "sgd" and self.momentum != RunConfig.momentum:
             raise ConfigError(f"momentum is sgd's, and optimizer is {self.optimizer}: leave it out")
         if self.geometry != NO_PERTURBATION:
             if self.start >= min(self.epochs, math.inf if self.end is None else self.end):
@@ -221,10 +221,6 @@ class RunConfig:
         if self.member != "sam":
             method = f"{self.member}-{method}"
         return f"{self.model}-{method}-s{self.seed}-{digest}"
-
-
-def _default(name: str) -> typing.Any:
-    return next(f.default for f in dataclasses.fields(RunConfig) if f.name == name)
 
 
 @functools.cache
