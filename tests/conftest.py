@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +136,14 @@ def _no_process_left():
     """A test ends the processes it starts: the next would meet them."""
     yield
     assert not multiprocessing.active_children()
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_left():
+    """Figures that a test leaves open would add up in the process that runs them all."""
+    yield
+    if plt := sys.modules.get("matplotlib.pyplot"):
+        plt.close("all")
 
 
 @pytest.fixture

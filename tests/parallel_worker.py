@@ -1,10 +1,10 @@
-"""What each worker of test_parallel runs: trains configurations and writes the first one's results.
-
-Usage: torchrun ... parallel_worker.py OUTPUT.json DATA_DIR JOBS.json
-"""
+"""What each worker of a `launch` does: trains configurations; the first one writes the results."""
 
 import json
-import sys
+import os
+import socket
+import traceback
+from multiprocessing import connection, get_context
 from pathlib import Path
 
 from samlib.data import image_folders
@@ -12,8 +12,59 @@ from samlib.errors import SamlibError
 from samlib.trainer import distributed, process_group
 from samlib.trainer.config import RunConfig
 
+# Workers are forked off a process that has imported what a run needs: a start takes no time. What
+# torchrun itself does is tested where a whole campaign is started by it.
+_FORKS = get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["samlib.trainer.distributed", "timm", "sklearn.datasets", "torch._dynamo"]
+)
 
-def one(job, among, data_dir):
+
+def launch(tmp_path, jobs, data_dir="."):
+    """Run jobs on two workers; the first one's results. A worker's failure ends the other."""
+    output = tmp_path / "out.json"
+    output.unlink(missing_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    workers = [
+        _FORKS.Process(target=_work, args=(rank, port, output, jobs, data_dir)) for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    left = {worker.sentinel: worker for worker in workers}
+    while left:
+        ended = connection.wait(left, timeout=240)
+        if not ended or any(_code(left.pop(sentinel)) for sentinel in ended):
+            for worker in left.values():
+                worker.kill()
+            break
+    for worker in workers:
+        worker.join()
+        worker.close()
+    assert output.exists(), "".join(path.read_text() for path in tmp_path.glob("failed-*.txt"))
+    return json.loads(output.read_text())
+
+
+def _code(worker):
+    worker.join()
+    return worker.exitcode
+
+
+def _work(rank, port, output, jobs, data_dir):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    image_folders.loaders = lambda: 0
+    try:
+        with process_group.join("cpu") as among:
+            found = [_one(job, among, Path(data_dir)) for job in jobs]
+        if rank == 0:
+            output.write_text(json.dumps(found))
+    except BaseException:
+        output.with_name(f"failed-{rank}.txt").write_text(traceback.format_exc())
+        os._exit(1)
+
+
+def _one(job, among, data_dir):
     config = RunConfig(**job["config"])
 
     def stop(run):
@@ -33,15 +84,3 @@ def one(job, among, data_dir):
         )
     except SamlibError as error:
         return {"error": f"{type(error).__name__}: {error}"}
-
-
-def main(output, data_dir, jobs):
-    image_folders.loaders = lambda: 0
-    with process_group.join("cpu") as among:
-        found = [one(job, among, Path(data_dir)) for job in json.loads(Path(jobs).read_text())]
-        if among.rank == 0:
-            Path(output).write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

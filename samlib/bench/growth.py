@@ -19,6 +19,7 @@ from samlib.campaign import ray_cluster
 from samlib.campaign.runner import run_missing
 from samlib.provenance import provenance
 from samlib.records import store
+from samlib.records.frame import frame
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan, profiles
 
@@ -141,7 +142,7 @@ def _read(folder: Path) -> dict:
     found = store.read(folder)
     read = time.perf_counter()
     after = _memory("VmRSS")
-    table = store.frame(found.values())
+    table = frame(found)
     table = table.groupby(["model", "geometry", "mask", "rho"])["test_accuracy"].agg(
         ["mean", "std", "count"]
     )

@@ -166,29 +166,6 @@ def test_records_hold_no_nan(runs, value):
     assert not runs.exists()
 
 
-def test_frame_has_a_row_per_record():
-    diverged = result(1, status="diverged", diverged_epoch=1, test_accuracy=10.0)
-    base = result(2, mask=None)
-    base["curves"] = {"train_accuracy": [1.0], "norm_share": [None]}
-    frame = store.frame([result(), diverged, base])
-    assert frame["seed"].tolist() == [0, 1, 2]
-    assert frame["run_id"].is_unique
-    assert frame["test_accuracy"].tolist() == [81.25, 10.0, 81.25]
-    assert frame["train_accuracy"].tolist() == [75.5, 75.5, 1.0]
-    assert frame["status"].tolist() == ["completed", "diverged", "completed"]
-    assert frame["norm_share"].tolist()[:2] == [0.25, 0.25]
-    assert frame["norm_share"].isna().tolist() == [False, False, True]
-    assert frame["perturbed"].tolist()[0] == 100
-    assert frame["rho"].tolist() == [0.05] * 3
-
-
-def test_a_frame_is_made_of_what_was_read(runs):
-    for seed in range(2):
-        store.write(runs, result(seed))
-    read = store.read(runs)
-    assert store.frame(read).equals(store.frame(read.values()))
-
-
 # --- the disk ------------------------------------------------------------------------------------
 
 

@@ -1,18 +1,17 @@
 """Data parallel: two gloo processes against one, checkpoints, and what is refused."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import one_line
 from helpers import write_images
+from parallel_worker import launch
 
 from samlib import geometry
 from samlib.data.splits import make_splits, normalize
@@ -28,7 +27,6 @@ from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import OtherWorkers
 from samlib.trainer.one_run import train
 
-HERE = Path(__file__).parents[1]
 VIT = {  # layer norm: no statistics of a share that differ from those of the batch
     "model": "vit_micro",
     "train_size": 70,
@@ -43,23 +41,11 @@ VIT = {  # layer norm: no statistics of a share that differ from those of the ba
 SAM = {"geometry": "l2", "rho": 0.5, "mask": "only_norm"}
 
 
-def torchrun(*program, count=2):
-    """The command for a program on some workers, and its environment."""
+def torchrun(*program):
+    """The command for a program on two workers, and its environment."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={count}", *map(str, program)]
+    command += ["--nproc-per-node=2", *map(str, program)]
     return {"args": command, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
-
-
-def launch(tmp_path, jobs, count=2, data_dir="."):
-    """Run jobs on some workers; the first one's results."""
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    output = tmp_path / "out.json"
-    program = HERE / "parallel_worker.py", output, data_dir, tmp_path / "jobs.json"
-    done = subprocess.run(
-        **torchrun(*program, count=count), capture_output=True, text=True, timeout=240
-    )
-    assert output.exists(), done.stderr[-3000:]
-    return json.loads(output.read_text())
 
 
 def near(a, b):
@@ -177,8 +163,6 @@ def test_a_checkpoint_is_continued_by_as_many_workers_only(tmp_path):
     assert resumed["curves"] == whole["curves"]
     assert "perturbation worker: resume with the same, or" in other["error"]
     assert "was written by 1 worker, perturbation worker" in of_one["error"]
-    (three,) = launch(tmp_path, [job], count=3)
-    assert "was written by 2 workers" in three["error"]
 
 
 def test_a_batch_of_fewer_images_than_workers_is_refused():

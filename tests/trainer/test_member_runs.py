@@ -2,8 +2,9 @@
 
 import pytest
 from conftest import identical, one_line, repeatable
+from parallel_worker import launch
 from recorded import BASE, NOT_RECORDED
-from test_distributed import SAM, VIT, launch, near
+from test_distributed import SAM, VIT, near
 from test_one_run import interrupted, tiny
 
 from samlib.errors import ConfigError
