@@ -34,7 +34,9 @@ def two_nodes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # Ray's 15 would wait for all other tests
         with ray_cluster.simulated(2) as nodes:
+            ray_cluster.connect(None)  # once: processes that have imported everything stay
             yield nodes
+            ray_cluster.import_ray().shutdown()
 
 
 def expected(config):
@@ -154,7 +156,8 @@ def test_a_cluster_without_a_gpu_is_told_before_anything_waits(two_nodes, tmp_pa
 
 
 def test_an_address_nobody_answers_at_is_told_at_once(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1: .*refused") as caught:
         RayExecutor(ResultsFolder(tmp_path))
