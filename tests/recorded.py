@@ -3,8 +3,10 @@
 from samlib.sam.family import MEMBERS
 from samlib.trainer.config import RunConfig
 
-# Four full batches and a short one.
-BASE = RunConfig(train_size=75, validation_size=20, epochs=3, batch_size=16, mask_samples=16)
+# Four full batches and a short one; evaluated at the end alone, which takes as long as training.
+BASE = RunConfig(
+    train_size=75, validation_size=20, epochs=3, batch_size=16, mask_samples=16, eval_every=3
+)
 _VIT = {"model": "vit_micro", "lr": 1e-3}
 _DYT = {"model": "vit_micro_dyt", "lr": 1e-3}
 METHODS = {

@@ -35,7 +35,7 @@ ABSENT = {"numpy", "timm", "torchvision", "pandas", "scipy", "sklearn", "threadp
 
 
 def python(code, *, cwd, site, **environment):
-    env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"} | environment
+    env = os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"} | environment
     return subprocess.run(
         [sys.executable, "-W", "ignore::UserWarning", "-c", code],
         cwd=cwd,
@@ -95,7 +95,7 @@ def test_installed_without_its_checkout_it_keeps_out_of_site_packages(tmp_path, 
         "    print(main(verb), file=sys.stderr)\n"
         "sys.exit(code)\n"
     )
-    done = python(run, cwd=tmp_path, site=site, PYTHONDONTWRITEBYTECODE="1")
+    done = python(run, cwd=tmp_path, site=site)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "results" / "smoke").iterdir()] == [".lock"]
     assert f"profile smoke in {tmp_path / 'results' / 'smoke'}" in done.stdout
