@@ -32,6 +32,7 @@ VIT = {  # layer norm: no statistics of a share that differ from those of the ba
     "train_size": 70,
     "validation_size": 20,
     "epochs": 2,
+    "eval_every": 2,
     "batch_size": 32,
     "optimizer": "adamw",
     "lr": 1e-3,
@@ -51,7 +52,8 @@ def torchrun(*program):
 def near(a, b):
     """Whether two records tell of the same run, but for the order of additions."""
     for name in ("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy"):
-        assert a["curves"][name] == pytest.approx(b["curves"][name], rel=2e-4, abs=1e-6), name
+        mine, theirs = ([v for v in r["curves"][name] if v is not None] for r in (a, b))
+        assert mine == pytest.approx(theirs, rel=2e-4, abs=1e-6), name
     return True
 
 

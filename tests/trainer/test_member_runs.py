@@ -15,6 +15,7 @@ from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import train
 
 ON = {"geometry": "elementwise_l2", "rho": 0.5, "mask": "only_norm"}
+ONCE = {"eval_every": 99}  # evaluated at the end alone
 
 
 @pytest.mark.parametrize("member", sorted(NOT_RECORDED))
@@ -29,7 +30,7 @@ def test_whose_steps_are_not_recorded_is_said(member, monkeypatch):
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_resumed_member_ends_as_an_uninterrupted_one(member, tmp_path):
-    config, path = tiny(**ON, member=member, augment="shift"), tmp_path / "run.pt"
+    config, path = tiny(**ON, member=member, augment="shift", **ONCE), tmp_path / "run.pt"
     whole, theirs = train(config, weights=tmp_path / "whole"), tmp_path / "resumed"
     interrupted(config, path, 2)
     resumed = train(config, checkpoints=path, weights=theirs)
@@ -47,7 +48,7 @@ def test_members_are_other_runs_and_say_so_in_their_names():
 def test_members_train_differently_but_from_the_same_start():
     # In few steps some may be the same ones.
     told = MEMBERS.keys() - NOT_RECORDED - {"every_k", "ss_sam"} | {"penalty"}
-    losses = {m: train(tiny(**ON, member=m))["curves"]["train_loss"][-1] for m in told}
+    losses = {m: train(tiny(**ON, member=m, **ONCE))["curves"]["train_loss"][-1] for m in told}
     assert len(set(losses.values())) == len(losses)
 
 
