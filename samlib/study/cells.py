@@ -26,7 +26,7 @@ class Cell:
         start: values the search begins with; a single value is taken without a search.
         tuning: seeds that run at every value searched and choose one.
         seeds: seeds of the comparisons, which run at the chosen value; none of them is in `tuning`.
-        refine: whether the ladder is extended and refined; see `ladder.search`.
+        refine: whether the ladder is extended and refined; see `search.search`.
         like: the cell whose chosen rho this one takes, or that the law starts from.
         counted: for a random mask at the law's rho, the cell whose mask has as many coordinates.
     """

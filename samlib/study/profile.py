@@ -51,7 +51,7 @@ class Profile:
         tuning: the seeds that choose rho.
         measured_seeds: seeds of the base optimizer, SAM and SAM-ON whose final weights are
             measured.
-        refine: whether a search is extended and refined; see `ladder.search`.
+        refine: whether a search is extended and refined; see `search.search`.
         order: what is run before the chapters, group by group: pairs of family and method.
         chapters: the chapters of the profile; None means all.
         device: default device of the runs, cpu or cuda.
