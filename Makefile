@@ -7,12 +7,11 @@ KEEP    ?= build/gpu
 KILLS   ?= 50
 CASES   ?= 1000
 VENV    ?= .venv
-WORKERS ?= 3
+WORKERS ?= 2
 TORCH   ?= 2.5.1
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
 
-# One worker more than cores: tests wait for the processes they start.
 PYTEST  := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
 
 .PHONY: help install reproduce book smoke lint test test-fast test-torch torture bench gpu-plan readme clean
