@@ -118,7 +118,7 @@ def box(says: str, sees: str, seen: str, where: str, worth: str) -> "HTML":
         worth: what it says about the paper, and why.
     """
     lines = {"The paper says": _escaped(says), "We see": _escaped(sees)}
-    lines["Verdict"] = f"{badge(seen, where)} {_escaped(worth)}"
+    lines["Verdict"] = f"{badge(seen, where)}. {_escaped(worth)}"
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in lines.items())
     return _html(f'<dl class="claim">{rows}</dl>')
 
