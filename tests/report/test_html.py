@@ -163,7 +163,7 @@ def test_a_box_has_three_lines_and_a_verdict_with_its_place():
     page = html.box("A < B", "+1.00 [+0.50, +1.50]", "seen", "on digits", "Worth little.").data
     assert page.count("<dt>") == 3
     assert "A &lt; B" in page
-    assert '<span class="verdict seen">seen</span> <small>on digits</small> Worth little.' in page
+    assert '<span class="verdict seen">seen</span> <small>on digits</small>. Worth little.' in page
 
 
 def test_a_figure_is_an_image_under_any_backend():
