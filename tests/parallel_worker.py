@@ -20,14 +20,15 @@ _FORKS.set_forkserver_preload(
 )
 
 
-def launch(tmp_path, jobs, data_dir="."):
-    """Run jobs on two workers; the first one's results. A worker's failure ends the other."""
+def launch(tmp_path, jobs, count=2, data_dir="."):
+    """Run jobs on some workers; the first one's results. A worker's failure ends the others."""
     output = tmp_path / "out.json"
     output.unlink(missing_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     workers = [
-        _FORKS.Process(target=_work, args=(rank, port, output, jobs, data_dir)) for rank in range(2)
+        _FORKS.Process(target=_work, args=(rank, count, port, output, jobs, data_dir))
+        for rank in range(count)
     ]
     for worker in workers:
         worker.start()
@@ -50,8 +51,8 @@ def _code(worker):
     return worker.exitcode
 
 
-def _work(rank, port, output, jobs, data_dir):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+def _work(rank, count, port, output, jobs, data_dir):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     image_folders.loaders = lambda: 0
     try:

@@ -165,6 +165,8 @@ def test_a_checkpoint_is_continued_by_as_many_workers_only(tmp_path):
     assert resumed["curves"] == whole["curves"]
     assert "perturbation worker: resume with the same, or" in other["error"]
     assert "was written by 1 worker, perturbation worker" in of_one["error"]
+    (three,) = launch(tmp_path, [job], count=3)
+    assert "was written by 2 workers" in three["error"]
 
 
 def test_a_batch_of_fewer_images_than_workers_is_refused():
