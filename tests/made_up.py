@@ -246,7 +246,7 @@ def _write(results):
     steps_timed(results)
     folder = committed(results, PROFILE.name)
     for needs in plan.chapter_needs(PROFILE):
-        while todo := missing_runs(needs.cells, store.read(folder.runs)):
+        while todo := missing_runs(plan.all_cells([needs]), store.read(folder.runs)):
             for run in todo:
                 store.write(folder.runs, made_up(run))
     runs = store.read(folder.runs)

@@ -86,7 +86,7 @@ def planted(profile, gains, folder, only=()):
     needs = needs or plan.chapter_needs(profile)
     runs, measures = {}, {name: {} for name in MEASURES}
     for need in needs:
-        while todo := missing_runs(need.cells, runs):
+        while todo := missing_runs(plan.all_cells([need]), runs):
             runs |= {run.run_id: plant(run, gains) for run in todo}
     for need in needs:
         for job in missing_measurements(need.measured, runs, measures):

@@ -11,7 +11,7 @@ from samlib.records import journal, store
 from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
 from samlib.study.cells import missing_runs
-from samlib.study.plan import Needs
+from samlib.study.plan import Needs, all_cells
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
 from samlib.trainer.distributed import train_distributed
@@ -72,7 +72,7 @@ def _next(chapter: Needs, folder: ResultsFolder, workers: Workers) -> RunConfig 
     """The first missing run, read by the first worker: network disks may lag for others."""
     found = None
     if workers.rank == 0:
-        missing = missing_runs(chapter.cells, store.read(folder.runs))
+        missing = missing_runs(all_cells([chapter]), store.read(folder.runs))
         found = missing[0].to_dict() if missing else None
     fields = workers.first_ones(found)
     return fields and RunConfig.from_dict(fields)

@@ -13,15 +13,15 @@ from samlib.report.names import method_name, problem_name
 from samlib.report.results import Results
 from samlib.report.wording import points, reading
 from samlib.study import plan
-from samlib.study.cells import Cell
+from samlib.study.cells import Cell, missing_runs
 from samlib.study.methods import ALL, BASE, DECAY, HEADLINE, ON
 
 
 def table(results: Results) -> pd.DataFrame:
     """Every method of the headline at its chosen rho, and the base optimizer stopped early."""
     base, on = (results.accuracies(results.cell(m)) for m in (BASE, ON))
-    rows = []
-    for cell in plan.introduction(results.profile).cells:
+    rows, needs = [], plan.introduction(results.profile)
+    for cell in needs.cells:
         values = results.accuracies(cell)
         rows.append(_row(results, cell, values, base, on))
         if cell.method == BASE:
@@ -30,6 +30,11 @@ def table(results: Results) -> pd.DataFrame:
             name = method_name(results.profile, BASE)
             row |= {"method": f"{name}, epoch chosen on validation", "the paper (WRN-28-10)": None}
             rows.append(row | {"minus base": tidy.difference(results.judge(stopped - base))})
+    for cell in needs.beside:
+        if missing_runs([cell], results.records):
+            rows.append({"method": f"{method_name(results.profile, cell.method)}: not run yet"})
+        else:
+            rows.append(_row(results, cell, results.accuracies(cell), base, on))
     return tidy.table(rows)
 
 

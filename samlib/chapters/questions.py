@@ -99,13 +99,13 @@ QUESTIONS: tuple[tuple[str, Callable[[Results], str], str], ...] = (
 )
 
 
-def table(results: Results) -> pd.DataFrame:
-    """A row per question: the answer of the records, with where it was seen, and the paper's."""
+def table(*everywhere: Results) -> pd.DataFrame:
+    """A row per question: what the records of each profile answer, and the paper's answer."""
     return tidy.table(
         [
             {
                 "question": question,
-                f"here, {results.profile.where}": _or_not_run(answer, results),
+                **{f"here, {r.profile.where}": _or_not_run(answer, r) for r in everywhere},
                 "the paper, on CIFAR-100": reported,
             }
             for question, answer, reported in QUESTIONS

@@ -67,7 +67,8 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
         _write_contents(stage / "_toc.yml", names)
     # Processes, because papermill changes the working directory.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_execute, page, stage, results) for page in pages.pages(names)]
+        every = pages.pages(names)
+        jobs = [pool.submit(_execute, page, every, stage, results) for page in every]
         for job in jobs:
             job.result()
     # It cannot be run with -m, and its script need not be on the PATH.
@@ -101,12 +102,13 @@ def _write_contents(path: Path, names: Sequence[str]) -> None:
     path.write_bytes(yaml.safe_dump(toc, sort_keys=False, encoding="utf-8"))
 
 
-def _execute(page: Page, stage: Path, results: Path) -> None:
+def _execute(page: Page, every: Sequence[Page], stage: Path, results: Path) -> None:
     target = stage / f"{page.path}.ipynb"
     reason = pages.absent(page, results)
     if reason is not None:
         with notebooks.writing(target, "--book"):
             target.parent.mkdir(parents=True, exist_ok=True)
+            reason = f"{reason} {pages.elsewhere(page, every, results)}".rstrip()
             cut = json.dumps(pages.without_results(page.notebook, reason))
             target.write_text(cut, encoding="utf-8")
         return

@@ -9,6 +9,7 @@ from samlib.errors import RecordsMissing, command
 from samlib.publish import notebooks
 from samlib.records.results_folder import committed
 from samlib.report import missing
+from samlib.report.text import listed
 from samlib.study import plan, profiles
 
 _STUDY = (*plan.NEEDS, "verdicts")  # notebooks that have a page for every profile
@@ -89,6 +90,16 @@ def absent(page: Page, results: Path) -> str | None:
     if page.notebook not in plan.NEEDS:
         return None
     return missing.of_chapter(profile, page.notebook, results)
+
+
+def elsewhere(page: Page, every: Sequence[Page], results: Path) -> str:
+    """Links to the pages of the same chapter that have results; "" without one."""
+    links = [
+        f"[{profiles.get(other.profile).where}](/{other.path}.ipynb)"
+        for other in every
+        if other.notebook == page.notebook and other != page and absent(other, results) is None
+    ]
+    return f"The same chapter has results {listed(links)}." if links else ""
 
 
 def without_results(notebook: str, reason: str) -> dict:

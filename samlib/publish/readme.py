@@ -9,6 +9,7 @@ from samlib.campaign.progress import clock
 from samlib.chapters import introduction, questions, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
+from samlib.publish.tables import complete
 from samlib.report import missing
 from samlib.report.formats import as_text
 from samlib.report.names import method_name
@@ -21,13 +22,15 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     profile, main = results.profile, verdicts.verdict("3", results)
+    everywhere = [results, *_farther_from_the_paper(results)]
+    places = [f"{each.profile.where} ({each.profile.about})" for each in everywhere]
     seconds = sum(record["times"]["wall"] for record in results.records.values())
     return "\n\n".join(
         [
             BEGIN,
             *_no_answer_yet(results),
-            f"Found {profile.where} ({profile.about}):",
-            _markdown(as_text(questions.table(results))),
+            f"Found {' and '.join(places)}:",
+            _markdown(as_text(questions.table(*everywhere))),
             f"![Test accuracy of each method, a point per seed]({figure})",
             f"**{main.seen.capitalize()} {main.where}: {main.claim.statement}.** {main.worth} "
             f"{_accuracies(results)} Every claim, with "
@@ -53,6 +56,13 @@ def _no_answer_yet(results: Results) -> list[str]:
         f"**{where[0].upper()}{where[1:]}: no answer yet.** {what}"
         for where, what in missing.nearer_to_the_paper(results).items()
     ]
+
+
+def _farther_from_the_paper(results: Results) -> list[Results]:
+    """Profiles behind this one whose introduction is complete, for the questions it leaves open."""
+    behind = missing.LEADING[missing.LEADING.index(results.profile.name) + 1 :]
+    found = [load(name, results.folder.parent) for name in behind if name != "smoke"]
+    return [each for each in found if complete(each, "introduction")]
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smok
 
 
 def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
-    """The runs of a chapter without a record, and what makes them; None if there are none.
+    """The runs without which a chapter has nothing to say, and what makes them; None without any.
 
     Args:
         profile: whose chapter.
@@ -22,7 +22,8 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
         folder: of all profiles' results.
     """
     found = read(profile, committed(folder, profile.name))
-    backlog = Backlog(plan.chapter_needs(profile, chapter), found.records, found.measures)
+    needs = [each._replace(beside=()) for each in plan.chapter_needs(profile, chapter)]
+    backlog = Backlog(needs, found.records, found.measures)
     missing = backlog.total - backlog.done
     if not missing:
         return None

@@ -164,7 +164,7 @@ class Results:
             )
 
     def lacks(self, needs: Needs) -> bool:
-        """Whether a run or a measurement of a chapter is missing."""
+        """Whether a chapter cannot be shown: a run or a measurement that it needs is missing."""
         jobs = missing_measurements(needs.measured, self.records, self.measures)
         return bool(missing_runs(needs.cells, self.records) or jobs)
 
@@ -234,7 +234,7 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
     folder = resolve(results)
     found = load(profile, folder)
     groups = plan.chapter_needs(found.profile, notebook)
-    if missing == "train" and any(map(found.lacks, groups)):
+    if missing == "train" and any(found.lacks(group.with_beside()) for group in groups):
         if ".." in folder.parts or not folder.is_relative_to(project_root()):
             by_hand = command("run", "--profile", profile, "--results", folder)
             raise ConfigError(

@@ -23,15 +23,26 @@ SWITCHES = (0.5,)
 
 
 class Needs(NamedTuple):
-    """Runs and measurements of a chapter."""
+    """Runs and measurements of a chapter.
+
+    Attributes:
+        cells, measured: without them the chapter has nothing to say.
+        beside: cells whose rows say that they are not run yet; the chapter stands without them.
+    """
 
     cells: Sequence[Cell]
     measured: Sequence[ToMeasure] = ()
+    beside: Sequence[Cell] = ()
+
+    def with_beside(self) -> "Needs":
+        """The same with nothing left out."""
+        return Needs(all_cells([self]), self.measured)
 
 
 def introduction(profile: Profile) -> Needs:
-    """Base optimizer, SAM and SAM-ON, and the base optimizer with its weight decay tuned."""
-    return Needs(_of_headline(profile, (*HEADLINE, *_known(profile, [DECAY]))))
+    """Base optimizer, SAM and SAM-ON; beside them the base optimizer, its weight decay tuned."""
+    beside = _of_headline(profile, _known(profile, [DECAY]))
+    return Needs(_of_headline(profile, HEADLINE), beside=beside)
 
 
 def variants(profile: Profile) -> Needs:
@@ -115,7 +126,7 @@ def law(profile: Profile) -> Needs:
 
 def sharpness(profile: Profile) -> Needs:
     """Sharpness of what the introduction compares, and of every rho that SAM and SAM-ON tried."""
-    cells, count = introduction(profile).cells, profile.measured_seeds
+    cells, count = all_cells([introduction(profile)]), profile.measured_seeds
     compared = [ToMeasure(cell, "sharpness", count) for cell in cells]
     searched = [ToMeasure(cell, "sharpness", count, every_value=True) for cell in cells[1:3]]
     return Needs(cells, [*compared, *searched])
@@ -151,7 +162,7 @@ def robustness(profile: Profile) -> Needs:
 
     Where members of the family are run they are ranked beside the headline's three, in short.
     """
-    cells = introduction(profile).cells
+    cells = all_cells([introduction(profile)])
     folders = INFO[profile.bases[profile.headline].dataset].folders
     measure = "shifted_sets" if folders else "robustness"
     wanted = [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells]
@@ -271,4 +282,4 @@ def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
 
 def all_cells(needs: Iterable[Needs]) -> list[Cell]:
     """Every cell once, in order."""
-    return list(dict.fromkeys(cell for need in needs for cell in need.cells))
+    return list(dict.fromkeys(cell for need in needs for cell in (*need.cells, *need.beside)))

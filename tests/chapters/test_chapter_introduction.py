@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from made_up import with_accuracies
+from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import introduction
+from samlib.errors import RecordsMissing
 from samlib.report.formats import as_text
+from samlib.study import plan
+from samlib.study.methods import DECAY, HEADLINE, ON
 
 
 def levels(base=80.0, everything=90.0, on=91.0):
@@ -34,6 +37,28 @@ def test_the_table_has_leads_shares_and_the_time_of_a_step(smoke, tmp_path):
     assert list(times) == [1.00, 2.00, 1.75]
     untimed = introduction.table(replace(found, folder=tmp_path / "smoke"))
     assert untimed["step time"].isna().all(), "no step of this network has been timed there"
+
+
+def without(results, method):
+    """The records without those that are a method's alone: some are another's, too."""
+    own, *others = (results.cell(m) for m in (method, *({*HEADLINE, DECAY} - {method})))
+    shared = {run.run_id for cell in others for run in cell.runs(results.records)}
+    gone = {run.run_id for run in own.runs(results.records)} - shared
+    left = {run_id: record for run_id, record in results.records.items() if run_id not in gone}
+    return replace(results, records=left)
+
+
+def test_the_finding_does_not_wait_for_the_tuned_weight_decay(smoke):
+    waiting = without(with_accuracies(smoke, levels()), DECAY)
+    needs = plan.introduction(PROFILE)
+    waiting.require(needs)
+    assert not waiting.lacks(needs)
+    assert waiting.lacks(needs.with_beside())
+    table = as_text(introduction.table(waiting)).set_index("method")
+    assert list(table.index)[-2:] == ["SAM-ON", "SGD, weight decay tuned: not run yet"]
+    assert set(table.loc["SGD, weight decay tuned: not run yet"]) <= {"–", ""}
+    with pytest.raises(RecordsMissing, match="runs have no record"):
+        without(smoke, ON).require(needs)
 
 
 def test_the_base_optimizer_is_stopped_where_validation_is_best(smoke):

@@ -136,6 +136,17 @@ def test_the_five_questions_follow_the_records(smoke):
     assert none[0].startswith("Yes: +11.00"), "no share of a gain that is not there"
 
 
+def test_another_problem_has_a_column_of_its_own(smoke, tmp_path):
+    found = with_accuracies(smoke, level())
+    quick = load("quick", tmp_path)
+    table = questions.table(quick, found)
+    assert list(table.columns.get_level_values(0)) == [
+        *("question", "here, on noisy digits", f"here, {PROFILE.where}", "the paper, on CIFAR-100")
+    ]
+    assert set(table["here, on noisy digits"]) == {"not run"}
+    assert table[f"here, {PROFILE.where}"].tolist()[1].startswith("Yes: +1.00")
+
+
 def test_a_question_without_records_is_not_run(tmp_path):
     table = questions.table(load("smoke", tmp_path))
     assert set(table[f"here, {PROFILE.where}"]) == {"not run"}

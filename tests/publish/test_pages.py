@@ -73,6 +73,20 @@ def test_a_page_without_its_records_says_what_makes_them(tmp_path):
     assert "".join(cut["cells"][0]["source"]).endswith(f"{reason}\n")
 
 
+def test_a_page_without_its_records_links_to_the_chapter_that_has_some(tmp_path, monkeypatch):
+    every = pages.pages(["cifar100-10k", "quick"])
+    lacking = next(page for page in every if page.path == "notebooks/variants")
+    there = {"quick"}
+    monkeypatch.setattr(
+        pages, "absent", lambda page, _: None if page.profile in there else "Not run yet"
+    )
+    assert pages.elsewhere(lacking, every, tmp_path) == (
+        "The same chapter has results [on noisy digits](/notebooks/quick/variants.ipynb)."
+    )
+    there.clear()
+    assert pages.elsewhere(lacking, every, tmp_path) == ""
+
+
 def test_a_page_with_its_records_has_results(tmp_path):
     results = made_up_results(tmp_path)
     for name in plan.NEEDS:

@@ -1,0 +1,112 @@
+"""The hypotheses of a plan that was written before its runs, and what the records say of each."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+
+from samlib.chapters import law, rho_sweep, verdicts
+from samlib.errors import RecordsMissing
+from samlib.report import tidy
+from samlib.report.answers import DESCRIBED, NOT_ANSWERED, Answer, each_of
+from samlib.report.names import family_name, method_name
+from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN, NOTHING, Comparison
+from samlib.report.text import listed, number
+from samlib.study.methods import ALL, BASE, DECAY, ON, Method
+
+
+def sam_gains(results: Results) -> Answer:
+    """SAM minus the base optimizer, and minus the base optimizer with its weight decay tuned."""
+    gains = {
+        method_name(results.profile, method): _compared(results, ALL, method)
+        for method in (BASE, DECAY)
+    }
+    if all(gain == NOTHING for gain in gains.values()):
+        return NOT_ANSWERED
+    ours = ", ".join(f"{gain} over {name}" for name, gain in gains.items())
+    return Answer(each_of(tuple(gains.values()), ours).seen, ours)
+
+
+def larger_rho(results: Results) -> Answer:
+    """The ratio of the chosen values; described, not tested."""
+    return Answer(DESCRIBED, f"{number(rho_sweep.ratio(results, 'l2'), '.3g')} × for SAM")
+
+
+def one_factor(results: Results) -> Answer:
+    """SAM-ON minus SAM where one factor of the problem is changed; described, not tested."""
+    profile = results.profile
+    changed = [f for f in profile.bases if f not in (profile.headline, *profile.transformers)]
+    leads = {family_name(profile, f): _compared(results, ON, ALL, f) for f in changed}
+    if all(lead == NOTHING for lead in leads.values()):
+        return NOT_ANSWERED
+    return Answer(DESCRIBED, ", ".join(f"{lead} ({name})" for name, lead in leads.items()))
+
+
+def _compared(results: Results, better: Method, worse: Method, family: str = "") -> Comparison:
+    """One method minus another; nothing where one of them is not run."""
+    try:
+        return results.compare(*(results.cell(m, family or None) for m in (better, worse)))
+    except RecordsMissing:
+        return NOTHING
+
+
+class Hypothesis(NamedTuple):
+    """What a plan expects, as it has it, and what the records say, a claim of the paper or not."""
+
+    statement: str
+    look: str | Callable[[Results], Answer]
+
+
+# Of the page `preregistration`, in its order.
+CIFAR100_10K = (
+    Hypothesis("SAM-ON beats SAM, both tuned", "3"),
+    Hypothesis("SAM gains over SGD, and over SGD with a tuned weight decay", sam_gains),
+    Hypothesis("sparsity alone does not explain SAM-ON's gain", "8"),
+    Hypothesis("leaving the normalization layers out harms", "4"),
+    Hypothesis("ρ for a mask follows from its share of the gradient", law.untuned_is_enough),
+    Hypothesis("SAM-ON is at least as good as SAM for every variant", "1"),
+    Hypothesis("the best ρ of SAM-ON is larger than SAM's", larger_rho),
+    Hypothesis("SAM-ON is sharper and generalises better", "9"),
+    Hypothesis("SAM-ON moves γ to larger values", "10"),
+    Hypothesis("BatchNorm's statistics are not the cause", "15"),
+    Hypothesis("gains under corruption and attack exceed the clean gain", "13"),
+    Hypothesis("one property of the problem makes SAM-ON's lead come and go", one_factor),
+)
+_PLANNED = {"cifar100-10k": CIFAR100_10K}
+
+
+def table(results: Results) -> pd.DataFrame:
+    """What the records say of every hypothesis of the profile's plan; no rows without a plan."""
+    rows = [
+        {
+            "": place,
+            "hypothesis": each.statement,
+            "ours": found.ours,
+            "verdict": {"seen": found.seen, "where": found.where or results.profile.where},
+        }
+        for place, each in enumerate(_PLANNED.get(results.profile.name, ()), start=1)
+        for found in [answer(each, results)]
+    ]
+    return tidy.table(rows)
+
+
+def answer(hypothesis: Hypothesis, results: Results) -> Answer:
+    """What the records say of a hypothesis; "not run" where there are none, never a guess."""
+    if isinstance(hypothesis.look, str):
+        return verdicts.answer(verdicts.BY_KEY[hypothesis.look], results)
+    try:
+        return hypothesis.look(results)
+    except RecordsMissing:
+        return NOT_ANSWERED
+
+
+def finding(results: Results) -> str:
+    """How many hypotheses of the plan have an answer; which profiles have such a plan."""
+    planned = _PLANNED.get(results.profile.name)
+    if planned is None:
+        return f"A plan with hypotheses was written before the runs of {listed([*_PLANNED])} only."
+    words = sorted((answer(each, results).seen for each in planned), key=NOT_RUN.__eq__)
+    counts = {word: words.count(word) for word in dict.fromkeys(words)}
+    said = listed([f"{count} {word}" for word, count in counts.items()])
+    return f"Of the {len(planned)} hypotheses of the plan: {said}."

@@ -1,0 +1,85 @@
+"""The hypotheses of the plan for CIFAR-100: as the plan has them, answered from the records."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from planted import planted
+
+from samlib.chapters import hypotheses
+from samlib.chapters.hypotheses import CIFAR100_10K
+from samlib.files import project_root
+from samlib.report.results import load
+from samlib.study import profiles
+from samlib.study.methods import ALL, DECAY, ON
+
+EVIDENCE = profiles.get("cifar100-10k")
+
+
+def test_the_statements_are_those_of_the_plan():
+    page = (project_root() / "book" / "preregistration.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.*?)(?: \([^|]*\))? \|", page, re.MULTILINE)
+    assert rows == [(str(n), h.statement) for n, h in enumerate(CIFAR100_10K, start=1)]
+
+
+def answers(found):
+    return hypotheses.table(found).set_index("")
+
+
+@pytest.fixture(scope="module")
+def introduction(tmp_path_factory):
+    """Records of the introduction: SAM gains 1.5 points, SAM-ON 2.5, a tuned weight decay 0."""
+    folder = tmp_path_factory.mktemp("planted")
+    return planted(EVIDENCE, {"all": 1.5, "only_norm": 2.5}, folder, only=("introduction",))
+
+
+def test_what_was_planted_is_seen_and_what_has_no_records_is_not_run(introduction):
+    seen = answers(introduction)["verdict"]["seen"]
+    told = {1: "seen", 2: "seen", 7: "described", 9: "no difference"}
+    assert seen[[*told]].to_dict() == told
+    assert set(seen.drop([*told])) == {"not run"}
+    assert hypotheses.finding(introduction) == (
+        "Of the 12 hypotheses of the plan: 2 seen, 1 described, 1 no difference and 8 not run."
+    )
+    on, everything = (introduction.rho(introduction.cell(m)) for m in (ON, ALL))
+    assert answers(introduction)["ours"][7] == f"{on / everything:.3g} × for SAM"
+
+
+def without(results, method):
+    cell = results.cell(method)
+    runs = {run.run_id for run in cell.at(results.rho(cell))}
+    left = {run_id: r for run_id, r in results.records.items() if run_id not in runs}
+    return replace(results, records=left)
+
+
+def test_half_an_answer_is_not_one_and_the_half_is_told(introduction):
+    row = answers(without(introduction, DECAY)).loc[2]
+    assert row["verdict", "seen"] == "not run"
+    assert re.fullmatch(
+        r"\+1\.\d\d \[.*] over SGD, not run over SGD, weight decay tuned", row["ours"].item()
+    )
+
+
+def test_without_its_own_runs_nothing_is_guessed(introduction, tmp_path):
+    for lacking in (without(introduction, ALL), without(introduction, ON)):
+        assert answers(lacking)["verdict"]["seen"][1] == "not run"
+    empty = load("cifar100-10k", tmp_path)
+    assert set(answers(empty)["verdict"]["seen"]) == {"not run"}
+    assert set(answers(empty)["ours"]) == {"–"}
+
+
+def test_one_factor_at_a_time_lists_what_was_run(tmp_path):
+    gains = {"all": 1.0, "only_norm": 2.0}
+    found = planted(EVIDENCE, gains, tmp_path, only=("architectures",))
+    told = hypotheses.one_factor(found).ours.split("), ")
+    factors = ["no augmentation", "40 % label noise", "weight decay 0.0005", "ResNet-10-4"]
+    assert all(name in part for name, part in zip(factors, told, strict=True))
+    assert all(re.match(r"\+\d\.\d\d \[", part) for part in told)
+    clean = {r: kept for r, kept in found.records.items() if not kept["config"]["label_noise"]}
+    fewer = hypotheses.one_factor(replace(found, records=clean)).ours.split("), ")
+    assert fewer == [told[0], "not run (WRN-10-4 (40 % label noise)", *told[2:]]
+
+
+def test_a_profile_without_a_plan_has_no_hypotheses(smoke):
+    assert hypotheses.table(smoke).empty
+    assert hypotheses.finding(smoke).endswith("before the runs of cifar100-10k only.")
