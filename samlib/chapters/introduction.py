@@ -13,7 +13,7 @@ from samlib.report.names import method_name, problem_name
 from samlib.report.results import Results
 from samlib.report.wording import points, reading
 from samlib.study import plan
-from samlib.study.cells import Cell, missing_runs
+from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, DECAY, HEADLINE, ON
 
 
@@ -31,10 +31,10 @@ def table(results: Results) -> pd.DataFrame:
             row |= {"method": f"{name}, epoch chosen on validation", "the paper (WRN-28-10)": None}
             rows.append(row | {"minus base": tidy.difference(results.judge(stopped - base))})
     for cell in needs.beside:
-        if missing_runs([cell], results.records):
-            rows.append({"method": f"{method_name(results.profile, cell.method)}: not run yet"})
-        else:
+        if results.has(cell):
             rows.append(_row(results, cell, results.accuracies(cell), base, on))
+        else:
+            rows.append({"method": f"{method_name(results.profile, cell.method)}: not run yet"})
     return tidy.table(rows)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from samlib.report import paper, tidy
-from samlib.report.answers import DESCRIBED, Answer
+from samlib.report.answers import DESCRIBED, NOT_ANSWERED, Answer
 from samlib.report.figures import COLOURS, curves, legend, rho_axis, use_style
 from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, problem_name
 from samlib.report.results import Results
@@ -19,16 +19,15 @@ from samlib.study.methods import ALL, BASE, CURVES, ON, SWEPT, Method
 
 
 def swept(results: Results) -> list[str]:
-    """The geometries of the paper's figure that the profile runs on both masks."""
-    found = results.profile.geometries(results.profile.headline)
-    return [geometry for geometry in SWEPT if geometry in found]
+    """The geometries of the paper's figure that are tuned on both masks."""
+    pairs = {g: [Method(g, mask) for mask in ("all", "only_norm")] for g in SWEPT}
+    return [g for g, methods in pairs.items() if all(map(results.tuned, methods))]
 
 
 def _drawn(results: Results, geometry: str) -> dict[str, Cell]:
     """The cells of a geometry's curves by mask."""
     methods = {mask: Method(geometry, mask) for mask in CURVES}
-    headline = results.profile.headline
-    return {k: results.cell(m) for k, m in methods.items() if results.profile.has(headline, m)}
+    return {k: results.cell(m) for k, m in methods.items() if results.tuned(m)}
 
 
 def ratio(results: Results, geometry: str) -> float:
@@ -178,8 +177,9 @@ def finding_is_it_rho(results: Results) -> str:
 
 def larger(results: Results) -> Answer:
     """The chosen rho of SAM-ON over SAM's, every variant (claim 7): described, not tested."""
-    cells = [results.cell(Method(g, "only_norm")) for g in swept(results)]
-    return Answer(DESCRIBED, _ratios(results), len(cells[0].tuning) if cells else 0)
+    if not swept(results):
+        return NOT_ANSWERED
+    return Answer(DESCRIBED, _ratios(results), len(results.cell(ON).tuning))
 
 
 TABLES = {"rho_shift": rho_shift, "is_it_rho": is_it_rho}

@@ -19,11 +19,8 @@ from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 from samlib.trainer.diagnostics import QUANTILES
 
 MARGIN = 0.01  # of gamma, which starts at 1: smaller shifts are of no interest
-CONTROLS = {
-    "trained, decayed": {},
-    "fixed at 1 and 0": plan.FIXED,
-    "trained, not decayed": plan.UNDECAYED,
-}
+_UNDECAYED = "trained, not decayed"
+CONTROLS = {"trained, decayed": {}, "fixed at 1 and 0": plan.FIXED, _UNDECAYED: plan.UNDECAYED}
 
 
 def gammas(
@@ -78,12 +75,12 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 
 def _conditions(results: Results) -> dict[str, gains.Condition]:
-    return {
-        name: gains.Condition(
-            {m: results.cell(_controlled(m, changes) if changes else m) for m in HEADLINE}
-        )
+    """Those whose runs are there; the plain one always comes first."""
+    cells = {
+        name: {m: results.cell(_controlled(m, changes) if changes else m) for m in HEADLINE}
         for name, changes in CONTROLS.items()
     }
+    return {name: gains.Condition(of) for name, of in cells.items() if results.has(*of.values())}
 
 
 def _controlled(method: Method, changes: dict) -> Method:
@@ -139,11 +136,15 @@ def _short(layer: str) -> str:
 def finding(results: Results) -> str:
     """Mean gamma of the three methods, and without weight decay on it."""
     on, everything, base = (number(gammas(results, m).mean(), ".3f") for m in (ON, ALL, BASE))
+    text = (
+        f"The mean of |γ|, 1 at the start, ends at {on} with SAM-ON, {everything} with SAM and "
+        f"{base} with {method_name(results.profile, BASE)}."
+    )
+    if _UNDECAYED not in _conditions(results):
+        return text
     free = undecayed(results)
     return (
-        f"The mean of |γ|, 1 at the start, ends at {on} with SAM-ON, {everything} with SAM and "
-        f"{base} with {method_name(results.profile, BASE)}. Without weight decay on γ and β, "
-        f"SAM-ON − SAM is {free:+.3f} ({free.seeds} seeds)."
+        f"{text} Without weight decay on γ and β, SAM-ON − SAM is {free:+.3f} ({free.seeds} seeds)."
     )
 
 
@@ -158,6 +159,8 @@ def reported_modes() -> str:
 def finding_controls(results: Results) -> str:
     """Whether SAM-ON's gain needs trained norm parameters, or their weight decay."""
     found = _conditions(results)
+    if len(found) < len(CONTROLS):
+        return "The controls are not run yet."
     first, fixed, free = (found[name] for name in CONTROLS)
     name = method_name(results.profile, BASE)
     gain = results.compare(fixed.cells[ON], fixed.cells[BASE])

@@ -12,6 +12,7 @@ import pandas as pd
 
 from samlib.records import devices, origins
 from samlib.report.formats import as_text, names, rhos
+from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN
 from samlib.study import plan
@@ -150,6 +151,10 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     text += f"; {_minutes(compared):.0f} of the profile's {total:.0f} core-minutes"
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
+    lacking = [cell.method for need in needs for cell in need.beside if not results.has(cell)]
+    if lacking and notebook is not None:
+        methods = (method_name(results.profile, method) for method in lacking)
+        notes.append(f"Not run yet: {'; '.join(methods)}")
     if notebook is None and len(runs) < len(results.records):
         unused = len(results.records) - len(runs)
         notes.append(f"{unused} other records belong to no run of the present plan")

@@ -58,6 +58,19 @@ class Results:
             raise RecordsMissing(self._missing([cell]))
         return chosen
 
+    def has(self, *cells: Cell) -> bool:
+        """Whether the runs of some cells are there."""
+        return not missing_runs(cells, self.records)
+
+    def ran(self, method: Method) -> bool:
+        """Whether the profile runs a method on its headline network, and all its runs are there."""
+        return self.profile.has(self.profile.headline, method) and self.has(self.cell(method))
+
+    def tuned(self, method: Method) -> bool:
+        """Whether the profile runs a method on its headline network, and its rho is chosen."""
+        known = self.profile.has(self.profile.headline, method)
+        return known and self.cell(method).chosen(self.records) is not None
+
     def at_edge(self, cell: Cell) -> bool:
         """Whether the chosen rho is the smallest or the largest of those that were searched."""
         return (cell.like or cell).search(self.records).at_edge
@@ -154,7 +167,7 @@ class Results:
         Raises:
             RecordsMissing: names how many are missing and the command to run.
         """
-        if missing_runs(needs.cells, self.records):
+        if not self.has(*needs.cells):
             raise RecordsMissing(self._missing(needs.cells))
         jobs = missing_measurements(needs.measured, self.records, self.measures)
         if jobs:
@@ -166,7 +179,7 @@ class Results:
     def lacks(self, needs: Needs) -> bool:
         """Whether a chapter cannot be shown: a run or a measurement that it needs is missing."""
         jobs = missing_measurements(needs.measured, self.records, self.measures)
-        return bool(missing_runs(needs.cells, self.records) or jobs)
+        return not self.has(*needs.cells) or bool(jobs)
 
     @property
     def _command(self) -> str:

@@ -79,8 +79,9 @@ def architectures(profile: Profile) -> Needs:
 
 
 def rho_sweep(profile: Profile) -> Needs:
-    """Accuracy against rho for three masks and four geometries: the paper's Figure 1."""
-    return Needs(_of_headline(profile, (BASE, *_swept(profile))))
+    """Accuracy against rho for three masks and four geometries, SAM's two first: Figure 1."""
+    beside = [m for m in _swept(profile) if m not in HEADLINE]
+    return Needs(_of_headline(profile, HEADLINE), beside=_of_headline(profile, beside))
 
 
 def _swept(profile: Profile) -> list[Method]:
@@ -93,7 +94,9 @@ def _of_headline(profile: Profile, methods: Iterable[Method]) -> list[Cell]:
 
 def carriers(profile: Profile) -> Needs:
     """The runs of the rho sweep: the share on norm layers, and the cost of leaving them out."""
-    return rho_sweep(profile)
+    first = _known(profile, (ALL, Method("l2", "no_norm")))
+    beside = [m for m in (BASE, *_swept(profile)) if m not in first]
+    return Needs(_of_headline(profile, first), beside=_of_headline(profile, beside))
 
 
 def sparsity(profile: Profile) -> Needs:
@@ -133,9 +136,9 @@ def sharpness(profile: Profile) -> Needs:
 
 
 def shift(profile: Profile) -> Needs:
-    """gamma and beta at the end of training, with the two controls."""
+    """gamma and beta at the end of training; beside them the two controls."""
     controls = [m.but(rho_from="plain", **c) for c in (FIXED, UNDECAYED) for m in HEADLINE]
-    return Needs(_of_headline(profile, (*HEADLINE, *controls)))
+    return Needs(_of_headline(profile, HEADLINE), beside=_of_headline(profile, controls))
 
 
 def cost(profile: Profile) -> Needs:

@@ -1,5 +1,7 @@
 """The chapter on who carries the perturbation, on made-up records whose numbers are known."""
 
+from dataclasses import replace
+
 import pytest
 from made_up import with_accuracies
 
@@ -67,3 +69,17 @@ def test_the_claim_is_decided_where_the_effect_is_largest(rewritten):
     found = rewritten(AS_PREDICTED | {"elementwise_l2": -1.0})
     assert carriers.omitting_harms(found).seen == REVERSED
     assert carriers.finding(found) == ("Leaving the normalization layers out costs SAM accuracy.")
+
+
+def test_another_variant_does_not_stand_in_for_the_one_that_decides(rewritten):
+    found = rewritten(AS_PREDICTED)
+    gone = {
+        run_id
+        for run_id, record in found.records.items()
+        if (record["config"]["geometry"], record["config"]["mask"]) == ("elementwise_l2", "no_norm")
+    }
+    left = replace(found, records={r: kept for r, kept in found.records.items() if r not in gone})
+    assert list(carriers.costs(left)) == ["l2"]
+    assert carriers.omitting_harms(left).seen == "not run"
+    assert len(carriers.without_norm(left)) == 1
+    assert carriers.finding(left) == "Leaving the normalization layers out costs SAM accuracy."

@@ -72,3 +72,15 @@ def test_the_figure_has_a_point_per_tuning_run_and_rings_the_chosen(found):
     assert len(drawn) == masks * values * len(PROFILE.tuning)
     rings = [line for line in below.lines if line.get_markersize() == 12]
     assert len(rings) == masks
+
+
+def test_variants_that_are_not_tuned_yet_are_left_out(found):
+    plain = {
+        r: kept for r, kept in found.records.items() if "elem" not in kept["config"]["geometry"]
+    }
+    left = dataclasses.replace(found, records=plain)
+    assert rho_sweep.swept(left) == ["l2", "layerwise_l2"]
+    assert rho_sweep.larger(left).ours.count("×") == 2
+    assert len(rho_sweep.figure(left).axes) == 4
+    nothing = dataclasses.replace(found, records={})
+    assert rho_sweep.larger(nothing).seen == "not run"

@@ -122,3 +122,17 @@ def test_the_figure_draws_each_layer_of_each_method(rewritten):
     assert len(axes[0].lines) == len(axes[1].lines) == per_layer * len(LAYERS) + 1
     labels = [t.get_text() for t in axes[1].get_xticklabels()]
     assert labels == ["1.0.1", "2.0.1", "norm1"]
+
+
+def test_the_shift_is_told_before_its_controls_are_run(rewritten):
+    found = rewritten(by_mask(1.1, 1.0, 1.2), accuracy)
+    plain = {
+        run_id: record
+        for run_id, record in found.records.items()
+        if record["config"]["updated"] == record["config"]["decayed"] == "all"
+    }
+    left = replace(found, records=plain)
+    assert shift.larger_gamma(left) == shift.larger_gamma(found)
+    assert shift.finding(left) == shift.finding(found).split(" Without weight decay")[0]
+    assert shift.finding_controls(left) == "The controls are not run yet."
+    assert set(shift.controls(left)[0]["γ and β"]) == {"trained, decayed"}

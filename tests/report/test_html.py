@@ -300,3 +300,10 @@ def test_old_results_that_cannot_be_read_keep_no_new_ones_back(smoke_folder, tmp
     (tmp_path / "file").write_text("no folder")
     text = compare.changes(tmp_path / "file", smoke_folder / "smoke" / "runs")
     assert "the old ones cannot be compared: cannot read" in text
+
+
+def test_a_page_says_which_of_its_rows_are_not_run_yet(smoke):
+    assert "Not run yet" not in html.provenance(smoke, "shift").data
+    plain = {r: kept for r, kept in smoke.records.items() if kept["config"]["updated"] == "all"}
+    line = html.provenance(dataclasses.replace(smoke, records=plain), "shift").data
+    assert "Not run yet: SGD, γ and β fixed; SAM, γ and β fixed; SAM-ON, γ and β fixed." in line
