@@ -73,7 +73,8 @@ CIFAR100_10K = (
     Hypothesis("gains under corruption and attack exceed the clean gain", "13"),
     Hypothesis("one property of the problem makes SAM-ON's lead come and go", one_factor),
 )
-_PLANNED = {"cifar100-10k": CIFAR100_10K}
+# Plans by profile.
+PLANNED = {"cifar100-10k": CIFAR100_10K}
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -85,7 +86,7 @@ def table(results: Results) -> pd.DataFrame:
             "ours": found.ours,
             "verdict": {"seen": found.seen, "where": found.where or results.profile.where},
         }
-        for place, each in enumerate(_PLANNED.get(results.profile.name, ()), start=1)
+        for place, each in enumerate(PLANNED.get(results.profile.name, ()), start=1)
         for found in [answer(each, results)]
     ]
     return tidy.table(rows)
@@ -103,9 +104,9 @@ def answer(hypothesis: Hypothesis, results: Results) -> Answer:
 
 def finding(results: Results) -> str:
     """How many hypotheses of the plan have an answer; which profiles have such a plan."""
-    planned = _PLANNED.get(results.profile.name)
+    planned = PLANNED.get(results.profile.name)
     if planned is None:
-        return f"A plan with hypotheses was written before the runs of {listed([*_PLANNED])} only."
+        return f"A plan with hypotheses was written before the runs of {listed([*PLANNED])} only."
     words = sorted((answer(each, results).seen for each in planned), key=NOT_RUN.__eq__)
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
     said = listed([f"{count} {word}" for word, count in counts.items()])

@@ -117,7 +117,7 @@ def figure(results: Results) -> Figure:
     """Accuracy against rho by geometry: the paper's curves above, ours below."""
     use_style()
     geometries = swept(results)
-    size = (0.6 + 2.1 * len(geometries), 5.6)
+    size = (0.6 + max(4.8, 2.1 * len(geometries)), 5.6)
     figure, axes = plt.subplots(2, len(geometries), figsize=size, sharey="row", squeeze=False)
     base = results.accuracies(results.cell(BASE)).mean()
     for column, geometry in enumerate(geometries):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from samlib.campaign.progress import clock
-from samlib.chapters import introduction, questions, verdicts
+from samlib.chapters import hypotheses, introduction, questions, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
 from samlib.publish.tables import complete
@@ -33,7 +33,7 @@ def block(results: Results, figure: str) -> str:
             _markdown(as_text(questions.table(*everywhere))),
             f"![Test accuracy of each method, a point per seed]({figure})",
             f"**{main.seen.capitalize()} {main.where}: {main.claim.statement}.** {main.worth} "
-            f"{_accuracies(results)} Every claim, with "
+            f"{_accuracies(results)} {_planned(results)}Every claim, with "
             "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
             f"{len(results.records)} runs of the profile `{profile.name}`, {clock(seconds)} of one "
@@ -49,6 +49,12 @@ def _accuracies(results: Results) -> str:
         mean = results.accuracies(results.cell(method)).mean()
         means.append(f"{method_name(results.profile, method)} {mean:.2f}")
     return f"Mean test accuracies: {', '.join(means)} %."
+
+
+def _planned(results: Results) -> str:
+    if results.profile.name not in hypotheses.PLANNED:
+        return ""
+    return "Hypotheses, seeds and margin were [fixed before the runs](book/preregistration.md). "
 
 
 def _no_answer_yet(results: Results) -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from helpers import result
 from made_up import PROFILE
+from planted import planted
 
 from samlib.campaign.backlog import Backlog
 from samlib.chapters import CHAPTERS, introduction, variants, verdicts
@@ -22,7 +23,7 @@ from samlib.records import compare, store
 from samlib.report import formats, html, paper, tidy
 from samlib.report.results import load
 from samlib.report.stats import Comparison
-from samlib.study import plan
+from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, ON, Method
 
 
@@ -307,3 +308,14 @@ def test_a_page_says_which_of_its_rows_are_not_run_yet(smoke):
     plain = {r: kept for r, kept in smoke.records.items() if kept["config"]["updated"] == "all"}
     line = html.provenance(dataclasses.replace(smoke, records=plain), "shift").data
     assert "Not run yet: SGD, γ and β fixed; SAM, γ and β fixed; SAM-ON, γ and β fixed." in line
+
+
+def test_the_readme_says_where_a_plan_came_before_the_runs(tmp_path):
+    evidence = profiles.get("cifar100-10k")
+    found = planted(
+        evidence, {"all": 1.0, "only_norm": 2.0}, tmp_path / evidence.name, only=("introduction",)
+    )
+    block = readme.block(found, "figure.svg")
+    assert "[fixed before the runs](book/preregistration.md)" in block
+    assert "| question | here, on CIFAR-100, 10,000 images | the paper, on CIFAR-100 |" in block
+    assert "**Seen on CIFAR-100, 10,000 images: SAM-ON beats SAM, " in block
