@@ -1,3 +1,3 @@
 """The verbs of the command line: their flags, and what each does."""
 
-__all__ = ["flags", "status", "streams", "train", "verbs", "watch"]
+__all__ = ["flags", "run", "status", "streams", "train", "verbs", "watch"]

@@ -6,12 +6,26 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from samlib.errors import ConfigError
 from samlib.files import DiskError, as_disk_error
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.trainer import checkpoint, distributed, one_run, process_group
 from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
+
+
+def check_alone(perturbation: str) -> None:
+    """Check that a perturbation of several workers is not asked of one process.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if perturbation == "synchronised" and not process_group.launched():
+        raise ConfigError(
+            "--perturbation synchronised is for several workers under torchrun; in one process "
+            "the perturbation is that of the whole batch: leave it out"
+        )
 
 
 def main(

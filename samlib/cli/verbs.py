@@ -2,157 +2,22 @@
 
 import argparse
 import json
-import sys
 from dataclasses import fields
 
-from samlib.errors import ConfigError, SamlibError, choose, command
+from samlib.errors import ConfigError, choose
 from samlib.extras import require
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from samlib.publish import notebooks
-    from samlib.trainer.process_group import launched
+    from samlib.cli import run
 
-    if launched():
-        raise ConfigError("reproduce is for one process: under torchrun use `run`")
-    require("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
-    from samlib.publish import book, readme, tables
-    from samlib.records import compare, results_folder
-
-    profile, results = _profile(args)
-    book.prose()  # hours before the book is built
-    _check_data(args, profile)
-    new, old = (
-        results_folder.in_progress(results, profile.name),
-        results_folder.committed(results, profile.name),
-    )
-    with new.locked():
-        results_folder.check_origin(new)
-        outcome = _run_missing(args, profile, new)
-        if outcome.failed or outcome.skipped:
-            return _summary(outcome, new)
-        print(compare.changes(old.runs, new.runs))
-        with old.locked():
-            results_folder.replace_committed(new, results, profile.name)
-    try:
-        tables.write(profile.name, results)
-        readme.write_figure(profile.name, results)
-        index = book.build(results, args.book)
-    except SamlibError as error:
-        again = command("book", "--results", results)
-        raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
-    print(tables.headline_text(profile.name, results))
-    print(f"\nThe book: {index}")
-    return 0
-
-
-def _check_data(args: argparse.Namespace, profile) -> None:
-    """Check device, packages and data sets once, before the first run."""
-    from samlib.data import datasets, image_folders
-    from samlib.study.plan import chapter_needs
-    from samlib.trainer.one_run import usable_device
-
-    if args.executor == "local":  # a cluster's devices and packages are not this machine's
-        usable_device(args.device or profile.device)
-        needs = chapter_needs(profile, getattr(args, "only", None))
-        measures = {wanted.measure for need in needs for wanted in need.measured}
-        if measures & {"robustness", "robustness_in_short"}:
-            require("attacks", "art")
-    for name in {base.dataset for base in profile.bases.values()}:
-        if datasets.INFO[name].folders:
-            image_folders.check(name, args.data)
-        else:
-            datasets.load(name, args.data)
+    return run.reproduce(args, *_profile(args))
 
 
 def _run(args: argparse.Namespace) -> int:
-    from samlib.records import results_folder
-    from samlib.trainer.process_group import launched
+    from samlib.cli import run
 
-    profile, results = _profile(args)
-    _check_only(args.only)
-    _check_alone(args)
-    target = results_folder.committed(results, profile.name)
-    if launched():
-        return _run_parallel(args, profile, target)
-    _check_data(args, profile)
-    with target.locked():
-        return _summary(_run_missing(args, profile, target), target)
-
-
-def _check_only(name: str | None) -> None:
-    from samlib.publish import notebooks
-    from samlib.study import plan
-
-    if name not in plan.NEEDS and name in notebooks.names():
-        raise ConfigError(
-            f"notebook {name} has no runs of its own: `python -m samlib notebook {name}` runs it"
-        )
-
-
-def _check_alone(args: argparse.Namespace) -> None:
-    from samlib.trainer.process_group import launched
-
-    if args.perturbation == "synchronised" and not launched():
-        raise ConfigError(
-            "--perturbation synchronised is for several workers under torchrun; in one process "
-            "the perturbation is that of the whole batch: leave it out"
-        )
-
-
-def _run_parallel(args: argparse.Namespace, profile, target) -> int:
-    """Under torchrun every run takes all workers; the first one holds the folder."""
-    from contextlib import nullcontext
-
-    from samlib.campaign import torchrun
-    from samlib.study.plan import chapter_needs
-    from samlib.trainer import process_group
-
-    with process_group.join(args.device or profile.device) as among:
-        first = among.rank == 0
-        with target.locked() if first else nullcontext():
-            done = torchrun.run_missing_on_all_workers(
-                chapter_needs(profile, args.only),
-                target,
-                among,
-                perturbation=args.perturbation,
-                data_dir=args.data,
-                time_budget=args.time_budget,
-            )
-    if first:
-        print(f"{done} runs done on {among.count} workers; `run` in one process measures them")
-    return 0
-
-
-def _run_missing(args: argparse.Namespace, profile, target):
-    from samlib.campaign.runner import run_missing
-    from samlib.study.plan import chapter_needs
-
-    only = getattr(args, "only", None)
-    return run_missing(
-        chapter_needs(profile, only),
-        target,
-        workers=args.workers,
-        device=args.device or profile.device,
-        data_dir=args.data,
-        time_budget=getattr(args, "time_budget", None),
-        executor=args.executor,
-    )
-
-
-def _summary(outcome, target) -> int:
-    from samlib.records import journal
-
-    for run_id, reason in outcome.failed.items():
-        print(journal.failure_text(target, run_id, reason), file=sys.stderr)
-    if outcome.skipped:
-        print(
-            f"{len(outcome.skipped)} runs would end after the time budget and were not started; "
-            "the same command continues"
-        )
-    done = len(outcome.done)
-    print(f"{done} run{'s' * (done != 1)} done, {len(outcome.failed)} failed")
-    return 1 if outcome.failed else 0
+    return run.run(args, *_profile(args))
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -172,7 +37,7 @@ def _train(args: argparse.Namespace) -> int:
     from samlib.records import results_folder
     from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
-    _check_alone(args)
+    train.check_alone(args.perturbation)
     profile, results = _profile(args)
     family = choose("family", args.family or profile.headline, profile.bases)
     names = {field.name for field in fields(RunConfig)}

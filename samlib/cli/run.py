@@ -1,0 +1,130 @@
+"""`reproduce` and `run`: train and measure what a profile lacks, in one process or in many."""
+
+import argparse
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from samlib.campaign import runner, torchrun
+from samlib.campaign.runner import Outcome
+from samlib.cli.train import check_alone
+from samlib.data import datasets, image_folders
+from samlib.errors import ConfigError, SamlibError, command
+from samlib.extras import require
+from samlib.publish import notebooks
+from samlib.records import compare, journal, results_folder
+from samlib.records.results_folder import ResultsFolder
+from samlib.study import plan
+from samlib.study.profile import Profile
+from samlib.trainer import one_run, process_group
+
+
+def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
+    """Train a whole profile anew, replace its folder, build the book; the exit status."""
+    if process_group.launched():
+        raise ConfigError("reproduce is for one process: under torchrun use `run`")
+    require("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
+    from samlib.publish import book, readme, tables
+
+    book.prose()  # hours before the book is built
+    _check_data(args, profile)
+    new, old = (
+        results_folder.in_progress(results, profile.name),
+        results_folder.committed(results, profile.name),
+    )
+    with new.locked():
+        results_folder.check_origin(new)
+        outcome = _run_missing(args, profile, new)
+        if outcome.failed or outcome.skipped:
+            return _summary(outcome, new)
+        print(compare.changes(old.runs, new.runs))
+        with old.locked():
+            results_folder.replace_committed(new, results, profile.name)
+    try:
+        tables.write(profile.name, results)
+        readme.write_figure(profile.name, results)
+        index = book.build(results, args.book)
+    except SamlibError as error:
+        again = command("book", "--results", results)
+        raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
+    print(tables.headline_text(profile.name, results))
+    print(f"\nThe book: {index}")
+    return 0
+
+
+def _check_data(args: argparse.Namespace, profile: Profile) -> None:
+    """Check device, packages and data sets once, before the first run."""
+    if args.executor == "local":  # a cluster's devices and packages are not this machine's
+        one_run.usable_device(args.device or profile.device)
+        needs = plan.chapter_needs(profile, getattr(args, "only", None))
+        measures = {wanted.measure for need in needs for wanted in need.measured}
+        if measures & {"robustness", "robustness_in_short"}:
+            require("attacks", "art")
+    for name in {base.dataset for base in profile.bases.values()}:
+        if datasets.INFO[name].folders:
+            image_folders.check(name, args.data)
+        else:
+            datasets.load(name, args.data)
+
+
+def run(args: argparse.Namespace, profile: Profile, results: Path) -> int:
+    """Train and measure what has no record yet; the exit status."""
+    _check_only(args.only)
+    check_alone(args.perturbation)
+    target = results_folder.committed(results, profile.name)
+    if process_group.launched():
+        return _run_parallel(args, profile, target)
+    _check_data(args, profile)
+    with target.locked():
+        return _summary(_run_missing(args, profile, target), target)
+
+
+def _check_only(name: str | None) -> None:
+    if name not in plan.NEEDS and name in notebooks.names():
+        raise ConfigError(
+            f"notebook {name} has no runs of its own: `python -m samlib notebook {name}` runs it"
+        )
+
+
+def _run_parallel(args: argparse.Namespace, profile: Profile, target: ResultsFolder) -> int:
+    """Under torchrun every run takes all workers; the first one holds the folder."""
+    with process_group.join(args.device or profile.device) as among:
+        first = among.rank == 0
+        with target.locked() if first else nullcontext():
+            done = torchrun.run_missing_on_all_workers(
+                plan.chapter_needs(profile, args.only),
+                target,
+                among,
+                perturbation=args.perturbation,
+                data_dir=args.data,
+                time_budget=args.time_budget,
+            )
+    if first:
+        print(f"{done} runs done on {among.count} workers; `run` in one process measures them")
+    return 0
+
+
+def _run_missing(args: argparse.Namespace, profile: Profile, target: ResultsFolder) -> Outcome:
+    only = getattr(args, "only", None)
+    return runner.run_missing(
+        plan.chapter_needs(profile, only),
+        target,
+        workers=args.workers,
+        device=args.device or profile.device,
+        data_dir=args.data,
+        time_budget=getattr(args, "time_budget", None),
+        executor=args.executor,
+    )
+
+
+def _summary(outcome: Outcome, target: ResultsFolder) -> int:
+    for run_id, reason in outcome.failed.items():
+        print(journal.failure_text(target, run_id, reason), file=sys.stderr)
+    if outcome.skipped:
+        print(
+            f"{len(outcome.skipped)} runs would end after the time budget and were not started; "
+            "the same command continues"
+        )
+    done = len(outcome.done)
+    print(f"{done} run{'s' * (done != 1)} done, {len(outcome.failed)} failed")
+    return 1 if outcome.failed else 0
