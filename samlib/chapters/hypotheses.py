@@ -43,16 +43,23 @@ def one_factor(results: Results) -> Answer:
     return Answer(DESCRIBED, ", ".join(f"{lead} ({name})" for name, lead in leads.items()))
 
 
-def _compared(results: Results, better: Method, worse: Method, family: str = "") -> Comparison:
+def _compared(
+    results: Results, better: Method, worse: Method, family: str | None = None
+) -> Comparison:
     """One method minus another; nothing where one of them is not run."""
     try:
-        return results.compare(*(results.cell(m, family or None) for m in (better, worse)))
+        return results.compare(*(results.cell(method, family) for method in (better, worse)))
     except RecordsMissing:
         return NOTHING
 
 
 class Hypothesis(NamedTuple):
-    """What a plan expects, as it has it, and what the records say, a claim of the paper or not."""
+    """What a plan expects.
+
+    Attributes:
+        statement: in the words of the plan.
+        look: the key of the paper's claim that the hypothesis repeats, or what the records say.
+    """
 
     statement: str
     look: str | Callable[[Results], Answer]
