@@ -106,13 +106,13 @@ def _execute(page: Page, every: Sequence[Page], stage: Path, results: Path) -> N
     target = stage / f"{page.path}.ipynb"
     reason = pages.absent(page, results)
     if reason is not None:
+        reason = f"{reason} {pages.elsewhere(page, every, results)}".rstrip()
         with notebooks.writing(target, "--book"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            reason = f"{reason} {pages.elsewhere(page, every, results)}".rstrip()
-            cut = json.dumps(pages.without_results(page.notebook, reason))
-            target.write_text(cut, encoding="utf-8")
+            target.write_text(json.dumps(pages.without_results(page, every, reason)), "utf-8")
         return
     asked = {"profile": page.profile, "results": str(results), "missing": "error"}
     declared = notebooks.parameters(page.notebook)
     given = {key: value for key, value in asked.items() if key in declared}
-    notebooks.run(page.notebook, target, given)
+    content = json.loads(notebooks.run(page.notebook, target, given).read_bytes())
+    target.write_text(json.dumps(pages.at_home(content, page, every)), "utf-8")

@@ -102,9 +102,27 @@ def elsewhere(page: Page, every: Sequence[Page], results: Path) -> str:
     return f"The same chapter has results {listed(links)}." if links else ""
 
 
-def without_results(notebook: str, reason: str) -> dict:
+def without_results(page: Page, every: Sequence[Page], reason: str) -> dict:
     """A chapter's notebook cut down to its title and introduction, with a reason below."""
-    content = json.loads(notebooks.source(notebook).read_bytes())
-    opening = content["cells"][0]
-    opening["source"] = ["".join(opening["source"]) + f"\n\n{reason}\n"]
-    return content | {"cells": [opening]}
+    content = json.loads(notebooks.source(page.notebook).read_bytes())
+    cut = at_home(content | {"cells": content["cells"][:1]}, page, every)
+    cut["cells"][0]["source"] += f"\n\n{reason}\n"
+    return cut
+
+
+def at_home(content: dict, page: Page, every: Sequence[Page]) -> dict:
+    """A notebook whose links to chapters lead to the pages of its own profile where it has some."""
+    own = {p.notebook: p.path for p in every if p.profile == page.profile}
+
+    def linked(text: str) -> str:
+        for notebook, path in own.items():
+            text = text.replace(f"(/notebooks/{notebook}.ipynb", f"(/{path}.ipynb")
+        return text
+
+    cells = [
+        cell | {"source": linked("".join(cell["source"]))}
+        if cell["cell_type"] == "markdown"
+        else cell
+        for cell in content["cells"]
+    ]
+    return content | {"cells": cells}

@@ -54,7 +54,10 @@ def _accuracies(results: Results) -> str:
 def _planned(results: Results) -> str:
     if results.profile.name not in hypotheses.PLANNED:
         return ""
-    return "Hypotheses, seeds and margin were [fixed before the runs](book/preregistration.md). "
+    return (
+        "Hypotheses, seeds and margin were [fixed before the runs](book/preregistration.md). "
+        f"{hypotheses.finding(results)} "
+    )
 
 
 def _no_answer_yet(results: Results) -> list[str]:

@@ -68,7 +68,8 @@ def test_a_page_without_its_records_says_what_makes_them(tmp_path):
     assert pages.absent(Page("variants", "imagenet", ""), tmp_path) == (
         "Not part of the profile imagenet."
     )
-    cut = pages.without_results("variants", reason)
+    every = pages.pages(["quick"])
+    cut = pages.without_results(next(p for p in every if p.notebook == "variants"), every, reason)
     assert len(cut["cells"]) == 1
     assert "".join(cut["cells"][0]["source"]).endswith(f"{reason}\n")
 
@@ -85,6 +86,18 @@ def test_a_page_without_its_records_links_to_the_chapter_that_has_some(tmp_path,
     )
     there.clear()
     assert pages.elsewhere(lacking, every, tmp_path) == ""
+
+
+def test_a_link_between_chapters_stays_within_its_profile():
+    every = pages.pages(["cifar100-10k", "quick"])
+    source = ["See ([cost](/notebooks/cost.ipynb)),\n", "[speed](/notebooks/speed.ipynb#memory)."]
+    cells = [{"cell_type": kind, "source": source} for kind in ("markdown", "code")]
+    for profile, cost in (("quick", "/notebooks/quick/cost"), ("cifar100-10k", "/notebooks/cost")):
+        page = next(p for p in every if p.profile == profile)
+        text, code = (c["source"] for c in pages.at_home({"cells": cells}, page, every)["cells"])
+        assert f"[cost]({cost}.ipynb)" in text
+        assert "(/notebooks/speed.ipynb#memory)" in text, "one page for all profiles"
+        assert code == source
 
 
 def test_a_page_with_its_records_has_results(tmp_path):

@@ -316,6 +316,6 @@ def test_the_readme_says_where_a_plan_came_before_the_runs(tmp_path):
         evidence, {"all": 1.0, "only_norm": 2.0}, tmp_path / evidence.name, only=("introduction",)
     )
     block = readme.block(found, "figure.svg")
-    assert "[fixed before the runs](book/preregistration.md)" in block
+    assert "[fixed before the runs](book/preregistration.md). Of the 12 hypotheses of " in block
     assert "| question | here, on CIFAR-100, 10,000 images | the paper, on CIFAR-100 |" in block
     assert "**Seen on CIFAR-100, 10,000 images: SAM-ON beats SAM, " in block
