@@ -98,7 +98,7 @@ def finding_elsewhere(results: Results) -> str:
     """What is not known yet of the problems nearer to the paper."""
     said = missing.nearer_to_the_paper(results).items()
     return " ".join(f"No answer yet {where}. {what}" for where, what in said) or (
-        "No problem nearer to the paper waits for an answer."
+        "No problem nearer to the paper has unfinished runs."
     )
 
 

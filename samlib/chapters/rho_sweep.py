@@ -110,7 +110,7 @@ def _mark_chosen(ax: Axes, results: Results, geometry: str) -> None:
     for mask, cell in _drawn(results, geometry).items():
         chosen = results.rho(cell)
         at = chosen, results.accuracies(cell, chosen).mean()
-        ax.plot(*at, "o", ms=12, mfc="none", mec=COLOURS[mask], mew=1.4)
+        ax.plot(*at, "o", ms=12, mfc="none", mec=COLOURS[mask], mew=1.4, clip_on=False)
 
 
 def figure(results: Results) -> Figure:

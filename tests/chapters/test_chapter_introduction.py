@@ -57,6 +57,7 @@ def test_the_finding_does_not_wait_for_the_tuned_weight_decay(smoke):
     table = as_text(introduction.table(waiting)).set_index("method")
     assert list(table.index)[-2:] == ["SAM-ON", "SGD, weight decay tuned: not run yet"]
     assert set(table.loc["SGD, weight decay tuned: not run yet"]) <= {"–", ""}
+    assert table.loc["SAM", "seeds"] == "2", "a count, although a row has none"
     with pytest.raises(RecordsMissing, match="runs have no record"):
         without(smoke, ON).require(needs)
 
