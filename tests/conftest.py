@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -177,9 +178,10 @@ def tiny(monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that no process waits for the last of them alone."""
+    """Files with slow tests first, then those with many, so that no process ends long after all."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

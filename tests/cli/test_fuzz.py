@@ -22,7 +22,6 @@ from conftest import small_batch, small_net
 from helpers import ANYTHING, FIELDS, OTHER, result
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from papermill.translators import PythonTranslator
 from torch import nn
 from torch.func import functional_call
 
@@ -464,6 +463,8 @@ def test_a_command_line_of_anything(elsewhere, capsys, words):
 @cases(60)
 def test_a_notebook_with_any_parameters(elsewhere, name, given_):
     """What gets through the door reaches the notebook as a value, never as code."""
+    from papermill.translators import PythonTranslator  # three seconds for whoever imports it
+
     passed = []
     with (
         mock.patch(

@@ -1,5 +1,7 @@
 """Toys of two or three weights, on which the family's rules can be told apart by hand."""
 
+import math
+
 import pytest
 import torch
 from conftest import flat
@@ -32,11 +34,31 @@ def trained(toy, loss, steps, *, lr, rho, free=False, only=None):
     return toy
 
 
+def alone(w, slope, steps, *, lr, rho, free=False, only=None):
+    """The same steps on plain floats: what a toy's long run is read from, and `trained` held to."""
+    for t in range(steps):
+        g = slope(w, t)
+        kept = {n: g[n] for n in only or w}
+        scale = rho if free else rho / math.hypot(*kept.values())
+        at = {n: x + scale * kept.get(n, 0.0) for n, x in w.items()}
+        g = slope(at, t)
+        w = {n: x - lr * g[n] for n, x in w.items()}
+    return w
+
+
+def same_weights(toy, w):
+    assert {n: p.item() for n, p in toy.named_parameters()} == pytest.approx(w, rel=1e-9)
+
+
 def product(toy, t):
     return (toy.u * toy.v - 1) ** 2 / 2
 
 
-@pytest.mark.slow
+def product_slope(w, t):
+    error = w["u"] * w["v"] - 1
+    return {"u": error * w["v"], "v": error * w["u"]}
+
+
 @pytest.mark.parametrize(
     ("only", "free", "u", "v"),
     [
@@ -48,9 +70,12 @@ def product(toy, t):
 )
 def test_one_scale_and_one_weight(only, free, u, v):
     """L = (uv - 1)^2 / 2: perturbing the scale u alone makes it grow, and with it the curvature."""
-    toy = trained(Weights(u=2, v=0.6), product, 4000, lr=0.05, rho=0.1, free=free, only=only)
-    assert toy.u.item() == pytest.approx(u, abs=6e-4)
-    assert toy.v.item() == pytest.approx(v, abs=6e-4)
+    start = {"u": 2.0, "v": 0.6}
+    rule = {"lr": 0.05, "rho": 0.1, "free": free, "only": only}
+    end = alone(start, product_slope, 4000, **rule)
+    assert end == pytest.approx({"u": u, "v": v}, abs=6e-4)
+    toy = trained(Weights(**start), product, 300, **rule)
+    same_weights(toy, alone(start, product_slope, 300, **rule))
 
 
 def test_descent_alone_barely_moves_along_the_minima():
@@ -65,18 +90,33 @@ def valley(toy, examples):
     return sum(f * (i in examples) for i, f in enumerate(both)) / len(examples)
 
 
-@pytest.mark.slow
+def valley_slope(w, examples):
+    first, second = ((i in examples) / len(examples) for i in (0, 1))
+    return {
+        "x1": first * 2 * (2 + w["z"]) * w["x1"],
+        "x2": second * 2 * (1 - 2 * w["z"]) * w["x2"],
+        "z": first * w["x1"] ** 2 - second * 2 * w["x2"] ** 2,
+    }
+
+
 def test_the_whole_batch_lowers_the_top_eigenvalue_and_single_examples_the_trace():
     """L = (l1 x1^2 + l2 x2^2) / 2, l1 = 2 + z, l2 = 1 - 2z (after Wen, Ma and Li)."""
     start = {"x1": 0.05, "x2": 0.03, "z": 0.0}
-    whole = trained(Weights(**start), lambda w, t: valley(w, (0, 1)), 10_000, lr=0.02, rho=0.05)
-    assert whole.z.item() == pytest.approx(-0.258, abs=2e-3)
+    rule = {"lr": 0.02, "rho": 0.05}
     draw = torch.Generator().manual_seed(0)
     order = torch.randint(2, (10_000,), generator=draw).tolist()
-    single = trained(
-        Weights(**start), lambda w, t: valley(w, order[t : t + 1]), 10_000, lr=0.02, rho=0.05
-    )
-    assert single.z.item() > 0.2
+    batches = {"whole": lambda t: (0, 1), "single": lambda t: order[t : t + 1]}
+    end = {}
+    for name, batch in batches.items():
+
+        def slope(w, t, batch=batch):
+            return valley_slope(w, batch(t))
+
+        end[name] = alone(start, slope, 10_000, **rule)["z"]
+        toy = trained(Weights(**start), lambda w, t, b=batch: valley(w, b(t)), 300, **rule)
+        same_weights(toy, alone(start, slope, 300, **rule))
+    assert end["whole"] == pytest.approx(-0.258, abs=2e-3)
+    assert end["single"] > 0.2
 
 
 def parabola(h):
