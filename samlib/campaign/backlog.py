@@ -35,7 +35,7 @@ class Estimate:
         """Include one more record, of a run or of a measurement."""
         kind = self._kind(record["config"], record.get("measure"))
         epochs = len(record["times"].get("epochs", [1]))
-        self._seconds.setdefault(kind, []).append(record["times"]["wall"] / epochs)
+        self._seconds.setdefault(kind, []).append(store.seconds(record) / epochs)
 
     def seconds(self, job: Job) -> float | None:
         """Expected wall time of a job; None without a record of its model."""

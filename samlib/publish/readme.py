@@ -10,6 +10,7 @@ from samlib.chapters import hypotheses, introduction, questions, verdicts
 from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
 from samlib.publish.tables import complete
+from samlib.records import store
 from samlib.report import missing
 from samlib.report.formats import as_text
 from samlib.report.names import method_name
@@ -23,13 +24,13 @@ def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     profile, main = results.profile, verdicts.verdict("3", results)
     everywhere = [results, *_farther_from_the_paper(results)]
-    places = [f"{each.profile.where} ({each.profile.about})" for each in everywhere]
-    seconds = sum(record["times"]["wall"] for record in results.records.values())
+    places = [f"- *{each.profile.where}*: {each.profile.about}" for each in everywhere]
+    seconds = sum(map(store.seconds, results.records.values()))
     return "\n\n".join(
         [
             BEGIN,
             *_no_answer_yet(results),
-            f"Found {' and '.join(places)}:",
+            "\n".join(places),
             _markdown(as_text(questions.table(*everywhere))),
             f"![Test accuracy of each method, a point per seed]({figure})",
             f"**{main.seen.capitalize()} {main.where}: {main.claim.statement}.** {main.worth} "

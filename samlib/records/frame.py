@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from samlib.records.store import Records, uncollected
+from samlib.records.store import Records, seconds, uncollected
 
 
 def frame(records: Records | Iterable[dict]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def _row(r: dict) -> dict:
             "norm_share": sum(shares) / len(shares) if shares else None,
             "perturbed": r["mask"] and r["mask"]["count"],
             "parameters": r["mask"] and r["mask"]["total"],
-            "seconds": r["times"]["wall"],
+            "seconds": seconds(r),
         }
         | r["measures"]
     )

@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import os
+import statistics
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,6 +173,18 @@ def read(folder: str | Path, *, set_aside: bool = False) -> Records:
 def without_times(record: dict) -> dict:
     """A record without times and checksum: the part that must repeat bit for bit."""
     return {key: value for key, value in record.items() if key not in ("times", "checksum")}
+
+
+def seconds(record: dict) -> float:
+    """How long a run takes that nothing disturbs: its median epoch for each, and what is around.
+
+    The wall time of its record is another one where the run was paused, or continued by another
+    process. A measurement has no epochs and takes its wall time.
+    """
+    wall, epochs = record["times"]["wall"], record["times"].get("epochs")
+    if not epochs:
+        return wall
+    return statistics.median(epochs) * len(epochs) + max(0.0, wall - sum(epochs))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pandas as pd
 
 from samlib.bench import networks, timing
 from samlib.data.datasets import INFO
+from samlib.records import store
 from samlib.report import tidy
 from samlib.report.results import Results
 from samlib.report.text import listed, number, span
@@ -156,7 +157,7 @@ def _check(results: Results, timings: list[dict]) -> str:
         cost = estimated(cells, record, _ratio(results, where))
         if cost is None:
             continue
-        took = sum(results.records[run.run_id]["times"]["wall"] for run in done)
+        took = sum(store.seconds(results.records[run.run_id]) for run in done)
         return (
             f" For {results.profile.name} it gives {span(cost.total)}; the records of these runs "
             f"add up to {span(took)}."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from samlib.records import devices, origins
+from samlib.records import devices, origins, store
 from samlib.report.formats import as_text, names, rhos
 from samlib.report.names import method_name
 from samlib.report.results import Results
@@ -171,7 +171,7 @@ def timings(records: Sequence[dict]) -> "HTML":
 
 
 def _minutes(records: Iterable[dict]) -> float:
-    return sum(record["times"]["wall"] for record in records) / 60
+    return sum(map(store.seconds, records)) / 60
 
 
 def _origin(record: dict, cores: str = ", one core") -> str:

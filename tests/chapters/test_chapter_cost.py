@@ -261,5 +261,5 @@ def test_hardware_that_was_not_timed_is_not_estimated(rewritten):
     assert table.loc["quick", where]["runs"] == runs
     said = campaign_cost.finding(found)
     assert "a perturbed step counts 2.00 times" in said
-    took = sum(r["times"]["wall"] for r in found.records.values())
+    took = sum(map(store.seconds, found.records.values()))
     assert f"the records of these runs add up to {span(took)}" in said

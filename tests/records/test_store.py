@@ -197,6 +197,19 @@ def test_a_read_only_folder_is_one_clear_error(runs):
     assert list(runs.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        ({"wall": 7.0, "epochs": [2.0, 2.0, 2.0]}, 7.0),
+        ({"wall": 107.0, "epochs": [2.0, 102.0, 2.0]}, 7.0),  # paused in its second epoch
+        ({"wall": 3.0, "epochs": [2.0, 2.0, 2.0]}, 6.0),  # continued by another process
+        ({"wall": 3.0}, 3.0),  # a measurement
+    ],
+)
+def test_seconds_are_those_of_an_undisturbed_run(times, seconds):
+    assert store.seconds({"times": times}) == seconds
+
+
 def test_writing_replaces_at_once(tmp_path, monkeypatch):
     """Whoever looks sees the old content or the new, and at the new only after a flush to disk."""
     path, order = tmp_path / "file", []
