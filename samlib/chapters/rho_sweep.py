@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from samlib.report import paper, tidy
 from samlib.report.answers import DESCRIBED, NOT_ANSWERED, Answer
@@ -118,7 +117,8 @@ def figure(results: Results) -> Figure:
     use_style()
     geometries = swept(results)
     size = (0.6 + max(4.8, 2.1 * len(geometries)), 5.6)
-    figure, axes = plt.subplots(2, len(geometries), figsize=size, sharey="row", squeeze=False)
+    shared = {"figsize": size, "sharex": "col", "sharey": "row"}
+    figure, axes = plt.subplots(2, len(geometries), **shared, squeeze=False)
     base = results.accuracies(results.cell(BASE)).mean()
     for column, geometry in enumerate(geometries):
         above, below = axes[0, column], axes[1, column]
@@ -129,11 +129,9 @@ def figure(results: Results) -> Figure:
         above.axhline(paper.SGD_LINE.value, color=COLOURS["base"], ls="--", lw=1)
         below.axhline(base, color=COLOURS["base"], ls="--", lw=1)
         above.set_title(GEOMETRY_NAMES[geometry].replace("ASAM ", "ASAM\n"))
-        above.set_xscale("log")
-        above.xaxis.set_minor_locator(NullLocator())
         rho_axis(below, ours["rho"].unique())
         below.set_xlabel("ρ")
-    axes[1, 0].set_ylim(bottom=max(0.0, base - _span(results, base)))
+    axes[1, 0].set_ylim(bottom=max(axes[1, 0].get_ylim()[0], base - _span(results, base)))
     axes[0, 0].set_ylabel("reported accuracy, %\nWRN-28-10, CIFAR-100")
     axes[1, 0].set_ylabel(f"our accuracy, %\n{problem_name(results.profile)}")
     legend(figure, {mask: MASK_NAMES[mask] for mask in CURVES} | {"base": "base optimizer"})
