@@ -1,20 +1,25 @@
 """What the records say of each claim, where, and what that is worth."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from samlib.campaign.progress import clock
 from samlib.chapters import CHAPTERS
-from samlib.chapters.claims import BY_KEY, CLAIMS, SAME, Claim, bearing
+from samlib.chapters.claims import BY_KEY, CLAIMS, SAME, UNTESTABLE, Claim, bearing
 from samlib.errors import RecordsMissing
 from samlib.records.results_folder import committed
 from samlib.report import campaign_cost, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, by_the_old_rule, in_domain
+from samlib.report.missing import counted
 from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed
 from samlib.study import plan, profiles
+
+TIMED = ("11a",)  # claims that a bench answers, not a run
 
 
 @dataclass(frozen=True)
@@ -107,19 +112,45 @@ def _row(found: Verdict) -> dict:
 
 
 def not_run(results: Results) -> pd.DataFrame:
-    """Chapters of a profile that lack records for a claim: the claims, the command, its cost."""
+    """Claims that a profile could answer and lacks records for: the command, and its cost.
+
+    A profile with records has a row per chapter, one without a row in all.
+    """
+    profile, command = results.profile, f"python -m samlib run --profile {results.profile.name}"
+    lacking = {name: _unanswered(name, results) for name in plan.chapters(profile)}
     rows = []
-    for name, module in CHAPTERS.items():
-        claims = [c for c in CLAIMS if c.key in module.DECIDES]
-        lacking = [c.key for c in claims if answer(c, results).seen == NOT_RUN]
-        if not lacking or not plan.has(results.profile, name):
-            continue
-        command = f"python -m samlib run --profile {results.profile.name} --only {name}"
-        planned = name in plan.NEEDS
-        cells = plan.all_cells(plan.chapter_needs(results.profile, name)) if planned else []
-        cost = campaign_cost.expected(results, cells) if cells else "–"
-        rows.append({"claims": listed(lacking), "to run them": command, "cost": cost})
+    if any(key in TIMED for keys in lacking.values() for key in keys):
+        timed = f"python -m samlib bench step --profile {profile.name}"
+        rows.append(_row_of(TIMED, math.nan, timed, "minutes"))
+    trained = {name: [k for k in keys if k not in TIMED] for name, keys in lacking.items()}
+    trained = {name: trained[name] for name in CHAPTERS if trained.get(name)}
+    if trained and not results.records:
+        cells = plan.all_cells(plan.chapter_needs(profile))
+        claims = [claim.key for claim in CLAIMS if any(claim.key in k for k in trained.values())]
+        cost = campaign_cost.expected(results, cells)
+        runs = sum(campaign_cost.counted(cells).values())
+        return tidy.table([*rows, _row_of(claims, runs, command, cost)])
+    for name, claims in trained.items():
+        missing = counted(plan.chapter_needs(profile, name), results)
+        cost = f"{clock(missing.seconds)} of one core"
+        if missing.count:  # else no run of this profile answers them
+            rows.append(_row_of(claims, missing.count, f"{command} --only {name}", cost))
     return tidy.table(rows)
+
+
+def _unanswered(name: str, results: Results) -> list[str]:
+    """Claims of a chapter that are not run, and of which this profile's records could tell."""
+    profile, claims = results.profile.name, [c for c in CLAIMS if c.key in CHAPTERS[name].DECIDES]
+    return [
+        claim.key
+        for claim in claims
+        if bearing(profile, claim.key).on_paper != UNTESTABLE
+        and answer(claim, results).seen == NOT_RUN
+    ]
+
+
+def _row_of(claims: Sequence[str], missing: float, command: str, cost: str) -> dict:
+    return {"claims": listed(claims), "missing": missing, "to run them": command, "cost": cost}
 
 
 def elsewhere(results: Results) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """What has no records yet, and the command that makes them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
@@ -13,6 +15,22 @@ from samlib.study.profile import Profile
 LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smoke")
 
 
+class Missing(NamedTuple):
+    """Of runs and measurements: how many have no record, of how many, and what they take."""
+
+    count: int
+    total: int
+    seconds: float | None  # of one core, by the records that are there; None without any
+
+
+def counted(needs: Sequence[plan.Needs], found: Results) -> Missing:
+    """What some needs lack among the records of a profile."""
+    backlog = Backlog(needs, found.records, found.measures)
+    count, jobs = backlog.total - backlog.done, backlog.jobs()
+    estimate = Estimate(found.records, found.measures)
+    return Missing(count, backlog.total, estimate.total(jobs, max(0, count - len(jobs))))
+
+
 def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
     """The runs without which a chapter has nothing to say, and what makes them; None without any.
 
@@ -23,16 +41,13 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
     """
     found = read(profile, committed(folder, profile.name))
     needs = [each._replace(beside=()) for each in plan.chapter_needs(profile, chapter)]
-    backlog = Backlog(needs, found.records, found.measures)
-    missing = backlog.total - backlog.done
-    if not missing:
+    lacking = counted(needs, found)
+    if not lacking.count:
         return None
-    jobs = backlog.jobs()
-    seconds = Estimate(found.records, found.measures).total(jobs, max(0, missing - len(jobs)))
     return (
-        f"Not run yet: {missing} of {backlog.total} runs and measurements have no record. "
+        f"Not run yet: {lacking.count} of {lacking.total} runs and measurements have no record. "
         f"`python -m samlib run --profile {profile.name} --only {chapter}` makes them, in "
-        f"about {clock(seconds)} of one core."
+        f"about {clock(lacking.seconds)} of one core."
     )
 
 

@@ -1,5 +1,6 @@
 """Claims, what a problem can say of them, and verdicts in two parts."""
 
+import dataclasses
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from samlib.report.formats import as_text
 from samlib.report.results import load
 from samlib.study import profiles
 
+COMMAND = "python -m samlib run --profile smoke"
 PAPER = {"cifar10", "cifar100", "imagenet"}
 
 
@@ -86,8 +88,27 @@ def test_a_claim_without_records_is_not_run_and_has_its_command(tmp_path):
     empty = load("smoke", tmp_path)
     seen = verdicts.table(empty).set_index("")["verdict"]["seen"]
     assert (seen.drop(["12"]) == "not run").all(), "12 is counted, not trained"
-    commands = verdicts.not_run(empty)["to run them"].tolist()
-    assert "python -m samlib run --profile smoke --only introduction" in commands
+    (row,) = as_text(verdicts.not_run(empty)).to_dict("records")
+    assert row["claims"] == "11a", "the runs of smoke are a test of the code"
+    _, row = as_text(verdicts.not_run(load("quick", tmp_path))).to_dict("records")
+    assert row["to run them"] == "python -m samlib run --profile quick"
+    assert int(row["missing"].replace(",", "")) > 1000
+    assert "2" not in row["claims"].replace(" and ", ", ").split(", ")
+
+
+def test_a_profile_with_some_records_has_a_command_for_each_chapter_that_lacks_some(
+    smoke, monkeypatch
+):
+    about = claims.Bearing(claims.ANALOGUE, "a small network")
+    monkeypatch.setattr(verdicts, "bearing", lambda *of: about)
+    assert verdicts.not_run(smoke).empty, "2 and 6 need other runs than those of smoke"
+    kept = {key: r for key, r in smoke.records.items() if r["config"]["mask"] != "random"}
+    rows = as_text(verdicts.not_run(dataclasses.replace(smoke, records=kept)))
+    of_masks = rows.set_index("to run them").loc[f"{COMMAND} --only sparsity"]
+    assert of_masks["claims"] == "8"
+    timed = dataclasses.replace(smoke, folder=smoke.folder.parent / "untimed" / "smoke")
+    rows = as_text(verdicts.not_run(timed))
+    assert rows["to run them"].tolist() == ["python -m samlib bench step --profile smoke"]
 
 
 def test_the_box_of_a_page_has_its_three_lines(smoke):
