@@ -15,7 +15,7 @@ _FORMATS = {
     "moved": ".3g",
     "share of ‖Tg‖²": ".2g",
     "sparsity": ".2f",
-    **dict.fromkeys(("seeds", "diverged", "missing"), ".0f"),  # counts, of which a row may have none
+    **dict.fromkeys(("seeds", "diverged", "missing"), ".0f"),  # counts, or none
     "gain left": ".0f",
     "share of the matrix rate": ".0f",
     "reported ρ ratio": "g",
