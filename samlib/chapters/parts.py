@@ -4,15 +4,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samlib.chapters.family import lines
 from samlib.chapters.sparsity import behind
 from samlib.report import tidy
-from samlib.report.answers import Answer
+from samlib.report.answers import Answer, each_of
 from samlib.report.figures import COLOURS, draw_points, key_of, long, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, corrected
 from samlib.report.text import listed
-from samlib.report.wording import against
+from samlib.report.wording import against, points
 from samlib.study import plan
 from samlib.study.methods import ALL, ON, Method
 
@@ -68,6 +69,20 @@ def finding(results: Results) -> str:
         return "γ alone and β alone are not part of this profile."
     gamma, beta = (method_name(results.profile, m) for m in plan.PARTS)
     return f"SAM-ON is {listed(said)}; {gamma} is {against(pairs[plan.PARTS], beta)}."
+
+
+def opening(results: Results) -> dict[str, str]:
+    """What is said, what is seen, and the verdict: SAM-ON is better than each of its two parts."""
+    says = "The paper has an ablation of γ and β, whose numbers could not be sourced."
+    found = {
+        method_name(results.profile, part): results.compare(results.cell(ON), results.cell(part))
+        for one, part in _pairs(results)
+        if one == ON and part in plan.PARTS
+    }
+    ours = "; ".join(f"SAM-ON − {name} {points(c)}" for name, c in found.items())
+    better = each_of(list(found.values()), ours)
+    worth = "Seen means that SAM-ON is better than γ alone and than β alone."
+    return lines(results, says, better.ours, better.seen) | {"worth": worth}
 
 
 TABLES = {"parts": lambda results: table(results)[0]}

@@ -34,10 +34,19 @@ def test_the_finding_follows_the_comparisons(smoke):
     assert "γ only is worse than β only (−3.00" in said
 
 
+def test_the_page_opens_with_both_parts_and_the_verdict_on_them(smoke):
+    box = parts.opening(with_accuracies(smoke, rule))
+    assert box["sees"].startswith("SAM-ON − γ only +2.00 [+2.00, +2.00] points, 2 seeds; SAM-ON −")
+    assert box["seen"] == "reversed"
+    better = with_accuracies(smoke, lambda c: rule(c) + 2 * (c["mask"] == "only_norm"))
+    assert parts.opening(better)["seen"] == "seen"
+
+
 def test_a_profile_without_gamma_alone_says_so(smoke):
     grids = tuple(row for row in PROFILE.grids if row.method.mask not in ALONE)
     found = dataclasses.replace(smoke, profile=dataclasses.replace(PROFILE, grids=grids))
     assert "not part of this profile" in parts.finding(found)
+    assert parts.opening(found)["seen"] == "not run"
     assert len(parts.table(found)[0]) == len(found.profile.masks)
 
 
