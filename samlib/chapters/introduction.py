@@ -11,10 +11,10 @@ from samlib.report.answers import HOLDS, NOT_ANSWERED, REFUTED, Answer, each_of
 from samlib.report.figures import draw_points, key_of, long, use_style
 from samlib.report.names import method_name, problem_name
 from samlib.report.results import Results
-from samlib.report.wording import points, reading
+from samlib.report.wording import against, points, reading
 from samlib.study import plan
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, DECAY, HEADLINE, ON
+from samlib.study.methods import ALL, BASE, DECAY, ON
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -57,23 +57,30 @@ def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: p
 
 
 def figure(results: Results) -> Figure:
-    """Test accuracy of base optimizer, SAM and SAM-ON, and the paired differences."""
+    """Test accuracy of base optimizer, SAM and SAM-ON, and the paired differences.
+
+    Between them stands the base optimizer with its weight decay tuned, where it is run.
+    """
     use_style()
-    cells = [results.cell(method) for method in HEADLINE]
+    tuned = [DECAY] if results.ran(DECAY) else []
+    cells = [results.cell(method) for method in (BASE, *tuned, ALL, ON)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3), width_ratios=[3, 2])
-    keys = [key_of(cell.method) for cell in cells]
+    keys = [key_of(BASE if cell.method == DECAY else cell.method) for cell in cells]
     columns = {}
     for cell in cells:
-        rho = "" if cell.method == BASE else f"\nρ = {results.rho(cell):.3g}"
-        label = method_name(results.profile, cell.method) + rho
-        columns[label] = results.accuracies(cell)
+        name, chosen = method_name(results.profile, cell.method), f"{results.rho(cell):.3g}"
+        if cell.method == DECAY:
+            name = f"{method_name(results.profile, BASE)}\ndecay\n{chosen}"
+        elif cell.method != BASE:
+            name += f"\nρ = {chosen}"
+        columns[name] = results.accuracies(cell)
     draw_points(left, long(columns, keys), "label", "value", jitter=0.18)
     left.set_ylabel("test accuracy, %")
     left.set_title(f"{problem_name(results.profile)}, {len(cells[0].seeds)} seeds")
-    base, everything, on = columns.values()
+    base, *_, everything, on = columns.values()
     pairs = {"SAM\n− base": everything - base, "SAM-ON\n− SAM": on - everything}
     differences = {label: values.dropna() for label, values in pairs.items()}
-    draw_points(right, long(differences, keys[1:]), "label", "value", jitter=0.18)
+    draw_points(right, long(differences, keys[-2:]), "label", "value", jitter=0.18)
     right.axhline(0, color="#444444", lw=0.8)
     right.set_ylabel("paired difference, points")
     right.set_title("same seed, same data")
@@ -91,7 +98,21 @@ def finding(results: Results) -> str:
         if share
         else f"SAM's own gain over {method_name(results.profile, BASE)} is not shown. "
     )
-    return f"{part}Against each other, {reading(direct, 'SAM-ON', 'SAM')} ({points(direct)})."
+    said = f"{part}Against each other, {reading(direct, 'SAM-ON', 'SAM')} ({points(direct)})."
+    return f"{said} {finding_decay(results)}".strip()
+
+
+def finding_decay(results: Results) -> str:
+    """What is left of both gains over a base optimizer that is tuned, too; "" if it is not run."""
+    if not results.ran(DECAY):
+        return ""
+    decay, name = results.cell(DECAY), method_name(results.profile, BASE)
+    everything, on = (results.compare(results.cell(method), decay) for method in (ALL, ON))
+    tuned = f"{name} with a tuned weight decay"
+    return (
+        f"SAM is {against(everything, tuned)}, "
+        f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, 'it')}."
+    )
 
 
 def finding_elsewhere(results: Results) -> str:

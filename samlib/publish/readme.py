@@ -49,7 +49,8 @@ def _accuracies(results: Results) -> str:
     for method in HEADLINE:
         mean = results.accuracies(results.cell(method)).mean()
         means.append(f"{method_name(results.profile, method)} {mean:.2f}")
-    return f"Mean test accuracies: {', '.join(means)} %."
+    said = f"Mean test accuracies: {', '.join(means)} %. {introduction.finding_decay(results)}"
+    return said.strip()
 
 
 def _planned(results: Results) -> str:

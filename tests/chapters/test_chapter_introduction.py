@@ -84,6 +84,19 @@ def test_no_share_is_told_of_a_gain_that_is_not_there(smoke):
     assert "gets 110 % [110, 110]" in introduction.finding(with_accuracies(smoke, levels()))
 
 
+def test_gains_are_told_over_a_base_optimizer_that_is_tuned_too(smoke):
+    decay = with_accuracies(smoke, levels(base=90.0))
+    said = introduction.finding_decay(decay)
+    assert "SAM is no different from SGD with a tuned weight decay" in said
+    assert "which reaches 90.00 %; SAM-ON is better than it (+1.00 [+1.00, +1.00])." in said
+    assert introduction.finding(decay).endswith(said)
+    labels = [t.get_text() for t in introduction.figure(decay).axes[0].get_xticklabels()]
+    assert labels[:2] == ["SGD", f"SGD\ndecay\n{smoke.rho(smoke.cell(DECAY)):.3g}"]
+    waiting = without(decay, DECAY)
+    assert introduction.finding_decay(waiting) == ""
+    assert len(introduction.figure(waiting).axes[0].get_xticklabels()) == 3
+
+
 @pytest.mark.parametrize(
     ("on", "seen"), [(91.0, "seen"), (90.05, "no difference"), (89.0, "reversed")]
 )
