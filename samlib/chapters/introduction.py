@@ -42,9 +42,11 @@ def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: p
     method, timed = cell.method, step_times.own_or_none(results)
     over_base = None if method == BASE else results.judge(values - base)
     lead = None if method == ON else results.judge(on - values)
-    key = "decay" if method == DECAY else key_of(method)
+    key, name = key_of(method), method_name(results.profile, method)
+    if method == DECAY:
+        key, name = "decay", f"{name} to {results.rho(cell):.3g}"
     return {
-        "method": method_name(results.profile, method),
+        "method": name,
         "the paper (WRN-28-10)": tidy.reported(paper.HEADLINE.get(key)),
         "accuracy": tidy.at_rho(results, cell, values),
         "minus base": over_base and tidy.difference(over_base),
@@ -116,11 +118,12 @@ def finding_decay(results: Results) -> str:
 
 
 def finding_elsewhere(results: Results) -> str:
-    """What is not known yet of the problems nearer to the paper."""
-    said = missing.nearer_to_the_paper(results).items()
-    return " ".join(f"No answer yet {where}. {what}" for where, what in said) or (
-        "No problem nearer to the paper has unfinished runs."
-    )
+    """What is known of the problems nearer to the paper."""
+    said = [
+        f"No answer yet {where}. {what}" if what else f"This book begins with the answer {where}."
+        for where, what in missing.nearer_to_the_paper(results).items()
+    ]
+    return " ".join(said) or "No problem nearer to the paper has been run."
 
 
 def best_against_best(results: Results) -> Answer:

@@ -66,6 +66,7 @@ def _no_answer_yet(results: Results) -> list[str]:
     return [
         f"**{where[0].upper()}{where[1:]}: no answer yet.** {what}"
         for where, what in missing.nearer_to_the_paper(results).items()
+        if what
     ]
 
 

@@ -25,7 +25,8 @@ def test_the_table_has_leads_shares_and_the_time_of_a_step(smoke, tmp_path):
     found = with_accuracies(smoke, levels())
     table = introduction.table(found).set_index("method")
     assert list(table.index) == [
-        *("SGD", "SGD, epoch chosen on validation", "SAM", "SAM-ON", "SGD, weight decay tuned")
+        *("SGD", "SGD, epoch chosen on validation", "SAM", "SAM-ON"),
+        f"SGD, weight decay tuned to {smoke.rho(smoke.cell(DECAY)):.3g}",
     ]
     lead = table["SAM-ON minus it"]["mean"]
     assert lead[["SGD", "SAM"]].tolist() == pytest.approx([11, 1])

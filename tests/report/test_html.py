@@ -268,7 +268,9 @@ def test_the_readme_says_that_a_profile_nearer_to_the_paper_has_no_answer_yet(
     readme.update("smoke", folder, path)
     said = introduction.finding_elsewhere(load("smoke", folder))
     assert said.startswith("No answer yet on CIFAR-100, 10,000 images. Not run yet: ")
-    assert "has unfinished runs" in introduction.finding_elsewhere(load("smoke", smoke_folder))
+    assert "nearer to the paper has been run" in introduction.finding_elsewhere(
+        load("smoke", smoke_folder)
+    )
     first = path.read_text().split("\n\n")[1]
     assert first.startswith("**On CIFAR-100, 10,000 images: no answer yet.** Not run yet: ")
     assert "run --profile cifar100-10k --only introduction" in first
