@@ -6,11 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.report import missing, paper, step_times, tidy
+from samlib.chapters.when import RECALIBRATED
+from samlib.report import campaign_cost, missing, paper, step_times, tidy
 from samlib.report.answers import HOLDS, NOT_ANSWERED, REFUTED, Answer, each_of
 from samlib.report.figures import draw_points, key_of, long, use_style
 from samlib.report.names import method_name, problem_name
 from samlib.report.results import Results
+from samlib.report.text import listed
 from samlib.report.wording import against, points, reading
 from samlib.study import plan
 from samlib.study.cells import Cell
@@ -29,6 +31,7 @@ def table(results: Results) -> pd.DataFrame:
             row = _row(results, cell, stopped, base, on)
             name = method_name(results.profile, BASE)
             row |= {"method": f"{name}, epoch chosen on validation", "the paper (WRN-28-10)": None}
+            row |= {"share of SAM's gain": tidy.share(results.share(stopped))}
             rows.append(row | {"minus base": tidy.difference(results.judge(stopped - base))})
     for cell in needs.beside:
         if results.has(cell):
@@ -49,6 +52,7 @@ def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: p
         "method": name,
         "the paper (WRN-28-10)": tidy.reported(paper.HEADLINE.get(key)),
         "accuracy": tidy.at_rho(results, cell, values),
+        "training accuracy": {"percent": results.fitted(cell)},
         "minus base": over_base and tidy.difference(over_base),
         "share of SAM's gain": tidy.share(None if method == BASE else results.share(values)),
         "SAM-ON minus it": lead and tidy.difference(lead),
@@ -90,6 +94,21 @@ def figure(results: Results) -> Figure:
     return figure
 
 
+def problem(results: Results) -> str:
+    """What was trained: network, images and steps, and what the accuracies can be compared with."""
+    cell = results.cell(ON)
+    base, mask = cell.base, results.runs(cell)[0]["mask"]
+    images, _ = campaign_cost.images(base)
+    steps = base.epochs * math.ceil(images / base.batch_size)
+    return (
+        f"{problem_name(results.profile)}: {mask['total']:,} parameters, {mask['count']:,} of them "
+        f"({100 * mask['count'] / mask['total']:.2g} %) in normalization layers; {images:,} "
+        f"training images, {base.epochs} epochs, {steps:,} steps. The paper's networks and "
+        "schedules are larger, so that differences can be compared with the paper's, and "
+        "accuracies cannot."
+    )
+
+
 def finding(results: Results) -> str:
     """What the headline runs found."""
     on = results.cell(ON)
@@ -110,11 +129,19 @@ def finding_decay(results: Results) -> str:
         return ""
     decay, name = results.cell(DECAY), method_name(results.profile, BASE)
     everything, on = (results.compare(results.cell(method), decay) for method in (ALL, ON))
+    anew = [
+        results.compare(results.cell(method), decay, column=RECALIBRATED) for method in (ALL, ON)
+    ]
     tuned = f"{name} with a tuned weight decay"
-    return (
+    said = (
         f"SAM is {against(everything, tuned)}, "
-        f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, 'it')}."
+        f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, 'it')}. "
+        "SAM and SAM-ON keep the untuned weight decay."
     )
+    if not all(c.seeds for c in anew):
+        return said
+    numbers = listed([str(c) for c in anew])
+    return f"{said} With BatchNorm statistics made anew the two differences are {numbers}."
 
 
 def finding_elsewhere(results: Results) -> str:

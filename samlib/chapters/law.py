@@ -33,7 +33,7 @@ def predictions(results: Results) -> dict[Cell, Prediction]:
 
 
 def table(results: Results) -> pd.DataFrame:
-    """Predicted and chosen rho of every mask, and the error in octaves."""
+    """Predicted and chosen rho of every mask, and the logarithm of their ratio."""
     rows = []
     for cell, found in predictions(results).items():
         rho = results.rho(cell)
@@ -43,7 +43,7 @@ def table(results: Results) -> pd.DataFrame:
                 "share of ‖Tg‖²": {"percent": 100 * found.share},
                 "ρ by the law": {"rho": float(f"{found.rho:.3g}"), "at_edge": False},
                 "ρ chosen": tidy.rho(results, cell),
-                "octaves off": found.octaves(rho),
+                "log₂(chosen / predicted)": found.octaves(rho),
             }
         )
     return tidy.table(rows)

@@ -88,8 +88,12 @@ def _controlled(method: Method, changes: dict) -> Method:
 
 
 def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """Accuracy and gains with gamma and beta fixed, and without weight decay on them."""
-    return gains.table(results, "γ and β", _conditions(results))
+    """Accuracy and gains with gamma and beta fixed, and without weight decay on them.
+
+    No rows where no control is run.
+    """
+    found = _conditions(results)
+    return gains.table(results, "γ and β", found if len(found) > 1 else {})
 
 
 def undecayed(results: Results) -> Comparison:

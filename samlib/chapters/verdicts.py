@@ -88,9 +88,10 @@ def scope(results: Results) -> str:
     profile = results.profile
     same = [c.key for c in CLAIMS if bearing(profile.name, c.key).on_paper == SAME]
     return (
-        f"These verdicts are about {profile.about}. They speak for the paper itself in claims "
-        f"{listed(same)} only; everywhere else they say what happens {profile.where}. A difference "
-        f"of accuracy inside ±{results.margin:g} points is no difference."
+        f"These verdicts are about {profile.about}. They speak for the paper itself in claim"
+        f"{'s' * (len(same) > 1)} {listed(same)} only; all others say what happens "
+        f"{profile.where}. A difference of accuracy inside ±{results.margin:g} points is no "
+        "difference."
     )
 
 

@@ -11,11 +11,14 @@ from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
 from samlib.publish.tables import complete
 from samlib.records import store
-from samlib.report import missing
+from samlib.report import missing, step_times
+from samlib.report.figures import key_of
 from samlib.report.formats import as_text
 from samlib.report.names import method_name
 from samlib.report.results import Results, load
-from samlib.study.methods import HEADLINE
+from samlib.study import plan
+from samlib.study.cells import count_runs
+from samlib.study.methods import ALL, BASE, HEADLINE, ON
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 
@@ -34,11 +37,13 @@ def block(results: Results, figure: str) -> str:
             _markdown(as_text(questions.table(*everywhere))),
             f"![Test accuracy of each method, a point per seed]({figure})",
             f"**{main.seen.capitalize()} {main.where}: {main.claim.statement}.** {main.worth} "
-            f"{_accuracies(results)} {_planned(results)}Every claim, with "
+            f"{_accuracies(results)}",
+            *filter(None, [introduction.finding_decay(results)]),
+            f"{_planned(results)}Every claim, with "
             "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
-            f"{len(results.records)} runs of the profile `{profile.name}`, {clock(seconds)} of one "
-            "core.",
+            f"{len(results.records)} of about {_planned_runs(results)} runs of the profile "
+            f"`{profile.name}`, {clock(seconds)} of one core without pauses.",
             END,
         ]
     )
@@ -49,8 +54,19 @@ def _accuracies(results: Results) -> str:
     for method in HEADLINE:
         mean = results.accuracies(results.cell(method)).mean()
         means.append(f"{method_name(results.profile, method)} {mean:.2f}")
-    said = f"Mean test accuracies: {', '.join(means)} %. {introduction.finding_decay(results)}"
-    return said.strip()
+    said = f"Mean test accuracies: {', '.join(means)} %."
+    if not (timed := step_times.own_or_none(results)):
+        return said
+    on, everything = (timed["ratios"][key_of(method)][1] for method in (ON, ALL))
+    base = method_name(results.profile, BASE)
+    return (
+        f"{said} A step of SAM-ON takes {on:.2f} times as long as one of {base}, one of SAM "
+        f"{everything:.2f} times."
+    )
+
+
+def _planned_runs(results: Results) -> int:
+    return count_runs(plan.all_cells(plan.chapter_needs(results.profile)), results.records)
 
 
 def _planned(results: Results) -> str:

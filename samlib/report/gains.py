@@ -50,6 +50,8 @@ def table(
         label: name of the first column.
         conditions: by name; changes are against the first.
     """
+    if not conditions:
+        return tidy.table([]), []
     first = next(iter(conditions.values()))
     rows, comparisons = [], []
     for name, condition in conditions.items():

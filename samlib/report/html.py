@@ -148,7 +148,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     total = _minutes(record for records in everything for record in records.values())
     text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"
     text += f", {len(measured)} measurements" if measured else ""
-    text += f"; {_minutes(compared):.0f} of the profile's {total:.0f} core-minutes"
+    text += f"; {_minutes(compared):.0f} of the {total:.0f} core-minutes that the profile has taken"
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
     lacking = [cell.method for need in needs for cell in need.beside if not results.has(cell)]

@@ -32,7 +32,7 @@ def counted(needs: Sequence[plan.Needs], found: Results) -> Missing:
 
 
 def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
-    """The runs without which a chapter has nothing to say, and what makes them; None without any.
+    """What a chapter lacks and what makes it; None where it has all it needs to say something.
 
     Args:
         profile: whose chapter.
@@ -40,14 +40,14 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
         folder: of all profiles' results.
     """
     found = read(profile, committed(folder, profile.name))
-    needs = [each._replace(beside=()) for each in plan.chapter_needs(profile, chapter)]
-    lacking = counted(needs, found)
-    if not lacking.count:
+    needs = plan.chapter_needs(profile, chapter)
+    if not counted([each._replace(beside=()) for each in needs], found).count:
         return None
+    lacking = counted(needs, found)
+    cost = f", in about {clock(lacking.seconds)} of one core" if lacking.seconds else ""
     return (
         f"Not run yet: {lacking.count} of {lacking.total} runs and measurements have no record. "
-        f"`python -m samlib run --profile {profile.name} --only {chapter}` makes them, in "
-        f"about {clock(lacking.seconds)} of one core."
+        f"`python -m samlib run --profile {profile.name} --only {chapter}` makes them{cost}."
     )
 
 

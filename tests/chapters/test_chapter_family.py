@@ -184,7 +184,9 @@ def test_every_member_of_the_family_is_a_system_with_one_number_or_a_reason(smok
     assert {*ran} >= {"sam", "usam", "msam"}
     assert empty.sum() == len(systems.SYSTEMS) - len(ran)
     assert (table.loc[empty, ("here", "")].str.len() > 0).all()
-    assert "SAM (Foret et al., 2021) gains most" in systems.opening(found)["sees"]
+    sees = systems.opening(found)["sees"]
+    assert "SAM (Foret et al., 2021) gains most on the " in sees
+    assert " seeds that all have: +" in sees
 
 
 @pytest.mark.parametrize("chapter", [family, one_pass, systems])

@@ -91,7 +91,7 @@ def test_the_table_has_every_mask_with_a_prediction(found):
     assert "random mask, radius over all" in names
     assert not any("ℓ∞" in name or "SSAM" in name for name in names)
     both = table["ρ chosen"]["rho"] / table["ρ by the law"]["rho"]
-    assert table["octaves off"].tolist() == pytest.approx(
+    assert table["log₂(chosen / predicted)"].tolist() == pytest.approx(
         [math.log2(ratio) for ratio in both], abs=0.02
     )
     assert f"Of {len(table)} masks" in law.finding(found)

@@ -1,6 +1,7 @@
 """The chapter on rho, on made-up records whose numbers are known."""
 
 import dataclasses
+import math
 
 import pytest
 from made_up import PROFILE, with_accuracies
@@ -48,6 +49,16 @@ def test_the_window_holds_what_is_above_the_base_optimizer(found):
     assert rho_sweep.window(only_low, cell) == {"from": low, "to": low}
     nowhere = with_accuracies(found, lambda c: 80.0 - c["rho"])
     assert set(map(str, rho_sweep.window(nowhere, cell).values())) == {"nan"}
+
+
+def test_the_base_optimizer_is_that_of_the_same_seeds(found):
+    seeds = found.cell(ALL).tuning
+    cell = found.cell(ALL)
+    better = with_accuracies(found, lambda c: 90.0 if c["seed"] in seeds and not c["rho"] else 85.0)
+    assert rho_sweep.base_on_tuning_seeds(better) == pytest.approx(90.0, abs=0.1)
+    assert math.isnan(rho_sweep.window(better, cell)["from"]), "85 on seeds that are not these"
+    gone = {i: r for i, r in found.records.items() if r["config"]["seed"] not in seeds}
+    assert math.isnan(rho_sweep.base_on_tuning_seeds(dataclasses.replace(found, records=gone)))
 
 
 def test_sam_is_shown_at_every_value_that_was_searched(found):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from made_up import PROFILE
 
-from samlib.chapters import when
+from samlib.chapters import questions, when
 from samlib.errors import RecordsMissing
 
 
@@ -94,6 +94,15 @@ def test_a_gain_lost_with_either_kind_of_statistics_is_against_the_claim(rewritt
         return 79.0 if config["batchnorm"] == "first" else accuracy(config)
 
     assert when.not_statistics(rewritten(first, recalibrated)).seen == "reversed"
+
+
+def test_recalibrated_statistics_alone_are_half_an_answer(rewritten):
+    found = rewritten(accuracy, recalibrated)
+    left = {i: r for i, r in found.records.items() if r["config"]["batchnorm"] != "first"}
+    half = when.not_statistics(replace(found, records=left))
+    assert half.seen == "not run"
+    assert half.ours == "recalibrated +5.00 [+5.00, +5.00] over SGD; first pass only not run"
+    assert questions.is_it_batchnorm(replace(found, records=left)).startswith("In part: a gain of")
 
 
 def test_a_network_without_such_statistics_answers_nothing(rewritten):

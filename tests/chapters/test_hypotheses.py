@@ -11,7 +11,7 @@ from samlib.chapters.hypotheses import CIFAR100_10K
 from samlib.files import project_root
 from samlib.report.results import load
 from samlib.study import profiles
-from samlib.study.methods import ALL, DECAY, ON
+from samlib.study.methods import ALL, BASE, DECAY, ON
 
 EVIDENCE = profiles.get("cifar100-10k")
 
@@ -39,7 +39,9 @@ def test_what_was_planted_is_seen_and_what_has_no_records_is_not_run(introductio
     assert seen[[*told]].to_dict() == told
     assert set(seen.drop([*told])) == {"not run"}
     assert hypotheses.finding(introduction) == (
-        "Of the 12 hypotheses of the plan: 2 seen, 1 described, 1 no difference and 8 not run."
+        "Of the 12 hypotheses of the plan: 2 seen, 1 described, 1 no difference and 8 not run. The "
+        "plan's gate, a training accuracy above 80 % with SGD, was met: 95.0 and 95.0 % on the "
+        "tuning seeds."
     )
     on, everything = (introduction.rho(introduction.cell(m)) for m in (ON, ALL))
     assert answers(introduction)["ours"][7] == f"{on / everything:.3g} × for SAM"
@@ -58,6 +60,29 @@ def test_half_an_answer_is_not_one_and_the_half_is_told(introduction):
     assert re.fullmatch(
         r"\+1\.\d\d \[.*] over SGD, not run over SGD, weight decay tuned", row["ours"].item()
     )
+
+
+def test_a_gain_over_the_untuned_base_alone_is_part_of_an_answer(introduction):
+    seeds = introduction.cell(DECAY).seeds
+    decay = {r.run_id for r in introduction.cell(DECAY).runs(introduction.records)}
+    base = {r.run_id for r in introduction.cell(BASE).runs(introduction.records)}
+    better = {
+        run_id: r | {"test_accuracy": r["test_accuracy"] + 1.5 * (run_id in decay - base)}
+        for run_id, r in introduction.records.items()
+    }
+    found = replace(introduction, records=better)
+    assert len(found.accuracies(found.cell(DECAY))) == len(seeds)
+    row = answers(found).loc[2]
+    assert row["verdict", "seen"] == "partly"
+
+
+def test_a_gate_that_is_not_met_is_told(introduction):
+    low = {
+        run_id: r | {"curves": r["curves"] | {"train_accuracy": [79.0]}}
+        for run_id, r in introduction.records.items()
+    }
+    assert "was not met: 79.0 and 79.0 %" in hypotheses.gate(replace(introduction, records=low))
+    assert hypotheses.gate(replace(introduction, records={})) == ""
 
 
 def test_without_its_own_runs_nothing_is_guessed(introduction, tmp_path):

@@ -76,7 +76,7 @@ def test_what_was_seen_is_never_told_without_where(smoke):
 def test_holds_and_refuted_are_for_a_claims_own_domain(smoke, monkeypatch):
     found = with_accuracies(smoke, lambda c: 80.0 + (c["rho"] > 0) + (c["mask"] == "only_norm"))
     assert verdicts.verdict("3", found).seen == "seen"
-    assert verdicts.verdict("11a", found).seen == "holds", "a property of the step"
+    assert verdicts.verdict("11a", found).seen == "seen", "of a smaller network"
     own = claims.Bearing(claims.SAME, "as in the paper")
     monkeypatch.setattr(verdicts, "bearing", lambda *of: own)
     assert verdicts.verdict("3", found).seen == "holds"
@@ -130,7 +130,7 @@ def test_the_old_rule_stands_beside_the_new(smoke):
 def test_the_sentence_above_the_table_says_what_the_verdicts_are_about(smoke):
     said = verdicts.scope(smoke)
     assert PROFILE.about in said
-    assert "claims 11a and 12 only" in said
+    assert "in claim 12 only" in said
 
 
 def level(on=91.0, everything=90.0, random=85.0):
@@ -146,11 +146,13 @@ def level(on=91.0, everything=90.0, random=85.0):
 def test_the_five_questions_follow_the_records(smoke):
     here = f"here, {PROFILE.where}"
     answers = questions.table(with_accuracies(smoke, level()))[here].tolist()
-    assert answers[0] == "Yes: 110 % [110, 110] of SAM's gain"
+    assert answers[0] == "More: 110 % [110, 110] of SAM's gain"
     assert answers[1].startswith("Yes: +1.00 [+1.00, +1.00] points")
     assert answers[2] == "Yes: as many random weights get 50 % [50, 50] of SAM's gain"
-    assert answers[3].split(":")[0] in ("Yes", "No")
+    assert answers[3].split(":")[0] in ("Larger", "Not larger")
+    assert "×, described, not tested" in answers[3]
     same = questions.table(with_accuracies(smoke, level(on=90.0, random=90.0)))[here].tolist()
+    assert same[0] == "Yes: 100 % [100, 100] of SAM's gain"
     assert same[1].startswith("No difference")
     assert same[2].startswith("No: as many random weights get 100 % [100, 100]")
     none = questions.table(with_accuracies(smoke, level(everything=80.0)))[here].tolist()
