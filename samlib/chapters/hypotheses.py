@@ -61,26 +61,37 @@ class Hypothesis(NamedTuple):
     Attributes:
         statement: in the words of the plan.
         look: the key of the paper's claim that the hypothesis repeats, or what the records say.
+        told: the chapter whose runs answer it, if that is not the claim's.
     """
 
     statement: str
     look: str | Callable[[Results], Answer]
+    told: str = ""
+
+    @property
+    def chapter(self) -> str:
+        """The chapter whose runs answer it."""
+        return self.told or verdicts.chapter(verdicts.BY_KEY[self.look])
 
 
 # Of the page `preregistration`, in its order.
 CIFAR100_10K = (
     Hypothesis("SAM-ON beats SAM, both tuned", "3"),
-    Hypothesis("SAM gains over SGD, and over SGD with a tuned weight decay", sam_gains),
+    Hypothesis(
+        "SAM gains over SGD, and over SGD with a tuned weight decay", sam_gains, "introduction"
+    ),
     Hypothesis("sparsity alone does not explain SAM-ON's gain", "8"),
     Hypothesis("leaving the normalization layers out harms", "4"),
-    Hypothesis("ρ for a mask follows from its share of the gradient", law.untuned_is_enough),
+    Hypothesis("ρ for a mask follows from its share of the gradient", law.untuned_is_enough, "law"),
     Hypothesis("SAM-ON is at least as good as SAM for every variant", "1"),
-    Hypothesis("the best ρ of SAM-ON is larger than SAM's", larger_rho),
+    Hypothesis("the best ρ of SAM-ON is larger than SAM's", larger_rho, "rho_sweep"),
     Hypothesis("SAM-ON is sharper and generalises better", "9"),
     Hypothesis("SAM-ON moves γ to larger values", "10"),
     Hypothesis("BatchNorm's statistics are not the cause", "15"),
     Hypothesis("gains under corruption and attack exceed the clean gain", "13"),
-    Hypothesis("one property of the problem makes SAM-ON's lead come and go", one_factor),
+    Hypothesis(
+        "one property of the problem makes SAM-ON's lead come and go", one_factor, "architectures"
+    ),
 )
 GATE = 80  # percent, on the tuning seeds
 # Plans by profile.
@@ -95,6 +106,7 @@ def table(results: Results) -> pd.DataFrame:
             "hypothesis": each.statement,
             "ours": found.ours,
             "verdict": {"seen": found.seen, "where": found.where or results.profile.where},
+            "chapter": each.chapter,
         }
         for place, each in enumerate(PLANNED.get(results.profile.name, ()), start=1)
         for found in [answer(each, results)]

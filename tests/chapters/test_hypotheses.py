@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from planted import planted
 
-from samlib.chapters import hypotheses
+from samlib.chapters import CHAPTERS, hypotheses
 from samlib.chapters.hypotheses import CIFAR100_10K
 from samlib.files import project_root
 from samlib.report.results import load
-from samlib.study import profiles
+from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, DECAY, ON
 
 EVIDENCE = profiles.get("cifar100-10k")
@@ -108,3 +108,11 @@ def test_one_factor_at_a_time_lists_what_was_run(tmp_path):
 def test_a_profile_without_a_plan_has_no_hypotheses(smoke):
     assert hypotheses.table(smoke).empty
     assert hypotheses.finding(smoke).endswith("before the runs of cifar100-10k only.")
+
+
+def test_every_hypothesis_names_the_chapter_whose_runs_answer_it(introduction):
+    chapters = answers(introduction)["chapter"].tolist()
+    assert set(chapters) <= {*CHAPTERS} & {*plan.chapters(EVIDENCE)}
+    assert [chapters[place - 1] for place in (1, 2, 5, 12)] == [
+        *("introduction", "introduction", "law", "architectures")
+    ]
