@@ -40,7 +40,7 @@ CLAIMS = (
     ),
     Claim(
         "8",
-        "Sparsity alone does not explain it",
+        "Sparsity alone does not explain SAM-ON's gain",
         "SAM-ON − random mask, − SSAM-F, − SSAM-D of its size, radius over the mask, each tuned",
         "84.19; 80.97 with a random mask, 83.14 with SSAM-F",
     ),

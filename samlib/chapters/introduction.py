@@ -31,6 +31,7 @@ def table(results: Results) -> pd.DataFrame:
             row = _row(results, cell, stopped, base, on)
             name = method_name(results.profile, BASE)
             row |= {"method": f"{name}, epoch chosen on validation", "the paper (WRN-28-10)": None}
+            row |= {"training accuracy": {"percent": math.nan}}  # the last epoch's is known alone
             row |= {"share of SAM's gain": tidy.share(results.share(stopped))}
             rows.append(row | {"minus base": tidy.difference(results.judge(stopped - base))})
     for cell in needs.beside:
