@@ -64,13 +64,12 @@ def build(results: Path, output: Path, names: Sequence[str] | None = None) -> Pa
             shutil.rmtree(output / "_build")
         stage.parent.mkdir(parents=True)  # says what is wrong; a copy would say it once per file
         shutil.copytree(source, stage, ignore=ignored)
-        _write_contents(stage / "_toc.yml", names)
     # Processes, because papermill changes the working directory.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         every = pages.pages(names)
         jobs = [pool.submit(_execute, page, every, stage, results) for page in every]
-        for job in jobs:
-            job.result()
+        lacking = [page for page, job in zip(every, jobs, strict=True) if not job.result()]
+    _write_contents(stage / "_toc.yml", names, lacking)
     # It cannot be run with -m, and its script need not be on the PATH.
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(stage)]
@@ -95,14 +94,16 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _write_contents(path: Path, names: Sequence[str]) -> None:
+def _write_contents(path: Path, names: Sequence[str], lacking: Sequence[Page]) -> None:
     import yaml  # comes with what builds the book
 
     toc = pages.contents(yaml.safe_load(path.read_bytes()), names)
+    toc = pages.marked(toc, lacking)
     path.write_bytes(yaml.safe_dump(toc, sort_keys=False, encoding="utf-8"))
 
 
-def _execute(page: Page, every: Sequence[Page], stage: Path, results: Path) -> None:
+def _execute(page: Page, every: Sequence[Page], stage: Path, results: Path) -> bool:
+    """Write a page of the book; whether it has results."""
     target = stage / f"{page.path}.ipynb"
     reason = pages.absent(page, results)
     if reason is not None:
@@ -110,9 +111,10 @@ def _execute(page: Page, every: Sequence[Page], stage: Path, results: Path) -> N
         with notebooks.writing(target, "--book"):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(pages.without_results(page, every, reason)), "utf-8")
-        return
+        return False
     asked = {"profile": page.profile, "results": str(results), "missing": "error"}
     declared = notebooks.parameters(page.notebook)
     given = {key: value for key, value in asked.items() if key in declared}
     content = json.loads(notebooks.run(page.notebook, target, given).read_bytes())
     target.write_text(json.dumps(pages.at_home(content, page, every)), "utf-8")
+    return True

@@ -74,6 +74,22 @@ def contents(toc: dict, names: Sequence[str]) -> dict:
     return toc | {"parts": parts}
 
 
+def marked(toc: dict, lacking: Sequence[Page]) -> dict:
+    """A table of contents that says which pages have no results."""
+    titles = {page.path: f"{_title(page.notebook)} (not run)" for page in lacking}
+
+    def entry(chapter: dict) -> dict:
+        return chapter | ({"title": titles[path]} if (path := chapter["file"]) in titles else {})
+
+    parts = [part | {"chapters": [*map(entry, part["chapters"])]} for part in toc["parts"]]
+    return toc | {"parts": parts}
+
+
+def _title(notebook: str) -> str:
+    content = json.loads(notebooks.source(notebook).read_bytes())
+    return content["cells"][0]["source"][0].removeprefix("# ").strip()
+
+
 def _files(part: dict) -> list[str]:
     return [chapter["file"] for chapter in part["chapters"]]
 

@@ -60,6 +60,16 @@ def test_every_page_is_in_the_contents_once(names):
     }
 
 
+def test_the_contents_mark_pages_without_results():
+    every = pages.pages(["cifar100-10k", "quick"])
+    lacking = [page for page in every if (page.notebook, page.profile) == ("law", "cifar100-10k")]
+    toc = pages.marked(pages.contents(TOC, ["cifar100-10k", "quick"]), lacking)
+    entries = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    assert [entry for entry in entries if "title" in entry] == [
+        {"file": "notebooks/law", "title": "A law for ρ? (not run)"}
+    ]
+
+
 def test_a_page_without_its_records_says_what_makes_them(tmp_path):
     a_record(tmp_path, "none")
     reason = pages.absent(Page("variants", "quick", ""), tmp_path)
