@@ -242,9 +242,9 @@ def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command line prints it
 def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
+    made_up_results(tmp_path)  # of every chapter, which the next line forgets
     few = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
     monkeypatch.setattr(plan, "NEEDS", few)
-    made_up_results(tmp_path)
     arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
     good, bad = sorted((tmp_path / "smoke" / "runs").glob("*.json"))[:2]
     before = good.read_bytes()
