@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from helpers import run
-from made_up import made_up_results
 
 from samlib import __main__
 from samlib.files import project_root
@@ -242,10 +241,10 @@ def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command line prints it
 def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
-    made_up_results(tmp_path)  # of every chapter, which the next line forgets
     few = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
     monkeypatch.setattr(plan, "NEEDS", few)
     arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
+    assert run(capsys, *arguments)[0] == 0
     good, bad = sorted((tmp_path / "smoke" / "runs").glob("*.json"))[:2]
     before = good.read_bytes()
     bad.write_text(bad.read_text().replace('"completed"', '"diverged"'))
