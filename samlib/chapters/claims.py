@@ -193,10 +193,10 @@ _BEARINGS: dict[str, dict[str, Bearing]] = {
         BY_KEY.keys() - {"11a", "12"}, Bearing(UNTESTABLE, "a test of the code, not of the paper")
     ),
 }
+_EVERYWHERE = {"11a": _STEP, "12": _COUNTED}  # where the profile says nothing else
 _NOT_PLANNED = Bearing(UNTESTABLE, "not part of this profile")
 
 
 def bearing(profile: str, key: str) -> Bearing:
     """What a profile's problem can say about a claim."""
-    everywhere = {"11a": _STEP, "12": _COUNTED}
-    return _BEARINGS[profile].get(key, everywhere.get(key, _NOT_PLANNED))
+    return _BEARINGS[profile].get(key, _EVERYWHERE.get(key, _NOT_PLANNED))

@@ -8,7 +8,7 @@ from samlib.records.store import Records, seconds, uncollected
 
 
 def frame(records: Records | Iterable[dict]) -> pd.DataFrame:
-    """One row per record: configuration and final numbers."""
+    """One row per record: configuration and final numbers; seconds are `store.seconds`."""
     if isinstance(records, Mapping):
         records = records.values()
     with uncollected():
