@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from samlib.report import paper, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer
@@ -97,7 +98,12 @@ def figure(results: Results) -> Figure:
     ends = np.array(ax.get_xlim()).clip(0.5) * [0.8, 1.6]
     for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
         ax.plot(ends, factor * ends, style, color="#888888", lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", xlabel="ρ / ρ of SAM, by the law", ylabel="chosen")
+    ax.set(xscale="log", yscale="log")
+    ax.set(xlabel="ρ / ρ of SAM, by the law", ylabel="ρ / ρ of SAM, chosen")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(2, numticks=8))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_locator(NullLocator())
     name_points(ax, points)
     figure.tight_layout()
     return figure

@@ -38,11 +38,11 @@ def is_special(results: Results) -> str:
     random = results.cell(Method("l2", "random"))
     ahead = results.compare(results.cell(ON), random)
     share = results.share(results.accuracies(random))
-    size = f"as many random weights get {share} of SAM's gain"
-    if not share:
-        size = f"{points(ahead)} over as many random weights"
+    against = ", against as many random weights"
+    if share:
+        against += f", which get {share} of SAM's gain"
     words = {SEEN: "Yes", SAME: "No", REVERSED: "No, random ones do better"}
-    return _answered(ahead, words, size)
+    return _answered(ahead, words, points(ahead)) + against
 
 
 def needs_larger_rho(results: Results) -> str:
