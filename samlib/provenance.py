@@ -138,17 +138,24 @@ def provenance(device: str = "cpu", *, measuring: bool = False) -> dict:
 
 
 @functools.cache
-def _read_once(device: str, measuring: bool) -> dict:
+def place(device: str) -> dict[str, str | None]:
+    """What decides how numbers are rounded: processor or GPU, and the release of PyTorch."""
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {"processor": _processor(), "gpu": gpu, "torch": packages()["torch"]}
+
+
+@functools.cache
+def _read_once(device: str, measuring: bool) -> dict:
+    here = place(device)
     lists = {"source": DECIDING} | ({"measuring": MEASURING} if measuring else {})
     return {
         "python": platform.python_version(),
         "packages": packages(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": here["processor"],
         "bf16": _bf16(),
         "cores": os.cpu_count(),
-        "gpu": gpu,
+        "gpu": here["gpu"],
         **_checkout(tuple(lists.values())),
         **{key: source_digest(rooms) for key, rooms in lists.items()},
     }

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from samlib import Perturbation, SamlibError, geometry, masks, perturbed, sam_step
+from samlib.sam.family import Setting, make
 
 RHO, LR = 0.5, 0.1
 
@@ -92,6 +93,29 @@ def accumulated(net, optimizer, ball, x, y):
     optimizer.step()
 
 
+def _member(name, net, optimizer, ball, x, y):
+    member = make(name, ball.geometry, ball.rho, ball.mask, Setting(lr=LR, steps=2))
+    ddp = DistributedDataParallel(net)
+    member(lambda: F.cross_entropy(ddp(x), y), optimizer)
+
+
+def gsam(*given):
+    _member("gsam", *given)
+
+
+def looksam(*given):
+    _member("looksam", *given)
+
+
+def ae_sam(*given):
+    _member("ae_sam", *given)
+
+
+def vasso(*given):
+    """Remembers its own gradient, and descends on the mean of all: in the first step as SAM."""
+    _member("vasso", *given)
+
+
 class Module(nn.Module):
     """Stands for a LightningModule, whose training step is DDP's forward pass."""
 
@@ -123,6 +147,7 @@ def inside_with_its_backward(*given):
 FORMS = (
     *(wrapped, unused, views, sharded_state, compiled, accumulated, inside_with_its_backward),
     *(static, static_after_plain_steps, static_later, inside, joined),
+    *(vasso, gsam, looksam, ae_sam),
 )
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samlib.errors import ConfigError
+from samlib.sam import checks
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
 from samlib.sam.geometry import Tensors
@@ -50,6 +51,8 @@ class Slow:
         slow = [p.detach().clone() for p in weights]
         try:
             several = one_or_several(optimizer)
+            if options.get("backward") is None:
+                checks.outside_ddp(several)
             first, last, loss = self._inner(
                 closure, several, perturbation, plan, weights, **options
             )
@@ -158,6 +161,7 @@ class Stretch(Stateful):
 
     def _renew(self, mask, flat: list[Tensor]) -> None:
         weights, statistics = [p for _, p in mask.trainable], Saved(mask.norm_buffers)
+        torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
         with torch.enable_grad():
             logits = self.logits()
             p = logits.detach().float().softmax(1).cpu()

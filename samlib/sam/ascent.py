@@ -111,7 +111,7 @@ def gradients(perturbation: Perturbation, loss: Tensor, everything: bool = False
             raise
         raise ConfigError("the closure returns the loss and must not call backward()") from error
     if any(g is None or g.is_sparse for g in grads):
-        grads = _dense(mask, over, weights, grads)
+        grads = dense(mask, over, weights, grads)
     if perturbation.average is not None:
         perturbation.average(grads)
     return Gradients(over, grads)
@@ -126,7 +126,7 @@ def masked(mask: Mask, of: Gradients) -> list[Tensor]:
     return on(mask.entries, whole)
 
 
-def _dense(
+def dense(
     mask: Mask, over: Where, weights: list[Tensor], grads: Sequence[Tensor | None]
 ) -> list[Tensor]:
     """Gradients as dense tensors, zeros where the loss does not use a weight; that is said once."""

@@ -20,6 +20,7 @@ from samlib.sam.ascent import over_all, reached
 from samlib.sam.masks.base import HALF, OF_THE_TRAINED, Mask
 from samlib.sam.masks.sharded import refuse_sharded
 from samlib.sam.perturbation import Perturbation
+from samlib.sam.state import Stateful, Where
 
 _CASTS = ("ToCopyBackward0", "CopyBackwards", "CopySlices")
 # By mask, the wrappers of its weights, and all scalers, that there were when first looked for.
@@ -48,6 +49,36 @@ def weights(perturbation: Perturbation, everything: bool = False) -> None:
             )
     for wrapper in _wrappers(mask):
         _refuse_wrapper(wrapper())
+
+
+def one_for_all(perturbation: Perturbation, descent: str | None) -> None:
+    """Raise a ConfigError where replicas would descend along, or decide by, gradients of their own.
+
+    Args:
+        perturbation: whose `average` makes one gradient of all replicas'.
+        descent: name of the one that keeps the first pass's gradient; None where `when` looks.
+    """
+    if perturbation.average is None and any(w() is not None for w in _wrappers(perturbation.mask)):
+        who = f"descent {descent}" if descent else f"when {perturbation.when.name}"
+        raise ConfigError(
+            f"{who} uses the gradient of the ascent's pass, which DistributedDataParallel does not "
+            "average: replicas would drift apart; give the perturbation average=, a function that "
+            "averages a list of gradients among the processes, in place"
+        )
+
+
+def stepped(part: Stateful, where: Where, optimizers: Sequence[Optimizer]) -> None:
+    """Raise a ConfigError for a parameter whose `.grad` a part reads and no optimizer drops."""
+    if not all(hasattr(each, "param_groups") for each in optimizers):
+        return
+    held = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    for name, p, *_ in where:
+        if id(p) not in held:
+            raise ConfigError(
+                f"{name} is trainable and in none of the optimizers, so that its .grad, which "
+                f"{part.name} reads, would add up from step to step: freeze it before the mask is "
+                "made, or give sam_step its optimizer, too"
+            )
 
 
 def _wrappers(mask: Mask) -> list[ref]:

@@ -1,6 +1,6 @@
 """What gradient the base optimizer gets, of what both passes found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from samlib.errors import ConfigError, choose
 from samlib.sam.geometry import Tensors
-from samlib.sam.masks.base import Mask
+from samlib.sam.masks.base import Entry, Mask
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
 from samlib.sam.state import Stateful, Where, dot, grads_on, length
@@ -25,11 +25,13 @@ class Descent(Stateful):
             makes that pass cheaper; "mask" changes the descent's gradient on the mask alone.
         per_example: whether the closure returns the loss of each example.
         own_step: whether it is a whole step, called in place of `sam_step`'s.
+        reads_grad: whether it reads `.grad`, which the optimizers must therefore drop.
     """
 
     compares: ClassVar[bool] = False
     per_example: ClassVar[bool] = False
     own_step: ClassVar[bool] = False
+    reads_grad: ClassVar[bool] = False
     over: Literal["all", "mask"] = "mask"
 
     def check(self, perturbation: Perturbation) -> None:
@@ -40,6 +42,18 @@ class Descent(Stateful):
                 f"descent {self.name} compares with the first pass, which source {source.name} "
                 "does without"
             )
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """Whether the first pass's gradient becomes part of what is descended."""
+        return self.compares and not self.per_example
+
+    def reads(self, perturbation: Perturbation) -> Iterator[tuple[Stateful, Where]]:
+        """Which parts read `.grad`, and over which coordinates."""
+        if self.reads_grad:
+            yield self, self.where(perturbation.mask)
+        if perturbation.source.reads_grad:
+            yield perturbation.source, perturbation.mask.entries
 
     @property
     def everything(self) -> bool:
@@ -79,8 +93,10 @@ class Descent(Stateful):
 class Compares(Descent):
     """A descent that needs g, the first pass's gradient of the loss that is descended."""
 
-    compares = True
+    compares = reads_grad = True
     _g: Sequence[Tensor] | None = None
+    _over: Where = ()
+    _moved: Sequence[Entry] = ()
 
     def __init__(self, alpha: float, over: Literal["all", "mask"]):
         choose("over", over, ("all", "mask"))
@@ -96,8 +112,8 @@ class Compares(Descent):
             )
 
     def saw(self, mask, gradient):
-        """Keep it for the length of the step."""
-        self._g = gradient
+        """Keep it for the length of the step, and where it is: the mask may choose anew in it."""
+        self._g, self._over, self._moved = gradient, self.where(mask), mask.entries
 
 
 class Subtract(Compares):
@@ -111,9 +127,9 @@ class Subtract(Compares):
 
     def combine(self, mask):
         """u."""
-        there, g, self._g = grads_on(self.where(mask)), self._g, None
+        there, g, self._g = grads_on(self._over), self._g, None
         aside = across(g, there)
-        add_to_grads(self.where(mask), torch._foreach_mul(aside, -self.alpha))
+        add_to_grads(self._over, torch._foreach_mul(aside, -self.alpha))
 
 
 class Reuse(Compares):
@@ -130,10 +146,10 @@ class Reuse(Compares):
 
     def combine(self, mask):
         """v; g~ stays as it is."""
-        where, g, self._g = self.where(mask), self._g, None
-        aside = across(grads_on(where), g)
+        g, self._g = self._g, None
+        aside = across(grads_on(self._over), g)
         unit = torch._foreach_div(aside, length(aside) + _FLOOR)
-        torch._foreach_copy_(self.held(where, "v"), unit)
+        torch._foreach_copy_(self.held(self._over, "v"), unit)
         self.ready = True
 
     def reuse(self, mask):

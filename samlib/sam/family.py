@@ -182,8 +182,7 @@ class Stepper:
     def shared(self) -> bool:
         """Whether data-parallel workers must average the ascent's gradients to stay the same."""
         p = self.perturbation
-        compares = self.descent.compares and not self.descent.per_example
-        return p.source.shared or p.when.looks or compares
+        return p.source.shared or p.when.looks or self.descent.keeps_gradient
 
     def averaged(self, average: Callable) -> "Stepper":
         """The same with gradients of the ascent averaged among workers."""
@@ -209,6 +208,7 @@ class Stepper:
         self.perturbation.load_state_dict(state["perturbation"])
         for kind, part in self._parts().items():
             part.load_state_dict(state[kind])
+        self.descent.follow(self.descent.where(self.perturbation.mask))
 
 
 def losses(

@@ -23,8 +23,8 @@ class Felt(Compares):
 
     def combine(self, mask):
         """u."""
-        where, g, self._g = self.where(mask), self._g, None
-        felt = [t.clone() for t in grads_on(mask.entries)]
-        add_to_grads(where, torch._foreach_sub(g, grads_on(where)))
+        g, self._g = self._g, None
+        felt = [t.clone() for t in grads_on(self._moved)]
+        add_to_grads(self._over, torch._foreach_sub(g, grads_on(self._over)))
         if self.by == "mask":
-            add_to_grads(mask.entries, torch._foreach_sub(felt, grads_on(mask.entries)))
+            add_to_grads(self._moved, torch._foreach_sub(felt, grads_on(self._moved)))

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from samlib.errors import ConfigError
-from samlib.sam.ascent import Gradients, ascent
+from samlib.sam import checks
+from samlib.sam.ascent import Gradients, ascent, dense
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
 from samlib.sam.source.eigen import spread
 from samlib.sam.source.this_step import Gradient
+from samlib.sam.state import dot
 from samlib.sam.step import zero_grad
 from samlib.sam.when import When
 
@@ -37,17 +39,23 @@ class Penalty(Descent):
 
     def step(self, closure, optimizers, perturbation, on_ascent, backward) -> Tensor:
         """The whole step; returns the loss without the penalty."""
+        checks.weights(perturbation)
         zero_grad(optimizers)
         mask = perturbation.mask
         loss = losses(closure, perturbation, self.second)[0]
         weights = [e.parameter for e in mask.entries]
-        g = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-        found = ascent(perturbation, Gradients(mask.entries, [t.detach() for t in g]), optimizers)
+        grads = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+        g = dense(mask, mask.entries, weights, grads)
+        now = [t.detach() for t in g]
+        if perturbation.average is not None:
+            now = [t.clone() for t in now]
+            perturbation.average(now)
+        found = ascent(perturbation, Gradients(mask.entries, now), optimizers)
         assert found is not None, "a pass of its own gives a direction"
         if on_ascent is not None:
             on_ascent(found)
         pairs = zip(g, spread(mask, found.eps), strict=True)
-        backward(loss + sum((t * e).sum() for t, e in pairs if t.requires_grad))
+        backward(loss + sum(dot([t], [e]) for t, e in pairs if t.requires_grad))
         mask.observe(found.gradient)
         for each in optimizers:
             each.step()

@@ -159,6 +159,7 @@ class Perturbation:
             part.load_state_dict(state[kind]["state"])
         if state["mask"]:
             self.mask.load_state_dict(state["mask"])
+        self.source.follow(self.mask.entries)  # before the mask may choose anew
 
 
 def refuse_pairs(

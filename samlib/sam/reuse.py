@@ -55,11 +55,12 @@ class Staged(nn.Module):
 def untouched_stages(model: nn.Module, parameters: list[nn.Parameter]) -> int:
     """How many leading stages a mask of these parameters leaves alone; 0 without stages.
 
-    Parameters outside the stages count as in front of them.
+    Parameters outside the stages count as in front of them, and shared ones where they come first.
     """
     if not isinstance(model, Staged):
         return 0
-    at = {id(p): i for i, part in enumerate(model.stages) for p in part.parameters()}
+    stages = reversed([*enumerate(model.stages)])
+    at = {id(p): i for i, part in stages for p in part.parameters()}
     return min(at.get(id(p), 0) for p in parameters)
 
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from samlib.errors import ConfigError
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
+from samlib.sam.perturbation import Plan
 from samlib.sam.restore import Saved
 from samlib.sam.source.base import Source
 from samlib.sam.state import grads_on, on
@@ -41,10 +42,12 @@ class Mix(Descent):
         lam: the share of the previewed gradient; 1 leaves the perturbation out.
     """
 
-    own_step = True
+    own_step = reads_grad = True
     over = "all"
     ready = False
     tensors = ("previewed", "ascended")
+    numbers = ("reached",)
+    reached: Sequence[bool] = ()  # by the loss of the last batch, parameter by parameter
 
     def __init__(self, lam: float = 0.2):
         if not 0 <= lam <= 1:
@@ -65,23 +68,30 @@ class Mix(Descent):
         where = mask.trainable
         previewed, ascended = self.held(where, "previewed"), self.held(where, "ascended")
         if self.ready:
-            with _previewed(optimizers, [p for _, p in where], previewed):
+            pairs = zip(previewed, self.reached, strict=True)
+            given = [g if reached else None for g, reached in pairs]
+            with _previewed(optimizers, [p for _, p in where], given):
                 loss = self._pass(closure, optimizers, perturbation, backward)
         else:
             loss = self._pass(closure, optimizers, perturbation, backward)
+        reached = [p.grad is not None for _, p in where]
         with torch.no_grad():
             torch._foreach_copy_(previewed, grads_on(where))
             if not self.ready:
                 torch._foreach_copy_(ascended, previewed)
             mixed = torch._foreach_mul(ascended, 1 - self.lam)
             torch._foreach_add_(mixed, previewed, alpha=self.lam)
-            for (_, p), u in zip(where, mixed, strict=True):
-                p.grad = u
+            # A parameter that neither loss reaches is not stepped, as the base optimizer has it.
+            of_either = map(any, zip(reached, self.reached or reached, strict=True))
+            for (_, p), u, used in zip(where, mixed, of_either, strict=True):
+                p.grad = u if used else None
+        self.reached = reached
         for each in optimizers:
             each.step()
         of = {id(p): g for (_, p), g in zip(where, previewed, strict=True)}
         perturbation.source.given = on(mask.entries, [of[id(e.parameter)] for e in mask.entries])
-        with perturbed(closure, perturbation, on_ascent, optimizer=optimizers):
+        plan = Plan(active=True, perturb=True)
+        with perturbed(closure, perturbation, on_ascent, optimizer=optimizers, plan=plan):
             self._pass(closure, optimizers, perturbation, backward)
         with torch.no_grad():
             torch._foreach_copy_(ascended, grads_on(where))
@@ -98,15 +108,20 @@ class Mix(Descent):
 
 @contextmanager
 def _previewed(
-    optimizers: Sequence[Optimizer], parameters: list[Tensor], gradient: list[Tensor]
+    optimizers: Sequence[Optimizer], parameters: list[Tensor], gradient: list[Tensor | None]
 ) -> Iterator[None]:
-    """Inside the block, weights as a step with this gradient would leave them."""
+    """Inside the block, weights as a step with this gradient would leave them.
+
+    Some optimizers count steps in their groups, which are put back with the state.
+    """
     states = [(o, p, dict(s)) for o in optimizers for p, s in o.state.items()]
-    held = [t for *_, state in states for t in state.values() if isinstance(t, Tensor)]
+    groups = [(group, dict(group)) for o in optimizers for group in o.param_groups]
+    dicts = [*(state for *_, state in states), *(values for _, values in groups)]
+    held = [t for each in dicts for t in each.values() if isinstance(t, Tensor)]
     kept = Saved([*parameters, *held])
     try:
         for p, g in zip(parameters, gradient, strict=True):
-            p.grad = g.clone()  # which clipping may change
+            p.grad = None if g is None else g.clone()  # which clipping may change
         for each in optimizers:
             each.step()
         yield
@@ -117,4 +132,7 @@ def _previewed(
             each.state.clear()
         for optimizer, parameter, state in states:
             optimizer.state[parameter] = state
+        for group, values in groups:
+            group.clear()
+            group.update(values)
         torch.clear_autocast_cache()

@@ -81,9 +81,11 @@ class Stateful:
         for name in self.numbers:
             setattr(self, name, state[name])
         if self.generator is not None:
-            self.generator.set_state(state["generator"])
-        if "tensors" in state:  # taken over at the next step, which knows the coordinates
-            self._where, self._loaded, self.ready = None, state["tensors"], state["ready"]
+            self.generator.set_state(state["generator"].cpu())
+        # Taken over by `follow`, which knows the coordinates; a state from before the first step
+        # has none, and what is remembered since is forgotten.
+        self._where, self._loaded = None, state.get("tensors")
+        self.ready = state.get("ready", type(self).ready)
 
 
 def zeros(where: Where) -> list[Tensor]:
@@ -112,5 +114,10 @@ def length(tensors: Tensors) -> Tensor:
 
 
 def dot(a: Tensors, b: Tensors) -> Tensor:
-    """Their common inner product, a scalar tensor."""
-    return torch.stack([t.sum() for t in torch._foreach_mul(a, b)]).sum()
+    """Their common inner product, a scalar tensor; of complex ones the real part of <a, b>."""
+    a = [t.conj() if t.is_complex() else t for t in a]
+    return torch.stack([_real(t.sum()) for t in torch._foreach_mul(a, b)]).sum()
+
+
+def _real(t: Tensor) -> Tensor:
+    return t.real if t.is_complex() else t

@@ -114,6 +114,8 @@ def _perturbed(
     mask, source, everything = perturbation.mask, perturbation.source, descent.everything
     both = perturbation.batchnorm == "both"
     checks.weights(perturbation, everything)
+    if descent.keeps_gradient or perturbation.when.looks:
+        checks.one_for_all(perturbation, descent.name if descent.keeps_gradient else None)
     before = checks.versions(mask) if source.own_pass else None
     with _Buffers(mask) as buffers:
         if plan.refresh:
@@ -128,6 +130,8 @@ def _perturbed(
         with reuse(mask.model, kept_stages, mask.norms, statistics=both) as memory:
             loss, up = losses(closure, perturbation, descent.first)
             g = gradients(perturbation, up, everything)
+            if not both:
+                buffers.keep()
             if plan.perturb is None and not perturbation.when.sees(masked(mask, g)):
                 yield _First(loss.detach(), loss)
                 return
@@ -137,8 +141,6 @@ def _perturbed(
             found = ascent(perturbation, g, optimizers)
             assert found is not None, "a pass of its own gives a direction"
             descent.saw(mask, g.whole if everything else found.gradient)
-            if not both:
-                buffers.keep()
             with _moved(perturbation, found, on_ascent, before):
                 del found, g
                 if memory is not None:
@@ -183,9 +185,16 @@ def perturbed(
             what `checks` refuses: fp16, parameters frozen, unfrozen or halved since the mask was
             made, weights that are changed inside the block, active epochs without an epoch.
     """
+    torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
     plan = perturbation.plan() if plan is None else plan
     if plan.perturb is False:
-        yield _unmoved(closure, perturbation, REPLACE).detach()
+        with _Buffers(perturbation.mask) as buffers:
+            loss = None
+            if perturbation.source.own_pass:
+                loss = _unmoved(closure, perturbation, REPLACE).detach()
+            if perturbation.batchnorm == "first":
+                buffers.keep()
+            yield loss
         return
     optimizers = () if optimizer is None else one_or_several(optimizer)
     with _perturbed(
@@ -219,7 +228,7 @@ def sam_step(
         perturbation: the ascent step; None is a plain step of the optimizer.
         epoch: from 0; outside the perturbation's active epochs the step is a plain one. None is
             for a loop without epochs, and for a perturbation that is always active.
-        on_ascent: as in `perturbed`.
+        on_ascent: as in `perturbed`; a descent that never moves the weights calls it at w.
         backward: called with the descent pass's loss in place of `loss.backward()`, as
             `accelerator.backward` or Lightning's `manual_backward`, inside whose forward pass of
             `DistributedDataParallel` it is needed.
@@ -227,12 +236,14 @@ def sam_step(
         plan: from `perturbation.plan(epoch)`, for a caller who must know it before; None asks.
 
     Returns:
-        The loss at the unperturbed weights, detached; at the perturbed ones in a step of one pass.
+        The loss at the unperturbed weights, detached; at the perturbed ones in a step of one pass,
+        at the previewed ones in SAMPa's.
 
     Raises:
         ConfigError: as `perturbed`, no optimizer that steps by itself, or parts that exclude each
             other.
     """
+    torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
     optimizers = one_or_several(optimizer)
     if backward is None:
         checks.outside_ddp(optimizers)
@@ -241,10 +252,11 @@ def sam_step(
         plan = Plan() if perturbation is None else perturbation.plan(epoch)
     if perturbation is not None and plan.active:
         descent.check(perturbation)
+        for part, where in descent.reads(perturbation):
+            checks.stepped(part, where, optimizers)
         if descent.own_step:
             return descent.step(closure, optimizers, perturbation, on_ascent, backward)
     if perturbation is None or plan.perturb is False:
-        torch.clear_autocast_cache()  # as the perturbed step does
         zero_grad(optimizers)
         loss = _unmoved(closure, perturbation, descent)
         _descend(backward, loss)

@@ -14,18 +14,34 @@ _DIGEST = 64  # hexadecimal characters of a SHA-256 in front of the payload
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint; the previous one is kept until the new one is whole.
+    """Write a checkpoint; the previous one is kept, for when this one is damaged.
 
     Raises:
         DiskError: the disk is full or the folder not writable.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getvalue()
+    payload = _encoded(state)
     with as_disk_error(path):
         if path.exists():
             path.replace(_previous(path))
-    write_atomically(path, hashlib.sha256(payload).hexdigest().encode() + payload)
+    write_atomically(path, payload)
+
+
+def save_final(path: Path, state: dict) -> None:
+    """Write final weights in place of older ones, which would be another run's.
+
+    Raises:
+        DiskError: the disk is full or the folder not writable.
+    """
+    write_atomically(path, _encoded(state))
+    with as_disk_error(path):
+        _previous(path).unlink(missing_ok=True)
+
+
+def _encoded(state: dict) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    return hashlib.sha256(payload).hexdigest().encode() + payload
 
 
 def load(path: Path) -> dict | None:

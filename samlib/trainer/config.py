@@ -177,6 +177,8 @@ class RunConfig:
                 "member": self.member != "sam",
                 "mask": self.mask != "all",
                 "eta": self.eta is not None,
+                "radius_over": self.radius_over != "mask",
+                "batchnorm": self.batchnorm != "both",
             }
             given |= {"rho": self.rho > 0, "start": self.start > 0, "end": self.end is not None}
             if idle := next((name for name, is_given in given.items() if is_given), None):

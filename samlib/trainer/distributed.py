@@ -17,7 +17,6 @@ from torch import Tensor
 
 from samlib.data.image_folders import FolderSplits, batches
 from samlib.errors import ConfigError, choose
-from samlib.provenance import source_digest
 from samlib.trainer import checkpoint
 from samlib.trainer import one_run as single
 from samlib.trainer.build import build_model
@@ -190,9 +189,7 @@ def train_distributed(
         run = ParallelRun(begun, workers, perturbation)
         found = checkpoint.load(checkpoints) if checkpoints and first else None
         state = workers.first_ones(found)
-        ours = (config.run_id, source_digest())  # other code must not finish what we began
-        if state is not None and (state["run_id"], state["source"]) == ours:
-            run.load_state_dict(state)
+        single.resume(run, state)
         # Only the first worker writes and reports.
         single.until_done(
             run,
@@ -201,7 +198,7 @@ def train_distributed(
             on_epoch if first else None,
         )
         if weights is not None and first:
-            checkpoint.save(weights, run.model.state_dict())
+            checkpoint.save_final(weights, run.model.state_dict())
         result = single.result_of(run)
     wall = time.perf_counter() - started
     return result | {"times": {"wall": wall, "epochs": run.seconds}, "parallel": run.among}

@@ -13,7 +13,7 @@ from samlib.data.image_folders import FolderSplits
 from samlib.data.splits import Splits, normalize
 from samlib.errors import SamlibError
 from samlib.models import is_vit
-from samlib.provenance import source_digest
+from samlib.provenance import place, source_digest
 from samlib.sam import family
 from samlib.sam.ascent import Ascent
 from samlib.sam.perturbation import Perturbation, Plan
@@ -64,6 +64,7 @@ class Trainer:
         self.curves: dict[str, list] = {name: [] for name in CURVES}
         self.tensor_shares: list[Tensor] = []  # of ||T g||^2, epoch by epoch
         self.seconds: list[float] = []
+        self.places = [place(str(self.device))]  # the last one trains; a resumed run has had others
         self.diverged = False
         self._fixed: Tensor | None = None
 
@@ -266,6 +267,7 @@ class Trainer:
             "curves": self.curves,
             "tensor_shares": self.tensor_shares,
             "seconds": self.seconds,
+            "places": self.places,
             **self.among,
         }
 
@@ -295,3 +297,5 @@ class Trainer:
             torch.cuda.set_rng_state(state["on_device"], self.device)
         self.curves, self.seconds = state["curves"], state["seconds"]
         self.tensor_shares = state["tensor_shares"]
+        now = self.places[-1]
+        self.places = [*state["places"], *([] if state["places"][-1] == now else [now])]

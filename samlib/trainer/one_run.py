@@ -1,6 +1,7 @@
 """One run: RunConfig -> result. Deterministic, resumable at epoch ends, honest about divergence."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,15 +74,26 @@ def train(
     started = time.perf_counter()
     with _deterministic(where, config.seed):
         run = _begin(config, where, data_dir)
-        state = checkpoint.load(checkpoints) if checkpoints else None
-        ours = (config.run_id, source_digest())  # other code must not finish what we began
-        if state is not None and (state["run_id"], state["source"]) == ours:
-            run.load_state_dict(state)
+        resume(run, checkpoint.load(checkpoints) if checkpoints else None)
         until_done(run, checkpoints, checkpoint_seconds, on_epoch)
         if weights is not None:
-            checkpoint.save(weights, run.model.state_dict())
+            checkpoint.save_final(weights, run.model.state_dict())
         result = result_of(run)
     return result | {"times": {"wall": time.perf_counter() - started, "epochs": run.seconds}}
+
+
+def resume(run: Trainer, state: dict | None) -> None:
+    """Continue from a checkpoint of this run; one of other code is named and not used."""
+    if state is None or state["run_id"] != run.config.run_id:
+        return
+    if state["source"] != source_digest():  # other code must not finish what we began
+        warnings.warn(
+            f"the checkpoint of {run.config.run_id} is of other code (code {state['source'][:10]}) "
+            "and is not used: the run begins anew",
+            stacklevel=2,
+        )
+        return
+    run.load_state_dict(state)
 
 
 def until_done(
@@ -176,8 +188,10 @@ def tensor_shares(run: Trainer) -> dict[str, float | None]:
 def result_of(run: Trainer) -> dict:
     """Content of a finished run's record, without its times.
 
-    `replayed` in its provenance is `Trainer.replays`.
+    `replayed` in its provenance is `Trainer.replays`; `resumed_from` are the machines and PyTorch
+    releases that trained its first epochs, where those are not the last ones.
     """
+    *earlier, _ = run.places
     curves, mask = run.curves, run.perturbation.mask if run.perturbation else None
     return {
         "run_id": run.config.run_id,
@@ -192,5 +206,7 @@ def result_of(run: Trainer) -> dict:
         "measures": affine_measures(run.model)
         | {"tensor_shares": tensor_shares(run)}
         | {"recalibrated_test_accuracy": run.recalibrated_accuracy()},
-        "provenance": provenance(str(run.device)) | {"replayed": run.replays},
+        "provenance": provenance(str(run.device))
+        | {"replayed": run.replays}
+        | ({"resumed_from": earlier} if earlier else {}),
     }

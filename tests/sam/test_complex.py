@@ -6,6 +6,7 @@ from torch import nn
 
 from samlib import Perturbation, geometry, masks, sam_step
 from samlib.sam.geometry import GEOMETRIES, VARIANTS
+from samlib.sam.state import dot
 
 RHO = 0.3
 
@@ -69,6 +70,13 @@ def test_a_real_scale_per_channel_of_complex_weights(name):
     ball = GEOMETRIES[name]
     (eps,) = ball.eps(RHO, ball.T(["w.weight"], [weight], [grad]), [grad])
     torch.testing.assert_close(eps, want, rtol=1e-12, atol=0)
+
+
+def test_inner_products_are_those_of_real_and_imaginary_parts():
+    (a, *_), (b, *_) = generic(2)
+    want = (torch.view_as_real(a) * torch.view_as_real(b)).sum()
+    torch.testing.assert_close(dot([a], [b]), want)
+    assert not dot([a], [b]).is_complex()
 
 
 def test_a_step_is_that_on_real_and_imaginary_parts():

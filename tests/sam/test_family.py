@@ -235,9 +235,80 @@ def test_what_a_state_is_of_is_checked():
         Run("fsam").member.perturbation.load_state_dict(state["perturbation"])
     one_line(caught)
     other = Run("vasso", "only_norm")
-    other.member.load_state_dict(state)
     with pytest.raises(ConfigError, match="the state of Mean is over other coordinates") as caught:
-        other.steps(0)
+        other.member.load_state_dict(state)
+    one_line(caught)
+
+
+STATEFUL = [
+    "last",
+    "vasso",
+    "fsam",
+    "lesam",
+    "async_sam",
+    "eigen_sam",
+    "looksam_mask",
+    "random_sam",
+]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_coordinates_that_change_right_after_a_resume_start_anew_as_without_one(name):
+    def one_weight(net):  # so that states over any coordinates have equal shapes
+        for parameter in net.parameters():
+            parameter.requires_grad_(parameter is net.conv2.weight)
+        return redrawn(net)
+
+    whole, resumed = Run(name, one_weight).steps(0, 1), Run(name, one_weight)
+    for part in ("net", "optimizer", "member"):
+        state = copy.deepcopy(getattr(whole, part).state_dict())
+        getattr(resumed, part).load_state_dict(state)
+    for each in (whole, resumed):
+        each.mask.begin_epoch(1, None)
+        each.steps(2, 3)
+    assert torch.equal(whole.weights, resumed.weights)
+
+
+@pytest.mark.parametrize("name", ["vasso", "fsam", "lesam", "looksam", "sampa"])
+def test_a_state_from_before_the_first_step_forgets_what_came_since(name):
+    run, fresh = Run(name), Run(name)
+    before = [copy.deepcopy(part.state_dict()) for part in (run.net, run.optimizer, run.member)]
+    run.steps(0, 1)
+    for part, state in zip((run.net, run.optimizer, run.member), before, strict=True):
+        part.load_state_dict(state)
+    assert torch.equal(run.steps(2, 3).weights, fresh.steps(2, 3).weights)
+
+
+class OnAGpu:
+    """A generator's state as `torch.load(map_location="cuda")` gives it: of no use until copied."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def cpu(self):
+        return self.state
+
+
+@pytest.mark.parametrize("name", ["random_sam", "ss_sam", "ire"])
+def test_a_generators_state_is_taken_from_whatever_device(name):
+    run, resumed = (Run(name, redrawn) for _ in range(2))
+    state = run.steps(0, 1).member.state_dict()
+
+    def moved(value):
+        if isinstance(value, dict):
+            return {k: OnAGpu(v) if k == "generator" else moved(v) for k, v in value.items()}
+        return value
+
+    resumed.member.load_state_dict(moved(state))
+    assert identical(resumed.member.state_dict(), state)
+
+
+@pytest.mark.parametrize("name", ["gsam", "looksam", "felt_by_mask", "sampa", "last"])
+def test_a_gradient_that_nobody_drops_is_named(name):
+    run = Run(name)
+    run.optimizer = torch.optim.SGD(run.net.fc.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match=r"conv1\.weight is trainable and in none of") as caught:
+        run.steps(0)
     one_line(caught)
 
 
@@ -345,20 +416,37 @@ def test_gsam_keeps_what_lies_along_the_perturbed_gradient(alpha, over):
     assert torch.equal(u, there) == (alpha == 0)
 
 
+def choosing(net):
+    """A mask that chooses other coordinates inside its first step."""
+    mask = dynamic(net, sparsity=0.5, epochs=2, every=1)
+    mask.begin_epoch(0, None)
+    return mask
+
+
+@pytest.mark.parametrize("mask", [some_coordinates, choosing])
 @pytest.mark.parametrize("by", ["mask", "others"])
-def test_who_feels_the_perturbed_gradient_is_one_side_of_the_mask(by):
+def test_who_feels_the_perturbed_gradient_is_one_side_of_the_mask(by, mask):
     found = {}
     for name, rho, descent in (("g", 0.0, None), ("there", 0.3, None), ("u", 0.3, Felt(by))):
         net = small_net(torch.float64, norm=group_norm)
-        perturbation = Perturbation(geometry.L2(), rho, some_coordinates(net))
+        perturbation = Perturbation(geometry.L2(), rho, mask(net))
+        on = selected(perturbation.mask)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         options = {} if descent is None else {"descent": descent}
         sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, **options)
         found[name] = flat(p.grad for p in net.parameters())
-        on = selected(perturbation.mask)
     felt = on if by == "mask" else ~on
     same(found["u"], torch.where(felt, found["there"], found["g"]))
     assert not torch.equal(found["there"][felt], found["g"][felt])
+
+
+def test_what_looksam_keeps_of_coordinates_that_are_left_is_forgotten():
+    run, plain = Run("looksam_mask", choosing), Run("sam")
+    run.steps(0)
+    plain.net.load_state_dict(run.net.state_dict())
+    plain.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+    sam_step(plain.closure(1), plain.optimizer, None)
+    assert torch.equal(run.steps(1).weights, plain.weights)
 
 
 def test_the_penalty_is_what_sam_adds_to_the_gradient_to_first_order():
@@ -390,6 +478,31 @@ def test_a_penalty_takes_sams_own_step_only():
         with pytest.raises(ConfigError, match=said) as caught:
             sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, descent=Penalty())
         one_line(caught)
+
+
+def test_a_penalty_wants_a_gradient_on_its_mask_as_sam_does():
+    net = small_net(torch.float64, norm=group_norm)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    perturbation = Perturbation(geometry.L2(), 0.3, masks.only_norm(net))
+    with pytest.raises(ConfigError, match="no gradient in any parameter of the mask") as caught:
+        sam_step(lambda: net.fc.weight.sum(), optimizer, perturbation, descent=Penalty())
+    one_line(caught)
+    net.norm1.weight.requires_grad_(False)
+    with pytest.raises(ConfigError, match="was frozen after its mask was made"):
+        sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, descent=Penalty())
+
+
+def test_a_penalty_of_several_workers_is_on_their_common_gradient():
+    found = []
+    for average in (None, lambda grads: torch._foreach_mul_(grads, -1.0)):
+        net = small_net(torch.float64, norm=group_norm)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        perturbation = Perturbation(geometry.L2(), 0.3, masks.only_norm(net), average=average)
+        g = flat(torch.autograd.grad(closure_of(net, *BATCHES[0])(), list(net.parameters())))
+        sam_step(closure_of(net, *BATCHES[0]), optimizer, perturbation, descent=Penalty())
+        found.append(flat(p.grad for p in net.parameters()) - g)
+    same(found[0], -found[1])
+    assert found[0].norm() > 0.01
 
 
 def test_what_a_member_keeps_under_a_mask_is_four_or_eight_bytes_a_coordinate():
@@ -599,6 +712,40 @@ def test_a_preview_leaves_any_optimizer_as_it_was():
         counts = [s["step"].item() for s in optimizer.state_dict()["state"].values() if "step" in s]
         assert all(c == 2 for c in counts)
         assert len(states) == 3  # the first step, the preview, the second step
+
+
+class CountsInItsGroup(torch.optim.SGD):
+    """An optimizer that keeps its count of steps where timm's Lamb does."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] = group.get("count", 0) + 1
+        return super().step(closure)
+
+
+def test_a_preview_counts_for_nothing_in_the_optimizers_groups_either():
+    run = Run("sampa")
+    run.optimizer = CountsInItsGroup(run.net.parameters(), lr=0.1)
+    run.steps(0, 1, 2, 3)
+    assert run.optimizer.param_groups[0]["count"] == 4
+
+
+def test_sampa_in_its_active_epochs_is_sampa():
+    run, always = Run("sampa", start=1), Run("sampa")
+    for each in (run, always):
+        each.steps(0, 1, epoch=1)
+    assert torch.equal(run.weights, always.weights)
+
+
+def test_sampa_does_not_step_what_the_losses_do_not_reach():
+    run = Run("sampa")
+    run.net.beside = nn.Linear(2, 2, dtype=torch.float64)
+    run.mask = masks.all_parameters(run.net)
+    run.member = make("sampa", geometry.L2(), 0.3, run.mask, Setting())
+    run.optimizer = torch.optim.SGD(run.net.parameters(), lr=0.1, weight_decay=0.1)
+    before = flat(run.net.beside.parameters()).clone()
+    run.steps(0, 1, 2)
+    assert torch.equal(flat(run.net.beside.parameters()), before)
 
 
 def test_ae_sam_looks_at_the_gradient_on_the_mask_alone():

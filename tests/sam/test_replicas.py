@@ -62,7 +62,10 @@ def reference(parts):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
-    ["wrapped", "unused", "views", "sharded_state", "compiled", "inside_with_its_backward"],
+    [
+        *("wrapped", "unused", "views", "sharded_state", "compiled", "inside_with_its_backward"),
+        "vasso",
+    ],
 )
 def test_replicas_step_along_the_mean_of_their_gradients(seen, form):
     want = reference([batch(rank) for rank in (0, 1)])
@@ -91,6 +94,9 @@ def test_replicas_that_accumulate_perturb_each_micro_batch(seen):
         ("static_later", "static_graph takes the ascent's pass"),
         ("joined", "join has a process that is done answer every pass"),
         ("inside", "inside the forward pass of DistributedDataParallel"),
+        ("gsam", "descent Subtract uses the gradient of the ascent's pass"),
+        ("looksam", "descent Reuse uses the gradient of the ascent's pass"),
+        ("ae_sam", "when Adaptive uses the gradient of the ascent's pass"),
     ],
 )
 def test_what_would_let_replicas_drift_apart_is_refused(seen, form, why):

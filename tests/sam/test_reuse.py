@@ -198,6 +198,16 @@ def test_the_first_touched_stage_is_found(model):
     assert untouched_stages(torch.nn.Linear(2, 2), []) == 0
 
 
+def test_a_layer_shared_by_two_stages_counts_where_it_comes_first():
+    model = models.build("vit_micro", num_classes=10, in_channels=1, image_size=8)
+    first, *_, last = model.stages
+    shared = next(m for m in first.modules() if isinstance(m, torch.nn.LayerNorm))
+    name = next(n for n, m in last.named_modules() if isinstance(m, torch.nn.LayerNorm))
+    parent, _, leaf = name.rpartition(".")
+    setattr(last.get_submodule(parent), leaf, shared)
+    assert untouched_stages(model, list(shared.parameters())) == 0
+
+
 def test_an_exception_leaves_model_and_statistics_as_they_were(model):
     x, y = batch()
     mask = masks.blocks(model, [3])

@@ -33,7 +33,10 @@ from samlib import masks, models
 from samlib.errors import ConfigError
 from samlib.sam.geometry import L2, VARIANTS, by_name
 from samlib.sam.masks import norms
+from samlib.sam.perturbation import Plan
+from samlib.sam.source import Last
 from samlib.sam.step import Perturbation, perturbed, sam_step
+from samlib.sam.when import Adaptive, Every
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -295,6 +298,34 @@ def test_a_block_that_raises_changes_nothing(batchnorm, error):
         assert not identical(snapshot(net), before)
         raise error
     assert identical(snapshot(net), before)
+
+
+@pytest.mark.parametrize("when", [Every(2), Adaptive(8, early=math.inf, late=math.inf)])
+def test_a_block_that_moves_nothing_drops_the_statistics_of_its_second_pass_too(when):
+    net, closure, _ = setting(dtype=torch.float32)
+    perturbation = Perturbation(L2(), 0.5, masks.only_norm(net), when=when, batchnorm="first")
+    for _ in range(2):  # the second is not perturbed
+        once = copy.deepcopy(net)
+        once.train()
+        closure_of(once, *small_batch(torch.float32))()
+        with perturbed(closure, perturbation):
+            closure().backward()
+        assert identical(dict(net.named_buffers()), dict(once.named_buffers()))
+    before = snapshot(net)
+    with pytest.raises(Boom), perturbed(closure, perturbation, plan=Plan(active=True)):  # noqa: PT012
+        closure()
+        raise Boom
+    assert identical(snapshot(net), before)
+
+
+def test_a_source_without_a_pass_of_its_own_calls_no_closure_in_a_step_left_out():
+    net, closure, _ = setting(dtype=torch.float32)
+    calls = []
+    perturbation = Perturbation(L2(), 0.5, masks.only_norm(net), source=Last(), when=Every(2))
+    for _ in range(2):
+        with perturbed(lambda: calls.append(1) or closure(), perturbation) as loss:
+            assert loss is None
+    assert calls == []
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -868,6 +899,34 @@ def test_a_plain_step_under_an_outer_autocast_sees_the_weights_of_now():
         with torch.autocast("cpu", torch.bfloat16):
             fresh = sam_step(closure_of(net, x, y), torch.optim.SGD(net.parameters(), lr=5.0), None)
     assert torch.equal(second, fresh)
+
+
+@pytest.mark.parametrize("step", ["sam_step", "perturbed"])
+def test_so_does_a_perturbed_step_after_a_plain_one(step):
+    """Of the casts that the plain step left, and of those of a `perturbed` that moves nothing."""
+    losses = []
+    for around in (True, False):
+        net, closure, _ = setting(dtype=torch.float32)
+        perturbation = Perturbation(L2(), 0.5, masks.only_norm(net), when=Every(2))
+        optimizer = torch.optim.SGD(net.parameters(), lr=5.0)
+
+        def inside(closure=closure):
+            with torch.autocast("cpu", torch.bfloat16):
+                return closure()
+
+        given, found = closure if around else inside, []
+        with torch.autocast("cpu", torch.bfloat16) if around else nullcontext():
+            for _ in range(4):
+                if step == "sam_step":
+                    found.append(sam_step(given, optimizer, perturbation))
+                    continue
+                with perturbed(given, perturbation) as loss:
+                    optimizer.zero_grad()
+                    given().backward()
+                optimizer.step()
+                found.append(loss)
+        losses.append(torch.stack(found))
+    assert torch.equal(*losses)
 
 
 def test_fp16_autocast_inside_the_closure_is_refused_too():

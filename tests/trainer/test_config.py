@@ -178,6 +178,8 @@ def test_fields_that_contradict_each_other():
         ({"rho": 0.1}, "rho means nothing without a geometry"),
         ({"mask": "only_norm"}, "mask means nothing without a geometry"),
         ({"eta": 0.1}, "eta means nothing without a geometry"),
+        ({"radius_over": "all"}, "radius_over means nothing without a geometry"),
+        ({"batchnorm": "first"}, "batchnorm means nothing without a geometry"),
         ({"start": 1}, "start means nothing without a geometry"),
         ({"end": 1}, "end means nothing without a geometry"),
         (BASE | {"start": 3, "end": 2}, "start 3 and end 2 leave none of the 7 epochs"),

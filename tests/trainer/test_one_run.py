@@ -221,6 +221,35 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
     assert repeatable(result) == repeatable(train(tiny(seed=2)))
 
 
+def test_a_checkpoint_of_other_code_is_named_and_not_used(tmp_path):
+    path, epochs = tmp_path / "run.pt", []
+    interrupted(tiny(), path, 3)
+    checkpoint.save(path, checkpoint.load(path) | {"source": "0123456789abcdef"})
+    with pytest.warns(UserWarning, match=r"of other code \(code 0123456789\) and is not used"):
+        train(tiny(), checkpoints=path, on_epoch=lambda run: epochs.append(run.epoch))
+    assert epochs == [1, 2, 3]
+
+
+def test_a_run_that_began_elsewhere_names_every_place(tmp_path):
+    path, gpu = (
+        tmp_path / "run.pt",
+        {"processor": "x86_64", "gpu": "NVIDIA H100", "torch": "2.11.0"},
+    )
+    interrupted(tiny(), path, 2)
+    assert "resumed_from" not in train(tiny(), checkpoints=path)["provenance"]
+    checkpoint.save(path, checkpoint.load(path) | {"places": [gpu]})
+    result = train(tiny(), checkpoints=path)
+    assert result["provenance"]["resumed_from"] == [gpu]
+    assert result["provenance"]["gpu"] is None
+
+
+def test_final_weights_leave_none_of_an_earlier_run_behind(tmp_path):
+    weights = tmp_path / "run.pt"
+    for seed in (1, 2):
+        train(tiny(seed=seed), weights=weights)
+    assert [*tmp_path.iterdir()] == [weights]
+
+
 def test_a_damaged_checkpoint_costs_an_epoch_only(tmp_path):
     path, epochs = tmp_path / "run.pt", []
     interrupted(tiny(), path, 3)

@@ -66,7 +66,7 @@ class SparseMask(Mask):
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`."""
         self.select(state["flat"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
 
 
 def _starts(sizes: list[int]) -> list[int]:

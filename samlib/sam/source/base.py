@@ -25,12 +25,14 @@ class Source(Stateful):
         shared: whether data-parallel workers must average that gradient, because what is
             remembered of it has to be the same for all.
         other_loss: whether that gradient is another loss's than the one descended.
+        reads_grad: whether it reads `.grad` after the optimizer's step.
         factor: times rho; -1 looks the other way.
     """
 
     own_pass: ClassVar[bool] = True
     shared: ClassVar[bool] = False
     other_loss: ClassVar[bool] = False
+    reads_grad: ClassVar[bool] = False
     factor: float = 1.0
 
     def losses(self, returned: Any) -> tuple[Any, Any]:

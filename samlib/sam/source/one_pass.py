@@ -18,6 +18,7 @@ class Last(Source):
     """
 
     own_pass = False
+    reads_grad = True
     ready = False
     tensors = ("last",)
 
