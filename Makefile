@@ -7,6 +7,8 @@ KEEP    ?= build/gpu
 KILLS   ?= 50
 CASES   ?= 1000
 VENV    ?= .venv
+# Of a campaign only where it is given: its default is one run per core.
+AT_ONCE := $(if $(WORKERS),--workers $(WORKERS))
 WORKERS ?= 2
 TORCH   ?= 2.5.1
 SAMLIB  := $(VENV)/bin/python -m samlib
@@ -29,15 +31,15 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## make .venv with the pinned versions
 
-reproduce: $(READY) ## regenerate every result of PROFILE (quick), then the book; EXECUTOR=ray: on a cluster
-	$(SAMLIB) reproduce --profile $(PROFILE) --results $(RESULTS) --executor $(EXECUTOR)
+reproduce: $(READY) ## regenerate every result of PROFILE (quick), then the book; WORKERS: runs at once; EXECUTOR=ray: on a cluster
+	$(SAMLIB) reproduce --profile $(PROFILE) --results $(RESULTS) --executor $(EXECUTOR) $(AT_ONCE)
 
 book: $(READY) ## build the book from the records that are there; trains nothing
 	$(SAMLIB) book --results $(RESULTS)
 
 smoke: $(READY) ## the smoke profile through every notebook and the book, in build/smoke
 	rm -rf build/smoke
-	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book
+	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book $(AT_ONCE)
 
 lint: $(READY) ## style, security rules, and types of the library's rooms
 	$(VENV)/bin/ruff check .

@@ -119,7 +119,7 @@ headline() {
 }
 
 { # read whole before it runs, so that the file may be replaced meanwhile
-  failed=0
+  failed=0 ends=
   for stage in ${@:-check calibrate evidence bench headline}; do
     case $stage in
       check | calibrate | evidence | bench | headline) ;;
@@ -129,15 +129,16 @@ headline() {
       failed=1
       say "$stage is not done; the same command continues with it"
       case $stage in
-        check | calibrate)
-          say "that ends the plan; to go on all the same, name the later stages"
-          exit 1
-          ;;
+        check | calibrate) ends=1 ;;
       esac
     fi
     if [ "$(left)" -le 1 ]; then
       say "the time is up after $stage; the same command continues"
       exit 124
+    fi
+    if [ "$ends" ]; then
+      say "that ends the plan; to go on all the same, name the later stages"
+      exit 1
     fi
   done
   exit "$failed"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from samlib.errors import SamlibError
-from samlib.records import store
+from samlib.records import origins, store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import profiles
 from samlib.study.methods import ALL, BASE, ON
@@ -65,10 +65,12 @@ def accuracy(args: argparse.Namespace) -> bool:
 
 
 def _trained(run: RunConfig, here: ResultsFolder, device: str, data: Path | None) -> dict:
-    """The record of a run, trained here unless it has been."""
+    """The record of a run, trained here unless it has been, by today's code."""
     path = here.runs / f"{run.run_id}.json"
     if path.exists():
-        return store.read_one(path)
+        found = store.read_one(path)
+        if not origins.of_other_code([found]):
+            return found
     store.write(here.runs, train(run, device=device, data_dir=data))
     return store.read_one(path)
 

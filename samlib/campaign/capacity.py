@@ -77,7 +77,7 @@ def check(jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str)
     if device == "cpu" and needed > free:
         raise ConfigError(
             f"{workers} workers need about {_size(needed)} of memory and {_size(free)} are "
-            f"available: take fewer with --workers"
+            "available: take fewer with --workers (of make: WORKERS=)"
         )
 
 

@@ -22,6 +22,12 @@ from samlib.records.results_folder import OtherCode, ResultsFolder, origin
 _KILLED = -9  # exit code of a process that SIGKILL ended
 
 
+def cores() -> int:
+    """Cores that this process may use: of a cluster's node often a share; Linux alone tells it."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def default_workers(device: str, jobs: Iterable[Job]) -> int:
     """Default number of worker processes: one per core, or as many as share a GPU well.
 
@@ -33,10 +39,9 @@ def default_workers(device: str, jobs: Iterable[Job]) -> int:
         device: cpu or cuda.
         jobs: jobs to be done; on a GPU the largest share among them decides.
     """
-    cores = os.cpu_count() or 1
     if device == "cpu":
-        return cores
-    return min(cores, int(1 / max(map(gpu_share, jobs), default=1.0)))
+        return cores()
+    return min(cores(), int(1 / max(map(gpu_share, jobs), default=1.0)))
 
 
 def _run_job(begun_by: dict, job: Job, *place) -> str | None:
@@ -104,11 +109,12 @@ class _Worker:
 class LocalExecutor:
     """Worker processes on this machine, kept from one call of `run` to the next.
 
-    Each worker is a pool of its own, so that a death is blamed on the one job of that worker.
+    Each worker is a pool of its own, so that a death is blamed on the one job of that worker. A
+    pool has files open: it is made for a job that no idle worker can take.
 
     Args:
         folder: results folder of records and weights.
-        workers: processes, one thread each.
+        workers: processes at once, one thread each.
         device, data_dir: as in `one_run.train`.
     """
 
@@ -124,7 +130,7 @@ class LocalExecutor:
         self._folder = folder
         self._place = (folder, device, data_dir)
         self._origin = origin()
-        self._idle = deque(_Worker() for _ in range(workers))
+        self._idle: list[_Worker] = []
         self._busy: dict[Future, tuple[Job, _Worker]] = {}
 
     def __enter__(self) -> "LocalExecutor":
@@ -156,7 +162,7 @@ class LocalExecutor:
         outcome, deaths = Outcome(), Counter()
         waiting: deque[Job] = deque(jobs)
         while waiting or self._busy:
-            while waiting and self._idle:
+            while waiting and len(self._busy) < self.workers:
                 job = waiting.popleft()
                 if may_start(job):
                     self._start(job)
@@ -183,7 +189,7 @@ class LocalExecutor:
         return outcome
 
     def _start(self, job: Job) -> None:
-        worker = self._idle.popleft()
+        worker = self._idle.pop() if self._idle else _Worker()
         self._busy[worker.submit(_run_job, self._origin, job, *self._place)] = job, worker
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from samlib.campaign.local import cores
 from samlib.errors import SamlibError
 from samlib.extras import needed
 
@@ -51,7 +52,7 @@ def connect(workers: int | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _address()
     if address == "local":
-        quiet |= {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
+        quiet |= {"num_cpus": workers or cores(), "include_dashboard": False}
     try:
         _check(address)
         with _sigterm_kept():

@@ -18,7 +18,7 @@ from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share
 from samlib.campaign.ray_cluster import ClusterError, connect, first_line, import_ray
 from samlib.campaign.ray_node import Answer, Site, token_file, work
 from samlib.errors import ConfigError
-from samlib.files import DiskError, write_atomically
+from samlib.files import write_atomically
 from samlib.records import journal
 from samlib.records.results_folder import ResultsFolder, origin
 
@@ -119,6 +119,7 @@ class RayExecutor:
 
         Raises:
             DiskError: a record cannot be written, here or on a node.
+            OtherCode: a node has other code or package versions.
             ClusterError: the cluster has had no node for a minute.
         """
         outcome, deaths = Outcome(), Counter()
@@ -203,7 +204,7 @@ class RayExecutor:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "ab") as log:
                     log.write(answer.log)
-        if answer.disk:
-            raise DiskError(answer.failure)
+        if answer.ends:
+            raise answer.ends(answer.failure)
         for name, content in answer.files.items():
             write_atomically(self._folder.path / name, content)

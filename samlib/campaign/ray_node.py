@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samlib.campaign.jobs import Job, run_job
+from samlib.errors import SamlibError
 from samlib.files import DiskError, write_atomically
-from samlib.records.results_folder import ResultsFolder, origin
+from samlib.records.results_folder import OtherCode, ResultsFolder, origin
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Site:
 
 @dataclass
 class Answer:
-    """Result of a task: reason of a failure, whether the disk failed, and the files."""
+    """Result of a task: reason of a failure, the error that ends all, and the files."""
 
     failure: str | None = None
-    disk: bool = False
+    ends: type[SamlibError] | None = None  # the campaign: other jobs would fail, too
     files: dict[str, bytes] = field(default_factory=dict)  # by path in the campaign's folder
     log: bytes = b""
 
@@ -69,7 +70,8 @@ def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
     if origin() != site.origin:
         return Answer(
             f"{socket.gethostname()} has other code or package versions than the machine that the "
-            "campaign was started on: install the same there"
+            "campaign was started on: install the same there and start the command again",
+            ends=OtherCode,
         )
     with contextlib.ExitStack() as stack:
         folder = site.folder if site.shared else stack.enter_context(_apart(site, job))
@@ -79,7 +81,7 @@ def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
                     write_atomically(folder.path / name, content)
             failure = run_job(job, folder, site.device, site.data_dir)
         except DiskError as error:
-            return Answer(f"{socket.gethostname()}: {error}", disk=True)
+            return Answer(f"{socket.gethostname()}: {error}", ends=DiskError)
         answer = Answer(failure)
         if failure is None:
             made = [] if folder is site.folder else [folder.weights(run.run_id) for run in job.runs]

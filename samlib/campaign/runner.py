@@ -12,7 +12,7 @@ from samlib.campaign.local import LocalExecutor, default_workers
 from samlib.campaign.progress import Progress
 from samlib.errors import choose
 from samlib.measures import measurement
-from samlib.records import devices, journal, origins, store
+from samlib.records import journal, origins, store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study.plan import Needs
 
@@ -113,10 +113,8 @@ def run_missing(
     todo = backlog.jobs()
     if not todo:
         return outcome
-    there = runs.values()
-    for said in (origins.of_other_code(there), devices.of_other_kind(there, device)):
-        if said and not quiet:
-            print(f"warning: {said}", file=sys.stderr)
+    for said in () if quiet else origins.of_joined(runs.values(), device):
+        print(f"warning: {said}", file=sys.stderr)
     with start_executor(executor, folder, workers, device, data_dir, todo) as at_work:
         report()
         for chapter in needs:

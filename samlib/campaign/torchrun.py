@@ -1,13 +1,17 @@
 """A campaign under torchrun: the missing runs one after the other, each on all workers."""
 
+import math
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from samlib.campaign.backlog import Estimate
+from samlib.campaign.jobs import RunJob
 from samlib.errors import SamlibError
-from samlib.records import journal, store
+from samlib.records import journal, origins, store
 from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
 from samlib.study.cells import missing_runs
@@ -29,27 +33,33 @@ def run_missing_on_all_workers(
 ) -> int:
     """Train the missing runs of some chapters one after the other, each on all workers.
 
-    Only the first worker uses the folder. `runner.run_missing` in one process measures the final
-    weights.
+    Only the first worker uses the folder and estimates times. `runner.run_missing` in one process
+    measures the final weights.
 
     Args:
         needs: as in `runner.run_missing`.
         folder: results folder; the first worker holds its lock.
         workers, perturbation, data_dir: as in `distributed.train_distributed`.
-        time_budget: seconds after which no run is started.
+        time_budget: seconds; no run is started that is expected to end later.
 
     Returns:
         Number of finished runs.
     """
-    begun, done = time.monotonic(), 0
+    begun, done, there = time.monotonic(), 0, {}
     if workers.rank == 0:
         journal.begin(folder)
-        store.read(folder.runs, set_aside=True)
+        there = store.read(folder.runs, set_aside=True)
+    estimate = Estimate(there)
     for chapter in needs:
         while config := _next(chapter, folder, workers):
-            spent = time_budget is not None and time.monotonic() - begun > time_budget
-            if workers.total(float(spent))[0]:
+            left = math.inf if time_budget is None else time_budget - (time.monotonic() - begun)
+            late = left <= (estimate.seconds(RunJob(config)) or 0)
+            if workers.total(float(late))[0]:
                 return done
+            if not done:
+                among = {"workers": workers.count, "perturbation": perturbation}
+                for said in origins.of_joined(there.values(), workers.device, among):
+                    print(f"warning: {said}", file=sys.stderr)
             with _journal(config, folder, workers) as log:
                 record = train_distributed(
                     config,
@@ -64,6 +74,7 @@ def run_missing_on_all_workers(
                     store.write(folder.runs, record)
                     checkpoint.discard(folder.checkpoint(config.run_id))
                     log.end(record)
+            estimate.add(record)
             done += 1
     return done
 

@@ -165,7 +165,9 @@ def parser() -> argparse.ArgumentParser:
     _perturbation(p)
     _config_flags(p)
     p = verb("prepare", "build a data set's cache")
-    p.add_argument("--dataset", help="digits, cifar10, cifar100 or fashion_mnist")
+    p.add_argument(
+        "--dataset", help="digits, cifar10, cifar100, fashion_mnist; imagenet: checks its folders"
+    )
     p.add_argument("--profile", default="quick", help="without --dataset: all of the profile's")
     p.add_argument("--data", type=path, help="folder of data caches (default: data)")
     p = verb("notebook", "run one notebook with papermill; an unknown parameter is an error")
@@ -180,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--output", type=path, help="executed copy (default: build/NAME.ipynb)")
     _common(p)
+    p.set_defaults(profile=None, results=None)  # the notebook's own, which not every one has
     p = verb("book", "execute the notebooks from the records and build the book; trains nothing")
     p.add_argument("--profile", help="pages of one profile (default: every profile with records)")
     _results(p, "results folder")

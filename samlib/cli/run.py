@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from samlib.campaign import runner, torchrun
 from samlib.campaign.runner import Outcome
-from samlib.cli.train import check_alone
+from samlib.cli.train import check_alone, check_shared
 from samlib.data import datasets, image_folders
 from samlib.errors import ConfigError, SamlibError, command
 from samlib.extras import require
@@ -15,6 +16,7 @@ from samlib.publish import notebooks
 from samlib.records import compare, journal, results_folder
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan
+from samlib.study.plan import Needs
 from samlib.study.profile import Profile
 from samlib.trainer import one_run, process_group
 
@@ -27,7 +29,7 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
     from samlib.publish import book, readme, tables
 
     book.prose()  # hours before the book is built
-    _check_data(args, profile)
+    _check(args, profile)
     new, old = (
         results_folder.in_progress(results, profile.name),
         results_folder.committed(results, profile.name),
@@ -40,31 +42,41 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
         print(compare.changes(old.runs, new.runs))
         with old.locked():
             results_folder.replace_committed(new, results, profile.name)
+    kept = f"the runs are complete and in place: `{command('book', '--results', results)}`"
     try:
         tables.write(profile.name, results)
         readme.write_figure(profile.name, results)
         index = book.build(results, args.book)
     except SamlibError as error:
-        again = command("book", "--results", results)
-        raise type(error)(f"{error}; the runs are complete and in place: `{again}`") from error
+        raise type(error)(f"{error}; {kept}") from error
+    except KeyboardInterrupt:  # the same command would begin anew
+        print(f"\nsamlib: interrupted; {kept}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        error.add_note(f"samlib: {kept}")
+        raise
     print(tables.headline_text(profile.name, results))
     print(f"\nThe book: {index}")
     return 0
 
 
-def _check_data(args: argparse.Namespace, profile: Profile) -> None:
+def _check(args: argparse.Namespace, profile: Profile) -> None:
     """Check device, packages and data sets once, before the first run."""
+    needs = plan.chapter_needs(profile, getattr(args, "only", None))
     if args.executor == "local":  # a cluster's devices and packages are not this machine's
         one_run.usable_device(args.device or profile.device)
-        needs = plan.chapter_needs(profile, getattr(args, "only", None))
         measures = {wanted.measure for need in needs for wanted in need.measured}
         if measures & {"robustness", "robustness_in_short"}:
             require("attacks", "art")
-    for name in {base.dataset for base in profile.bases.values()}:
+    _check_data(needs, args.data)
+
+
+def _check_data(needs: Sequence[Needs], data_dir: Path | None) -> None:
+    for name in {cell.base.dataset for cell in plan.all_cells(needs)}:
         if datasets.INFO[name].folders:
-            image_folders.check(name, args.data)
+            image_folders.check(name, data_dir)
         else:
-            datasets.load(name, args.data)
+            datasets.load(name, data_dir)
 
 
 def run(args: argparse.Namespace, profile: Profile, results: Path) -> int:
@@ -74,7 +86,7 @@ def run(args: argparse.Namespace, profile: Profile, results: Path) -> int:
     target = results_folder.committed(results, profile.name)
     if process_group.launched():
         return _run_parallel(args, profile, target)
-    _check_data(args, profile)
+    _check(args, profile)
     with target.locked():
         return _summary(_run_missing(args, profile, target), target)
 
@@ -88,11 +100,19 @@ def _check_only(name: str | None) -> None:
 
 def _run_parallel(args: argparse.Namespace, profile: Profile, target: ResultsFolder) -> int:
     """Under torchrun every run takes all workers; the first one holds the folder."""
-    with process_group.join(args.device or profile.device) as among:
+    if args.workers is not None or args.executor != "local":
+        raise ConfigError(
+            "--workers and --executor are not for torchrun, which has started the workers: leave "
+            "them out"
+        )
+    device, needs = args.device or profile.device, plan.chapter_needs(profile, args.only)
+    check_shared(device)
+    _check_data(needs, args.data)
+    with process_group.join(device) as among:
         first = among.rank == 0
         with target.locked() if first else nullcontext():
             done = torchrun.run_missing_on_all_workers(
-                plan.chapter_needs(profile, args.only),
+                needs,
                 target,
                 among,
                 perturbation=args.perturbation,

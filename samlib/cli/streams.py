@@ -48,8 +48,9 @@ def unread() -> list[int]:
     look = select.poll()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or no file
-            look.register(stream.fileno(), 0)
-    return [number for number, event in look.poll(0) if event & select.POLLERR]
+            look.register(stream.fileno(), select.POLLOUT)  # macOS tells nothing unasked
+    gone = select.POLLERR | select.POLLHUP  # a pipe's on Linux, on macOS
+    return [number for number, event in look.poll(0) if event & gone]
 
 
 def flush() -> None:

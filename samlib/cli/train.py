@@ -1,10 +1,13 @@
 """`python -m samlib train`: one run, its record on stdout and, if asked for, in a folder."""
 
 import json
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+
+import torch
 
 from samlib.errors import ConfigError
 from samlib.files import DiskError, as_disk_error
@@ -25,6 +28,27 @@ def check_alone(perturbation: str) -> None:
         raise ConfigError(
             "--perturbation synchronised is for several workers under torchrun; in one process "
             "the perturbation is that of the whole batch: leave it out"
+        )
+
+
+def check_shared(device: str) -> None:
+    """Check that the workers that torchrun has started on this machine can have the device.
+
+    Raises:
+        ConfigError: no such device, a GPU by its number, or fewer GPUs than workers.
+    """
+    where = one_run.usable_device(device)
+    if where.type == "cpu":
+        return
+    if where.index is not None:
+        raise ConfigError(
+            f"under torchrun each worker takes a GPU of its own: --device cuda, not {device}"
+        )
+    workers, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if workers > there:
+        raise ConfigError(
+            f"torchrun has started {workers} workers here, and {there} GPUs are available: use "
+            f"--nproc-per-node {there} or --device cpu"
         )
 
 
@@ -60,18 +84,21 @@ def main(
     options["checkpoints"] = folder and folder.checkpoint(config.run_id)
     try:
         with ExitStack() as stack:
-            among = (
-                stack.enter_context(process_group.join(device))
-                if process_group.launched()
-                else None
-            )
-            first = among is None or among.rank == 0
+            among = None
+            if process_group.launched():
+                check_shared(device)
+                among = stack.enter_context(process_group.join(device))
+            first, kept = among is None or among.rank == 0, None
             if folder and first:
                 stack.enter_context(folder.locked())
                 _check(folder)
-                if among is None and (kept := _trained(folder, config.run_id)):
+                kept = _trained(folder, config.run_id)
+            if among is not None:
+                kept = among.first_ones(kept)
+            if kept:
+                if first:
                     print(json.dumps(kept))
-                    return 0
+                return 0
             if among is None:
                 record = one_run.train(config, device=device, **options)
             else:
@@ -127,7 +154,7 @@ def _keep(folder: ResultsFolder | None, record: dict, ended: list[Trainer]) -> N
     run_id = record["run_id"]
     try:
         for run in ended:
-            checkpoint.save(folder.weights(run_id), run.model.state_dict())
+            checkpoint.save_final(folder.weights(run_id), run.model.state_dict())
         store.write(folder.runs, record)
         checkpoint.discard(folder.checkpoint(run_id))
     except DiskError as error:

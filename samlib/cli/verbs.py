@@ -57,13 +57,17 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from samlib.data import datasets
+    from samlib.data import datasets, image_folders
     from samlib.study import profiles
 
     bases = profiles.get(args.profile).bases.values()
     for name in [args.dataset] if args.dataset else sorted({base.dataset for base in bases}):
-        path = datasets.prepare(name, args.data)
-        print(f"{name}: {path or 'comes with scikit-learn, nothing to prepare'}")
+        if datasets.INFO[choose("data set", name, datasets.INFO)].folders:
+            folder, classes = image_folders.check(name, args.data)
+            print(f"{name}: {folder}, {len(classes)} classes")
+        else:
+            path = datasets.prepare(name, args.data)
+            print(f"{name}: {path or 'comes with scikit-learn, nothing to prepare'}")
     return 0
 
 
@@ -73,8 +77,8 @@ def _notebook(args: argparse.Namespace) -> int:
     from samlib.study import profiles
 
     args.name = args.name.removesuffix(".ipynb")
-    declared = notebooks.parameters(args.name)
-    given = {k: str(getattr(args, k)) for k in ("profile", "results") if k in declared}
+    flags = {"profile": args.profile, "results": args.results}
+    given = {key: str(value) for key, value in flags.items() if value is not None}
     for key, value in args.p:
         try:
             given[key] = json.loads(value)

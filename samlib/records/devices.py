@@ -28,6 +28,21 @@ def mixed(records: Iterable[dict]) -> str | None:
     )
 
 
+def resumed(records: Iterable[dict]) -> str | None:
+    """What to say of runs that began on another machine or PyTorch than they ended on; else None.
+
+    Equal processors and releases are one place, as `provenance.place` has them.
+    """
+    found = [record["run_id"] for record in records if record["provenance"].get("resumed_from")]
+    if not found:
+        return None
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"{found[0]}{more} began on another processor, GPU or PyTorch than finished it: no single "
+        "machine repeats its numbers bit for bit"
+    )
+
+
 def of_other_kind(records: Iterable[dict], device: str) -> str | None:
     """What to say before records of a device are added to those of the other kind; None of none.
 

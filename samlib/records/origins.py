@@ -30,20 +30,46 @@ def mixed(records: Iterable[dict]) -> str | None:
 
 
 def differences(records: Iterable[dict]) -> list[str]:
-    """What to say of records that are shown side by side, a line each: of devices, of code."""
+    """What to say of records that are shown side by side, a line each: of machines, of code."""
     records = list(records)
-    return [line for line in (devices.mixed(records), mixed(records)) if line]
+    said = devices.mixed(records), devices.resumed(records), mixed(records)
+    return [line for line in said if line]
 
 
-def of_other_code(records: Iterable[dict]) -> str | None:
-    """What to say before records are added to those of other code; None where there are none."""
+def of_joined(records: Iterable[dict], device: str, among: dict | None = None) -> list[str]:
+    """What to say before records are added to those that are there, a line each.
+
+    Args:
+        records: those that are there.
+        device: as in `devices.of_other_kind`.
+        among: as in `of_other_code`.
+    """
     records = list(records)
-    others = [r for r in records if r["provenance"].get("source") != source_digest()]
+    said = of_other_code(records, among), devices.of_other_kind(records, device)
+    return [line for line in said if line]
+
+
+def of_other_code(records: Iterable[dict], among: dict | None = None) -> str | None:
+    """What to say before records are added to those of other code; None where there are none.
+
+    Args:
+        records: those that are there.
+        among: the workers of the new ones, as a record has them in `parallel`; None does not ask
+            for those of the old ones, as one process measures the runs of several.
+    """
+    records = list(records)
+    present = {"provenance": {"source": source_digest()}} | ({"parallel": among} if among else {})
+    others = [
+        r
+        for r in records
+        if r["provenance"].get("source") != source_digest()
+        or (among and r.get("parallel") != among)
+    ]
     if not others:
         return None
     by = ", ".join(sorted({code(r) for r in others}))
     return (
         f"{len(others)} of the {len(records)} existing records were made by other code "
-        f"({by}) than the present one (code {source_digest()[:10]}), and new records join them; "
+        f"({by}) than the present one ({code(present)}), and new records join them; "
         "`reproduce` makes all records by one code"
     )

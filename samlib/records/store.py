@@ -138,8 +138,8 @@ def read(folder: str | Path, *, set_aside: bool = False) -> Records:
 
     Args:
         folder: a `runs` folder.
-        set_aside: move damaged files to `set_aside` beside the folder, so that their runs are
-            trained again; else damaged files are left out. A warning names them in both cases.
+        set_aside: move damaged files to `set_aside` of the profile, so that their runs are trained
+            again; else damaged files are left out. A warning names them in both cases.
 
     Raises:
         FormatError: the folder was made by another record format.
@@ -159,15 +159,22 @@ def read(folder: str | Path, *, set_aside: bool = False) -> Records:
             except RecordError as error:
                 note = "its run counts as missing"
                 if set_aside:
-                    aside = folder.parent / "set_aside" / path.name
+                    aside = _aside(folder) / path.name
                     with as_disk_error(aside):
-                        aside.parent.mkdir(exist_ok=True)
+                        aside.parent.mkdir(parents=True, exist_ok=True)
                         path.replace(aside)
                     note = f"moved to {aside}, its run will be done again"
                 warnings.warn(f"{error}; {note}", stacklevel=2)
                 continue
             records[record["run_id"]] = record
     return records
+
+
+def _aside(folder: Path) -> Path:
+    """Where damaged files of a folder go: `set_aside` of the profile, which git ignores."""
+    if folder.parent.name == "measures":  # of one run they all have its name
+        return folder.parent.parent / "set_aside" / folder.name
+    return folder.parent / "set_aside"
 
 
 def without_times(record: dict) -> dict:

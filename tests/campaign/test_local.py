@@ -4,15 +4,16 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from conftest import one_line, repeatable
 from helpers import result
 
-from samlib.campaign import runner
+from samlib.campaign import local, runner
 from samlib.campaign.jobs import ATTEMPTS, RunJob, run_job
-from samlib.campaign.local import LocalExecutor, default_workers
+from samlib.campaign.local import LocalExecutor, cores, default_workers
 from samlib.files import DiskError
 from samlib.measures.measurement import MeasureJob
 from samlib.records import journal, store
@@ -64,7 +65,7 @@ def without_times(folder):
 
 
 def test_the_largest_share_of_a_gpu_decides_how_many_workers_there_are(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(local, "cores", lambda: 16)
     small, medium, large = (
         RunJob(RunConfig(model=model)) for model in ("resnet56", "wrn16_4", "wrn28_10")
     )
@@ -74,11 +75,44 @@ def test_the_largest_share_of_a_gpu_decides_how_many_workers_there_are(monkeypat
     assert default_workers("cuda", [small, large, medium]) == 1
     assert default_workers("cuda", []) == 1
     assert default_workers("cpu", [large]) == 16
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(local, "cores", lambda: 3)
     assert default_workers("cuda", [small]) == 3
     assert default_workers("cpu", [small]) == 3
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert cores() == 64
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert default_workers("cuda", [small]) == 1
+    assert cores() == 1
+
+
+def test_no_more_workers_are_made_than_there_are_jobs(tmp_path, monkeypatch):
+    """Each has files open, of which a process may have a thousand."""
+    made = []
+
+    class Worker:
+        def __init__(self):
+            made.append(self)
+
+        def submit(self, *call):
+            future = Future()
+            future.set_result(None)
+            return future
+
+        def end(self, at_once):
+            made.remove(self)
+
+    monkeypatch.setattr(local, "_Worker", Worker)
+    with LocalExecutor(ResultsFolder(tmp_path), workers=192) as executor:
+        assert made == []
+        for _ in range(3):
+            assert len(executor.run(map(RunJob, CONFIGS[:2])).done) == 2
+        assert len(made) == 2, "an idle one takes the next job"
+    assert made == []
 
 
 def test_workers_are_as_many_as_what_is_missing_lets_share_a_gpu(tmp_path, monkeypatch):
@@ -88,7 +122,7 @@ def test_workers_are_as_many_as_what_is_missing_lets_share_a_gpu(tmp_path, monke
         asked.append(workers)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(local, "cores", lambda: 16)
     monkeypatch.setattr(runner, "LocalExecutor", refused)
     needs = [plan.introduction(profiles.get("quick"))]
     for given in (None, 3):

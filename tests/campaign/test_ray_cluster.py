@@ -1,6 +1,8 @@
 """Runs on a real cluster of Ray's processes on this machine: the records of local execution."""
 
+import dataclasses
 import os
+import socket
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ from samlib.campaign.ray_executor import RayExecutor, resources
 from samlib.errors import ConfigError
 from samlib.measures.measurement import MeasureJob, measure
 from samlib.records import journal, store
-from samlib.records.results_folder import ResultsFolder
+from samlib.records.results_folder import OtherCode, ResultsFolder
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train
 
@@ -191,5 +193,25 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
 def test_a_node_with_other_code_is_refused(tmp_path):
     site = ray_node.Site(ResultsFolder(tmp_path), None, "name", {}, "cpu", None)
     answer = ray_node.work(RunJob(CONFIGS[0]), site, {})
-    assert "other code or package versions" in answer.failure
+    assert f"{socket.gethostname()} has other code or package versions" in answer.failure
+    assert answer.ends is OtherCode
     assert not any(tmp_path.iterdir())
+
+
+def test_a_node_with_other_code_ends_the_campaign_and_fails_no_run(two_nodes, tmp_path):
+    failed = []
+    with RayExecutor(ResultsFolder(tmp_path)) as executor:
+        executor._site = dataclasses.replace(executor._site, origin={})
+        with pytest.raises(OtherCode, match="install the same there") as caught:
+            executor.run(map(RunJob, CONFIGS), on_done=lambda job, failure: failed.append(job))
+    one_line(caught)
+    assert failed == []
+
+
+def test_a_cluster_of_this_machine_has_the_cores_that_this_process_may_use(monkeypatch):
+    ray, asked = pytest.importorskip("ray"), {}
+    monkeypatch.setattr(ray_cluster, "_address", lambda: "local")
+    monkeypatch.setattr(ray_cluster, "cores", lambda: 3)
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    ray_cluster.connect(None)
+    assert asked["num_cpus"] == 3

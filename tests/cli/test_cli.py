@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import run
+from helpers import result, run, write_images
 
 from samlib import __main__
+from samlib.campaign.jobs import Outcome
+from samlib.cli import run as cli_run
+from samlib.data import datasets
 from samlib.files import project_root
-from samlib.publish import readme
+from samlib.publish import notebooks, readme, tables
 from samlib.records import store
 from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
@@ -54,6 +57,8 @@ from samlib.trainer.config import RunConfig
         (["train", "--geometry", "l2"], "add --rho"),
         (["train", "--frobnicate", "1"], "python -m samlib train --help"),
         (["notebook", "variants", "-p", "profile", "smok"], "valid: smoke, quick"),
+        (["notebook", "toys", "--profile", "paper"], "unknown parameter of toys 'profile'"),
+        (["notebook", "frames", "--results", "."], "unknown parameter of frames 'results'"),
         (["bench"], "`bench step` times a step"),
         (["readme", "--profile", "smoke"], "the smoke profile is no result"),
         (["readme", "--results", "/tmp/own"], "not those in /tmp/own"),
@@ -111,6 +116,80 @@ def test_reproduce_under_torchrun_names_run(capsys, monkeypatch):
     code, _, err = run(capsys, "reproduce", "--profile", "smoke")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "under torchrun use `run`" in err
+
+
+@pytest.mark.parametrize("flags", [["--workers", "2"], ["--executor", "ray"]])
+def test_what_torchrun_decides_is_refused_under_it(capsys, tmp_path, monkeypatch, flags):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(capsys, "run", "--profile", "smoke", "--results", str(tmp_path), *flags)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "--workers and --executor are not for torchrun" in err
+
+
+@pytest.fixture
+def complete(monkeypatch):
+    """Campaigns are complete at once, with a made-up record."""
+
+    def run_missing(args, profile, folder):
+        store.write(folder.runs, result())
+        return Outcome()
+
+    monkeypatch.setattr(cli_run, "_run_missing", run_missing)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ZeroDivisionError])
+def test_when_the_runs_are_in_place_only_the_book_is_left_to_build(
+    capsys, tmp_path, monkeypatch, complete, stop
+):
+    def stopped(*arguments):
+        raise stop
+
+    monkeypatch.setattr(tables, "write", stopped)
+    arguments = ["reproduce", "--profile", "smoke", "--results", str(tmp_path)]
+    if stop is KeyboardInterrupt:
+        code, _, said = run(capsys, *arguments)
+        assert code == 130
+        assert "the same command" not in said
+    else:
+        with pytest.raises(stop) as caught:
+            run(capsys, *arguments)
+        (said,) = caught.value.__notes__
+    again = f"`python -m samlib book --results {tmp_path}`"
+    assert f"the runs are complete and in place: {again}" in said
+    assert list(store.read(committed(tmp_path, "smoke").runs)) == [result()["run_id"]]
+
+
+@pytest.mark.parametrize(
+    ("only", "needed"), [([], ["cifar10", "cifar100"]), (["--only", "sharpness"], ["cifar100"])]
+)
+def test_no_data_set_is_needed_that_no_run_uses(
+    capsys, tmp_path, monkeypatch, complete, only, needed
+):
+    loaded = []
+    monkeypatch.setattr(datasets, "load", lambda name, folder: loaded.append(name))
+    arguments = ["--profile", "paper", "--device", "cpu", "--results", str(tmp_path)]
+    assert run(capsys, "run", *arguments, *only)[0] == 0
+    assert sorted(loaded) == needed
+
+
+@pytest.mark.parametrize("asked", [["--dataset", "imagenet"], ["--profile", "imagenet"]])
+def test_images_of_ones_own_are_ready_once_both_folders_are_there(capsys, tmp_path, asked):
+    arguments = ["prepare", *asked, "--data", str(tmp_path)]
+    write_images(tmp_path / "imagenet" / "train", 1)
+    code, _, err = run(capsys, *arguments)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"{tmp_path / 'imagenet' / 'val'} is not there" in err
+    write_images(tmp_path / "imagenet" / "val", 1)
+    code, out, _ = run(capsys, *arguments)
+    assert (code, out) == (0, f"imagenet: {tmp_path / 'imagenet'}, 3 classes\n")
+
+
+def test_a_notebook_without_a_profile_runs_without_one(capsys, monkeypatch):
+    called = []
+    monkeypatch.setattr(notebooks, "run", lambda *arguments: called.append(arguments))
+    assert run(capsys, "notebook", "toys")[0] == 0
+    ((_, _, given),) = called
+    assert given == {}
 
 
 @pytest.mark.parametrize("verb", ["tables", "readme", "reproduce", "book"])

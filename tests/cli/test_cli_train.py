@@ -2,14 +2,17 @@
 
 import json
 import os
+from contextlib import contextmanager
 
 import pytest
-from helpers import run
+import torch
+from helpers import result, run
 
 from samlib.cli import train as cli_train
 from samlib.records import store
 from samlib.records.results_folder import committed
 from samlib.study import profiles
+from samlib.trainer import process_group
 from samlib.trainer.one_run import train
 
 TINY = ["--train-size", "40", "--validation-size", "20", "--epochs", "1", "--batch-size", "20"]
@@ -62,6 +65,57 @@ def test_a_run_that_has_a_record_is_not_trained_again(capsys, tmp_path):
     assert code == 0
     assert "was changed after it was written; the run is done again" in err
     assert store.read_one(path)["status"] == "completed"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_worker_trains_a_run_that_has_a_record(capsys, tmp_path, monkeypatch, rank):
+    """The first looks and tells the others."""
+    record = result(run_id=CONFIG.run_id)
+    path = store.write(committed(tmp_path, "smoke").runs, record)
+    content, sent = path.read_bytes(), []
+
+    def broadcast(objects, src):
+        if rank == src:
+            sent.append(objects[0])
+        else:
+            objects[:] = [record]
+
+    @contextmanager
+    def join(device):
+        yield process_group.Workers(rank, 2, device)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(process_group, "join", join)
+    monkeypatch.setattr(process_group.dist, "broadcast_object_list", broadcast)
+    code, out, err = run(capsys, *SMOKE, "--results", str(tmp_path))
+    assert code == 0
+    assert path.read_bytes() == content
+    if rank == 0:
+        assert json.loads(out) == record == sent[0]
+        assert "already trained" in err
+    else:
+        assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize("verb", [["run"], ["train"]])
+@pytest.mark.parametrize(
+    ("gpus", "device", "says"),
+    [
+        (0, "cuda", "no CUDA GPU is available here"),
+        (2, "cuda", "torchrun has started 4 workers here, and 2 GPUs are available: use --nproc"),
+        (4, "cuda:3", "each worker takes a GPU of its own: --device cuda, not cuda:3"),
+    ],
+)
+def test_a_device_that_workers_cannot_share_is_refused(
+    capsys, tmp_path, monkeypatch, verb, gpus, device, says
+):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    code, _, err = run(capsys, *verb, "--device", device, "--results", str(tmp_path))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert says in err
 
 
 def test_a_run_that_was_cut_short_is_continued(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import subprocess
 import sys
 
@@ -47,6 +48,31 @@ def test_a_pipe_that_nobody_reads_ends_it_quietly(says, capfd, buffering):
     with open(writer, "w", buffering=buffering, encoding="utf-8") as stream:
         assert says(stream) == 141
     assert capfd.readouterr().err == ""
+
+
+def test_a_system_that_tells_only_what_it_is_asked_is_asked(monkeypatch):
+    """As macOS, which says of a pipe without a reader that it has hung up."""
+
+    class Poll:
+        def register(self, number, events):
+            self.asked = events
+
+        def poll(self, timeout):
+            return [(1, select.POLLHUP)] if self.asked & select.POLLOUT else []
+
+    monkeypatch.setattr(select, "poll", Poll)
+    with open(os.devnull, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert streams.unread() == [1]
+
+
+def test_only_streams_that_nobody_reads_are_unread(monkeypatch):
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert streams.unread() == [], "one reads it"
+        os.close(reader)
+        assert streams.unread() == [writer]
 
 
 def test_another_pipe_that_breaks_is_no_closed_output(says, monkeypatch):

@@ -1,7 +1,8 @@
 from helpers import result, run
 
 from samlib.records import store
-from samlib.records.devices import kind, mixed, of_other_kind
+from samlib.records.devices import kind, mixed, of_other_kind, resumed
+from samlib.records.origins import differences
 
 ON_CPU = result(provenance={"gpu": None})
 ON_GPU = result(provenance={"gpu": "NVIDIA H100 80GB HBM3"})
@@ -14,6 +15,14 @@ def test_records_of_different_kinds_of_device_are_told():
     assert mixed([ON_CPU, ON_GPU, ON_CPU, ANOTHER, ON_CPU]) == (
         "2 of these records were computed on a GPU, 3 on a CPU: their arithmetic differs"
     )
+
+
+def test_runs_that_ended_elsewhere_than_they_began_are_told():
+    gpu = {"processor": "x86_64", "gpu": "NVIDIA H100", "torch": "2.11.0"}
+    moved = [result(seed, provenance={"gpu": None, "resumed_from": [gpu]}) for seed in (1, 2)]
+    assert resumed([ON_CPU, ON_GPU]) is None
+    assert resumed([ON_CPU, *moved]).startswith(f"{moved[0]['run_id']} and 1 more began on another")
+    assert differences([ON_CPU, moved[0]]) == [resumed(moved[:1])]
 
 
 def test_who_adds_to_records_of_the_other_kind_is_told():

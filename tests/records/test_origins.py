@@ -46,6 +46,17 @@ def test_who_adds_to_records_of_other_code_is_told():
     assert source_digest()[:10] in said
 
 
+def test_workers_that_add_to_records_of_others_are_told():
+    two, eight = ({"workers": n, "perturbation": "worker"} for n in (2, 8))
+    ours = {"provenance": {"source": source_digest()}}
+    there = [result(0, parallel=eight, **ours), result(1, parallel=two, **ours), result(2, **ours)]
+    assert origins.of_other_code(there) is None, "one process measures the runs of several"
+    assert origins.of_other_code(there[:1], eight) is None
+    said = origins.of_other_code(there, eight)
+    assert said.startswith("2 of the 3 existing records")
+    assert f"the present one (code {source_digest()[:10]} on 8 workers (worker" in said
+
+
 def test_status_names_the_code_of_a_mixed_folder(tmp_path, capsys):
     runs = tmp_path / "smoke" / "runs"
     for record in (result(0), result(1, **OTHER)):

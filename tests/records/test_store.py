@@ -14,6 +14,7 @@ from helpers import result
 
 from samlib.files import DiskError, write_atomically
 from samlib.records import store
+from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import RecordError, UnreadableError
 
 
@@ -107,6 +108,25 @@ def test_damaged_records_count_as_missing_and_others_stay(runs, damage, set_asid
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert list(store.read(runs)) == [good.stem]
+
+
+def test_damaged_measurements_of_one_run_are_kept_apart_where_git_ignores_them(tmp_path):
+    place = ResultsFolder(tmp_path / "quick")
+    aside = place.path / "set_aside"
+    for folder, kept in (
+        (place.runs, aside),
+        (place.measures("sharpness"), aside / "sharpness"),
+        (place.measures("curvature"), aside / "curvature"),
+    ):
+        bad = store.write(folder, result())
+        bad.write_text(f"cut sh {folder.name}")
+        with pytest.warns(UserWarning, match=f"moved to {kept / bad.name}"):
+            store.read(folder, set_aside=True)
+    assert {path.read_text() for path in aside.rglob("*.json")} == {
+        "cut sh runs",
+        "cut sh sharpness",
+        "cut sh curvature",
+    }
 
 
 @pytest.mark.parametrize("claimed", [0, 2, "1", None])

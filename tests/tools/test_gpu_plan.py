@@ -132,6 +132,14 @@ def test_a_call_ends_with_its_time(plan):
     called(lines, REST[:1])
 
 
+@pytest.mark.parametrize(("stage", "hangs"), [("check", "-m pytest"), ("calibrate", "accuracy")])
+def test_time_that_is_up_within_a_stage_is_no_verdict_on_it(plan, stage, hangs):
+    done, _ = plan(stage, "evidence", LIMIT="2", HANGS=hangs)
+    assert done.returncode == 124
+    assert f"the time is up after {stage}; the same command continues" in done.stdout
+    assert "that ends the plan" not in done.stdout
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_call_keeps_what_there_is_and_is_continued(plan, how):
     plan("check")

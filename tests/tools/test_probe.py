@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from samlib.provenance import source_digest
 from samlib.records import store
 from samlib.study import profiles
 from samlib.study.methods import BASE
@@ -56,14 +57,15 @@ def ask(probe, monkeypatch, tmp_path, capsys):
             "times": {"wall": 3.0},
         }
 
-    def ask(ends, known=True):
+    def ask(ends, known=True, source=None):
         for run in runs if known else ():
             store.write(tmp_path / "results" / "smoke" / "runs", result(run, 40.0))
         trained = []
 
         def train(config, device, data_dir):
             trained.append(config.seed)
-            return result(config, ends)
+            made = {"provenance": {"source": source or source_digest()}}
+            return result(config, ends) | made
 
         monkeypatch.setattr(probe, "train", train)
         arguments = ["accuracy", "--device", "cpu", "--profile", "smoke", "--seeds", "1"]
@@ -90,3 +92,10 @@ def test_what_was_run_is_read_and_without_records_nothing_is_compared(ask):
     assert (status, len(trained)) == (0, 1)
     assert "no record to compare with" in said
     assert ask(99.0, known=False)[1] == []
+
+
+def test_what_was_run_by_other_code_is_run_again(ask):
+    ask(10.0, source="0123456789abcdef")
+    status, trained, said = ask(40.0)
+    assert (status, len(trained)) == (0, 1)
+    assert "40.00 % here" in said

@@ -1,0 +1,61 @@
+"""The missing runs under torchrun: what is said before they join others, and when none is begun."""
+
+import pytest
+from helpers import result
+
+from samlib.campaign import torchrun
+from samlib.records import store
+from samlib.records.results_folder import ResultsFolder
+from samlib.study import plan, profiles
+from samlib.trainer import process_group
+
+NEEDS = [plan.Needs(plan.introduction(profiles.get("smoke")).cells[:1])]
+THERE, *MISSING = NEEDS[0].cells[0].runs({})
+
+
+def of(config, **changes):
+    """A made-up record of a run, of 100 seconds."""
+    times = {"wall": 100.0, "epochs": [100 / config.epochs] * config.epochs}
+    return result(run_id=config.run_id, config=config.to_dict(), times=times, **changes)
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch):
+    """The first of two workers goes on with a folder that has one record; the runs it trains."""
+    monkeypatch.setattr(process_group.dist, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(process_group.dist, "broadcast_object_list", lambda objects, src: None)
+    folder, trained = ResultsFolder(tmp_path), []
+
+    def train(config, workers, **options):
+        trained.append(config)
+        return of(config)
+
+    def run(time_budget=None, **there):
+        store.write(folder.runs, of(THERE, **there))
+        among = process_group.Workers(0, 2, "cpu")
+        trained.clear()
+        done = torchrun.run_missing_on_all_workers(NEEDS, folder, among, time_budget=time_budget)
+        assert done == len(trained)
+        return trained
+
+    monkeypatch.setattr(torchrun, "train_distributed", train)
+    return run
+
+
+@pytest.mark.parametrize(("budget", "begun"), [(None, True), (1000, True), (50, False)])
+def test_no_run_is_begun_that_would_end_after_the_time(campaign, budget, begun):
+    assert campaign(budget) == (MISSING if begun else [])
+
+
+def test_before_records_of_other_code_devices_or_workers_are_joined_it_is_said(campaign, capsys):
+    campaign(provenance={"source": "0123456789abcdef", "gpu": "NVIDIA H100"})
+    other, device = capsys.readouterr().err.splitlines()
+    assert other.startswith("warning: 1 of the 1 existing records were made by other code (code 01")
+    assert device.startswith("warning: 1 of the 1 records that are there were computed on a GPU")
+
+
+def test_where_no_run_is_missing_nothing_is_said(campaign, capsys):
+    campaign()
+    capsys.readouterr()
+    campaign()
+    assert capsys.readouterr().err == ""
