@@ -36,7 +36,7 @@ from samlib.report.text import listed
 from samlib.sam import family as parts
 from samlib.sam.masks.by_name import MASKS
 from samlib.study import members
-from samlib.study.cells import Cell
+from samlib.study.cells import Cell, count_runs
 from samlib.study.methods import ALL, BASE, ON
 from samlib.trainer.build import build_model
 
@@ -194,6 +194,8 @@ def finding(results: Results) -> str:
 def finding_one_pass(results: Results) -> str:
     """What the members whose only-norm form loses have in common, by the parts they are made of."""
     names = both_masks(results)[1:]
+    if not names:
+        return "No member runs under both masks in this profile."
     losing = [n for n in names if gap(results, n).seen == REVERSED]
     if not losing:
         return "No member is clearly worse with only norm than with mask all."
@@ -210,17 +212,25 @@ def not_run(results: Results) -> str:
     left = [n for n in members.FAMILY if n not in ran(results)]
     if not left:
         return "Every member of the family is run."
+    each = runs_of(results, left[0])
     return (
         f"Not run in this profile: {listed([MEMBER_NAMES[n] for n in left])}. A line of "
-        "`samlib/study/members.py` adds a member, for about 34 runs, 17 under each mask."
+        f"`samlib/study/members.py` adds a member, for about {2 * each} runs, {each} under each "
+        "mask."
     )
+
+
+def runs_of(results: Results, name: str) -> int:
+    """About how many runs a member would take under one mask: a search, and the compared seeds."""
+    return count_runs([results.cell(ON.but(member=name))], {})
 
 
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = "SAM-ON works for SAM, ASAM and Fisher-SAM. MSAM's authors tried BatchNorm alone, too."
     f0 = no_member_loses(results)
-    sees = f"{len(ran(results))} members are run; {f0.ours}."
+    told = "none under both masks" if f0.seen == NOT_RUN else f0.ours
+    sees = f"{len(ran(results))} members are run; {told}."
     if best := _best(results):
         sees += f" The largest difference only norm − all is {best[1]} ({MEMBER_NAMES[best[0]]})."
     return lines(results, says, sees, f0.seen)

@@ -11,7 +11,7 @@ from samlib.report import tidy
 from samlib.report.answers import DESCRIBED, NOT_ANSWERED, PARTLY, Answer, each_of
 from samlib.report.names import family_name, method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, NOTHING, SEEN, Comparison
+from samlib.report.stats import NOT_RUN, NOTHING, OPEN, SAME, SEEN, Comparison
 from samlib.report.text import listed, number
 from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 
@@ -26,7 +26,7 @@ def sam_gains(results: Results) -> Answer:
         return NOT_ANSWERED
     ours = ", ".join(f"{gain} over {name}" for name, gain in gains.items())
     words = {gain.seen for gain in gains.values()}
-    partly = SEEN in words and NOT_RUN not in words and len(words) > 1
+    partly = SEEN in words and words <= {SEEN, SAME, OPEN} and len(words) > 1
     return Answer(PARTLY if partly else each_of(tuple(gains.values()), ours).seen, ours)
 
 

@@ -14,7 +14,7 @@ from samlib.report.figures import COLOURS, MARKERS, name_points, use_style
 from samlib.report.law import Prediction, prediction
 from samlib.report.names import GEOMETRY_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
 from samlib.report.text import listed, number
 from samlib.study import plan
 from samlib.study.cells import Cell
@@ -134,10 +134,11 @@ def untuned_is_enough(results: Results) -> Answer:
 
 
 def _word(comparisons: list[Comparison]) -> str:
-    words = {c.seen for c in comparisons}
-    if REVERSED in words:
-        return REVERSED
-    return OPEN if OPEN in words else SEEN if words <= {SAME, SEEN} else OPEN
+    """Seen if each shows no difference; reversed if one differs after Holm's correction."""
+    if all(c.seen == SAME for c in comparisons):
+        return SEEN
+    differ = any(c.seen in (SEEN, REVERSED) for c in corrected(comparisons))
+    return REVERSED if differ else OPEN
 
 
 def opening(results: Results) -> dict[str, str]:
@@ -149,7 +150,7 @@ def opening(results: Results) -> dict[str, str]:
         "sees": found.ours,
         "seen": found.seen,
         "where": results.profile.where,
-        "worth": "Seen means that a method at the law's ρ is as good as the same method tuned.",
+        "worth": "Seen means that a method at the law's ρ is no different from itself tuned.",
     }
 
 

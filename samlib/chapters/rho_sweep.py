@@ -12,6 +12,7 @@ from samlib.report.answers import DESCRIBED, NOT_ANSWERED, Answer
 from samlib.report.figures import COLOURS, curves, legend, rho_axis, use_style
 from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, problem_name
 from samlib.report.results import Results
+from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed, number
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, CURVES, ON, SWEPT, Method
@@ -37,7 +38,7 @@ def ratio(results: Results, geometry: str) -> float:
 
 def rho_shift(results: Results) -> pd.DataFrame:
     """Chosen rho of all and only-norm, their ratio, and the windows that work (claim 7)."""
-    rows = []
+    rows, base = [], base_on_tuning_seeds(results)
     for geometry in swept(results):
         everything, on = (results.cell(Method(geometry, m)) for m in ("all", "only_norm"))
         rows.append(
@@ -47,8 +48,8 @@ def rho_shift(results: Results) -> pd.DataFrame:
                 "ρ only norm": tidy.rho(results, on),
                 "ratio": ratio(results, geometry),
                 "reported ratio": paper.rho_ratio(geometry),
-                "window all": window(results, everything),
-                "window only norm": window(results, on),
+                "window all": NOT_RUN if math.isnan(base) else window(results, everything),
+                "window only norm": NOT_RUN if math.isnan(base) else window(results, on),
             }
         )
     return tidy.table(rows)
@@ -57,7 +58,7 @@ def rho_shift(results: Results) -> pd.DataFrame:
 def window(results: Results, cell: Cell) -> dict[str, float]:
     """From which to which searched rho mean test accuracy is above the base optimizer's.
 
-    Around the chosen one, all over the tuning seeds; NaN where it is nowhere.
+    Around the chosen one, all over the tuning seeds; NaN where it is not above at the chosen one.
     """
     base, chosen, good = base_on_tuning_seeds(results), results.rho(cell), []
     for rho in results.searched(cell):
@@ -67,6 +68,7 @@ def window(results: Results, cell: Cell) -> dict[str, float]:
             good = []
         else:
             break
+    good = good if chosen in good else []
     return {"from": min(good, default=math.nan), "to": max(good, default=math.nan)}
 
 

@@ -24,25 +24,27 @@ from samlib.study.methods import BASE
 MEASURE = "robustness_in_short"
 AGREE = 0.7  # Kendall's tau of two rankings that agree
 SHIFTED = {"corrupted": "corrupted, mean", "attacked": "attacked, mean of four"}
+CLEAN = {"corrupted": "clean", "attacked": "attacked_clean"}  # of the same images
 
 
 def accuracies(results: Results, cell: Cell) -> pd.DataFrame:
-    """Accuracy in percent by seed: columns `clean`, `corrupted` and `attacked`, the attacks' mean.
+    """Accuracy in percent by seed, columns of `SHIFTED` and `CLEAN`; `attacked` is a mean of four.
+
+    No rows where every measured run diverged.
 
     Raises:
         RecordsMissing: the cell has not been measured.
     """
     found = results.measured(cell, MEASURE)
-    return pd.DataFrame(
-        {
-            seed: {
-                "clean": of["clean"],
-                "corrupted": of["corrupted"],
-                "attacked": sum(a["accuracy"] for a in of["attacks"]) / len(of["attacks"]),
-            }
-            for seed, of in found.items()
-        }
-    ).T
+    rows = {
+        seed: [
+            *(of[column] for column in ("clean", "attacked_clean", "corrupted")),
+            sum(a["accuracy"] for a in of["attacks"]) / len(of["attacks"]),
+        ]
+        for seed, of in found.items()
+    }
+    columns = ["clean", "attacked_clean", "corrupted", "attacked"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
 
 
 def _networks(results: Results) -> Iterator[tuple[str, Cell]]:
@@ -70,8 +72,8 @@ def _rows(results: Results) -> Iterator[dict]:
         for column in ("clean", *SHIFTED):
             for side, mask in zip(sides, ("all", "only norm"), strict=True):
                 row[f"{column}, {mask}"] = side[column].mean()
-        for column in SHIFTED:
-            row[f"{column}, more than clean"] = (gap[column] - gap["clean"]).mean()
+        for column, clean in CLEAN.items():
+            row[f"{column}, more than clean"] = (gap[column] - gap[clean]).mean()
         yield row
 
 
@@ -94,14 +96,14 @@ def agreement(x: pd.Series, y: pd.Series) -> Comparison:
 
 
 def rankings(results: Results) -> dict[str, Comparison]:
-    """The agreement of clean accuracy with each of `SHIFTED`; empty where nothing is measured."""
+    """The agreement of each of `SHIFTED` with its `CLEAN`; empty where nothing is measured."""
     try:
         means = pd.DataFrame(
             {name: accuracies(results, cell).mean() for name, cell in _networks(results)}
         ).T
     except RecordsMissing:
         return {}
-    return {column: agreement(means["clean"], means[column]) for column in SHIFTED}
+    return {column: agreement(means[clean], means[column]) for column, clean in CLEAN.items()}
 
 
 def rank_table(results: Results) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from samlib.chapters import robust_family
 from samlib.errors import RecordsMissing
 from samlib.measures import corruptions
 from samlib.measures.robustness import ATTACKS, DUALITY, Attack
+from samlib.measures.shifted_sets import SETS
 from samlib.report import paper, tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import COLOURS, draw_points, long, use_style
@@ -19,6 +20,7 @@ from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SEEN, Comparison, corrected
 from samlib.report.text import listed
 from samlib.report.wording import points
+from samlib.study import plan
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 EFFECT = 5.0  # points the base optimizer must lose for a condition to count as one
@@ -28,11 +30,28 @@ Read = Callable[[dict], float]
 def conditions(results: Results) -> dict[str, tuple[Read, Read]]:
     """By name: how to read the accuracy under a condition, and the clean one on the same images.
 
-    The attacks are those of the plan: `duality` has the others.
+    The attacks are those of the plan: `duality` has the others. Of ImageNet the conditions are the
+    shifted sets on which every run was measured, and the clean images are the validation set's.
     """
+    if _on_sets(results):
+        sets = {name: (_on(key), _on("imagenet")) for key, name in SETS.items()}
+        return {name: both for name, both in sets.items() if _everywhere(results, both[0])}
     attacks = _attacks(results, [a for a in ATTACKS if a not in DUALITY])
     under = {name: (read, lambda f: f["attacked_clean"]) for name, read in attacks.items()}
     return {"corrupted, mean": (lambda f: f["corrupted"], lambda f: f["clean"])} | under
+
+
+def _on_sets(results: Results) -> bool:
+    return plan.robustness_measure(results.profile) == "shifted_sets"
+
+
+def _on(key: str) -> Read:
+    """How to read the accuracy on a shifted set; NaN where the set was not on disk."""
+    return lambda found: found[key].get("accuracy", math.nan)
+
+
+def _everywhere(results: Results, read: Read) -> bool:
+    return all(accuracies(results, method, read).notna().all() for method in HEADLINE)
 
 
 def _attacks(results: Results, some: Sequence[Attack]) -> dict[str, Read]:
@@ -61,7 +80,7 @@ def _attack_name(attack: dict) -> str:
 
 
 def _measured(results: Results, method: Method) -> dict[int, dict]:
-    return results.measured(results.cell(method), "robustness")
+    return results.measured(results.cell(method), plan.robustness_measure(results.profile))
 
 
 def accuracies(results: Results, method: Method, read: Read) -> pd.Series:
@@ -81,7 +100,7 @@ def excess(results: Results, over: Method, read: Read, clean: Read) -> Compariso
 def _shown(results: Results) -> dict[str, tuple[Read, Read | None]]:
     """Clean images, and the conditions that are felt."""
     found = conditions(results)
-    clean = {"clean": (lambda f: f["clean"], None)}
+    clean = {"clean": (_on("imagenet") if _on_sets(results) else lambda f: f["clean"], None)}
     return clean | {name: found[name] for name in felt(results)}
 
 
@@ -103,7 +122,8 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 def duality(results: Results) -> pd.DataFrame:
     """Accuracy under the attacks of the duality paper, SAM's gain, and SAM-ON's over SAM."""
     rows, comparisons = [], []
-    for name, read in _attacks(results, DUALITY).items():
+    attacks = {} if _on_sets(results) else _attacks(results, DUALITY)
+    for name, read in attacks.items():
         values = {method: accuracies(results, method, read) for method in HEADLINE}
         row = {"test images": name}
         row |= {method_name(results.profile, m): tidy.spread(v) for m, v in values.items()}
@@ -117,7 +137,7 @@ def duality(results: Results) -> pd.DataFrame:
 def by_corruption(results: Results) -> pd.DataFrame:
     """Accuracy under each corruption, averaged over its five severities."""
     rows = []
-    for name in corruptions.names():
+    for name in () if _on_sets(results) else corruptions.names():
         row = {"corruption": name.replace("_", " ")}
 
         def read(found: dict, name=name) -> float:
@@ -153,16 +173,22 @@ def reported_table() -> pd.DataFrame:
 
 
 def figure(results: Results) -> Figure:
-    """SAM-ON's gain over SAM and over the base optimizer, clean and under every condition."""
+    """SAM-ON's gain over SAM and over the base optimizer, clean and under every condition.
+
+    A tick at every condition is the mean gain on the same images, clean.
+    """
     use_style()
-    named = {name: read for name, (read, _) in _shown(results).items()}
-    size = (8.6, 0.36 * len(named) + 1.1)
+    shown = _shown(results)
+    size = (8.6, 0.36 * len(shown) + 1.1)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, over in zip(axes, (ALL, BASE), strict=True):
-        gains = {name: _gain(results, over, read) for name, read in named.items()}
+        gains = {name: _gain(results, over, read) for name, (read, _) in shown.items()}
         draw_points(ax, long(gains, ["only_norm"] * len(gains)), "value", "label")
         ax.axvline(0, color="#444444", lw=0.8)
-        ax.axvline(gains["clean"].mean(), color=COLOURS["only_norm"], lw=0.8, ls="--")
+        for place, (_, clean) in enumerate(shown.values()):
+            if clean is not None:
+                at = _gain(results, over, clean).mean()
+                ax.vlines(at, place - 0.35, place + 0.35, color=COLOURS["base"], lw=1.6)
         ax.set_xlabel(f"SAM-ON − {method_name(results.profile, over)}, points")
     figure.tight_layout()
     return figure

@@ -28,14 +28,18 @@ MARGIN = math.log10(1.1)  # ratios of sharpness within 10 % are of no interest
 def values(results: Results, cell: Cell, rho: float | None, setting: Setting | None) -> pd.Series:
     """Sharpness at one setting (None: the eigenvalue) by seed; NaN where it is not finite.
 
+    A run that diverged has none that is finite.
+
     Raises:
         RecordsMissing: it has not been measured.
     """
-    found = results.measured(cell, "sharpness", rho)
+    found = results.with_diverged(cell, "sharpness", rho)
     return pd.Series({seed: _value(of, setting) for seed, of in found.items()}, dtype=float)
 
 
-def _value(found: dict, setting: Setting | None) -> float:
+def _value(found: dict | None, setting: Setting | None) -> float:
+    if found is None:
+        return math.nan
     if setting is None:
         value = found["eigenvalue"]
     else:
@@ -164,9 +168,10 @@ def monotone(results: Results) -> pd.DataFrame:
         means = found[found["key"] == key_of(method)].groupby("rho").mean(numeric_only=True)
         row = {"method": method_name(results.profile, method), "values of ρ": len(means)}
         for column in ("sharpness", "eigenvalue"):
-            up = int((means[column].diff().dropna() > 0).sum())
+            known = means[column].dropna()
+            up = int((known.diff() > 0).sum())
             row[f"rank correlation, {column}"] = _rank(means.index, means[column])
-            row[f"increases, {column}"] = {"part": up, "whole": len(means) - 1}
+            row[f"increases, {column}"] = {"part": up, "whole": len(known) - 1}
         rows.append(row)
     return tidy.table(rows)
 

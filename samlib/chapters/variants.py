@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samlib.report import paper, tidy
-from samlib.report.answers import Answer, each_of
+from samlib.report.answers import NOT_ANSWERED, Answer, each_of
 from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, family_name, problem_name
 from samlib.report.results import Results
@@ -117,14 +117,19 @@ def finding(results: Results) -> str:
 
 def every_variant(results: Results) -> Answer:
     """only norm minus all, every variant beside SAM itself, every BatchNorm network (claim 1)."""
+    families = plan.varied(results.profile)
     found = {
-        f"{GEOMETRY_NAMES[g]}": results.compare(*_pair(results, family, g))
-        for family in plan.varied(results.profile)
+        (family, g): results.compare(*_pair(results, family, g))
+        for family in families
         for g in results.profile.geometries(family)
         if g != ALL.geometry
     }
-    lowest = min(found, key=lambda name: found[name].mean, default=None)
-    ours = f"lowest of {len(found)}: {points(found[lowest])} for {lowest}" if found else "–"
+    if not found:
+        return NOT_ANSWERED
+    family, geometry = lowest = min(found, key=lambda key: found[key].mean)
+    on = f" on {family_name(results.profile, family)}" if len(families) > 1 else ""
+    name = f"{GEOMETRY_NAMES[geometry]}{on}"
+    ours = f"lowest of {len(found)}: {points(found[lowest])} for {name}"
     return each_of(list(found.values()), ours, strict=False)
 
 

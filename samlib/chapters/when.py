@@ -108,7 +108,10 @@ def finding(results: Results) -> str:
     for switched, word in ((late, "on for"), (early, "off for")):
         left = {m: recovered(results, switched[m][last]) for m in (ON, ALL)}
         said = listed(
-            [f"{share or 'no'} ({method_name(results.profile, m)})" for m, share in left.items()]
+            [
+                f"{share or 'no share can be given'} ({method_name(results.profile, m)})"
+                for m, share in left.items()
+            ]
         )
         parts.append(f"switched {word} the last {epochs - last} of {epochs} epochs, {said}")
     return f"Share of the gain over {base} that is left: {'; '.join(parts)}."

@@ -14,6 +14,7 @@ from samlib.report.answers import DESCRIBED
 from samlib.report.figures import COLOURS, MARKERS, use_style
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN
+from samlib.study import members
 from samlib.study.methods import ALL, BASE, ON
 
 MET, NOT_MET = "met", "not met"
@@ -60,7 +61,8 @@ def _interval(found: Found) -> dict | None:
 def command(results: Results) -> str:
     """What would run it, and its cost."""
     return (
-        "a line of samlib/study/members.py for this profile, about 17 runs, then "
+        "a line of samlib/study/members.py for this profile, about "
+        f"{family.runs_of(results, members.CONTROLS[0])} runs, then "
         f"`python -m samlib run --profile {results.profile.name} --only why`"
     )
 

@@ -9,4 +9,5 @@ __all__ = [
     "measurement",
     "robustness",
     "sharpness",
+    "shifted_sets",
 ]

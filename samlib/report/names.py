@@ -117,12 +117,15 @@ CHANGE_NAMES = {
     ("batchnorm", "first"): "statistics of the first pass",
 }
 
+# Where a rho that no search chose comes from.
+_UNTUNED = {"law": ["at the law's ρ"], "reported": ["at the reported ρ"]}
+
 
 def method_name(profile: Profile, method: Method, family: str | None = None) -> str:
     """How tables and figures call a method, in the headline family unless told otherwise."""
     name = _plain_name(profile, method.plain, family or profile.headline)
     more = [_change(field, value) for field, value in method.changes]
-    return ", ".join([name, *more, *(["at the law's ρ"] if method.rho_from == "law" else [])])
+    return ", ".join([name, *more, *_UNTUNED.get(method.rho_from, ())])
 
 
 def _plain_name(profile: Profile, method: Method, family: str) -> str:

@@ -1,5 +1,6 @@
 """A profile's records seen through the study: accuracies at the chosen rho, paired differences."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,19 +121,36 @@ class Results:
         """What was measured on a cell's runs, by seed; see `runs`. Diverged ones have none.
 
         Raises:
-            RecordsMissing: none was.
+            RecordsMissing: none was, or not every one that is planned.
         """
-        found = {
-            record["config"]["seed"]: self.measures[measure][record["run_id"]]["values"]
-            for record in self.runs(cell, rho)
-            if record["run_id"] in self.measures[measure]
-        }
-        if not found:
-            raise RecordsMissing(
-                f"no {measure} of {cell.method} has been measured in {self.folder / 'measures'}: "
-                f"run `{self._command}`"
-            )
+        found = self.with_diverged(cell, measure, rho)
         return {seed: values for seed, values in found.items() if values is not None}
+
+    def with_diverged(
+        self, cell: Cell, measure: str, rho: float | None = None
+    ) -> dict[int, dict | None]:
+        """The same as `measured` with None for measured runs that diverged."""
+        runs, measures = self.runs(cell, rho), self.measures[measure]
+        planned = self._planned.get((cell, measure, rho is not None), 0)
+        found = {r["config"]["seed"]: measures.get(r["run_id"]) for r in runs}
+        lacking = [seed for seed in [*found][:planned] if found[seed] is None]
+        known = {seed: record["values"] for seed, record in found.items() if record is not None}
+        if lacking or not known:
+            raise RecordsMissing(
+                f"{'not every' if known else 'no'} {measure} of {cell.method} has been measured in "
+                f"{self.folder / 'measures'}: run `{self._command}`"
+            )
+        return known
+
+    @functools.cached_property
+    def _planned(self) -> dict[tuple[Cell, str, bool], int]:
+        """How many seeds are planned, by cell, measure, and whether every value is measured."""
+        planned = {}
+        for needs in plan.chapter_needs(self.profile):
+            for wanted in needs.measured:
+                key = wanted.cell, wanted.measure, wanted.every_value
+                planned[key] = max(wanted.seeds, planned.get(key, 0))
+        return planned
 
     def early_stopped(self, cell: Cell) -> pd.Series:
         """Test accuracy by seed at the epoch, of those evaluated, that validation puts first."""
@@ -187,6 +205,8 @@ class Results:
 
     def _missing(self, cells: Sequence[Cell]) -> str:
         runs = missing_runs(cells, self.records)
+        if not runs:
+            return f"no run is missing in {self.folder / 'runs'}, and none has the value asked for"
         return (
             f"{len(runs)} runs have no record in {self.folder / 'runs'}, the first is "
             f"{runs[0].run_id}: run `{self._command}`"

@@ -15,7 +15,8 @@ class Method:
         geometry, mask, radius_over, sparsity: as in RunConfig.
         changes: other fields of RunConfig in which the method differs, with their values.
         rho_from: "search": tuned on validation accuracy; "plain": the rho of the method without its
-            changes; "law": predicted from SAM's rho (see `law`), untuned.
+            changes; "law": predicted from SAM's rho (see `law`), untuned; "reported": the one that
+            the authors name, in a row of its own, untuned.
         tunes: field of RunConfig that the base optimizer, which has no rho, is tuned over; None
             tunes nothing.
     """
@@ -25,7 +26,7 @@ class Method:
     radius_over: str = "mask"
     sparsity: float | None = None
     changes: tuple[tuple[str, Any], ...] = ()
-    rho_from: Literal["search", "plain", "law"] = "search"
+    rho_from: Literal["search", "plain", "law", "reported"] = "search"
     tunes: str | None = None
 
     def but(self, rho_from: str = "search", **changes) -> "Method":
@@ -59,6 +60,7 @@ DECAY = Method(tunes="weight_decay")  # the base optimizer with a weight decay t
 ALL = Method("l2", "all")  # SAM
 ON = Method("l2", "only_norm")  # SAM-ON
 HEADLINE = (BASE, ALL, ON)
+REPORTED = (replace(ALL, rho_from="reported"), replace(ON, rho_from="reported"))
 # the geometries of the paper's rho figure
 SWEPT = ("l2", "elementwise_l2", "elementwise_linf", "layerwise_l2")
 CURVES = ("all", "only_norm", "no_norm")  # and the masks it draws

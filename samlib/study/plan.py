@@ -8,7 +8,18 @@ from samlib.data.datasets import INFO
 from samlib.errors import choose
 from samlib.study import members
 from samlib.study.cells import Cell, ToMeasure
-from samlib.study.methods import ALL, BASE, CURVES, DECAY, HEADLINE, ON, SCALES, SWEPT, Method
+from samlib.study.methods import (
+    ALL,
+    BASE,
+    CURVES,
+    DECAY,
+    HEADLINE,
+    ON,
+    REPORTED,
+    SCALES,
+    SWEPT,
+    Method,
+)
 from samlib.study.profile import Profile
 
 # Controls of SAM-ON: the norm layers' parameters held at their initial values, or not decayed.
@@ -40,8 +51,8 @@ class Needs(NamedTuple):
 
 
 def introduction(profile: Profile) -> Needs:
-    """Base optimizer, SAM and SAM-ON; beside them the base optimizer, its weight decay tuned."""
-    beside = _of_headline(profile, _known(profile, [DECAY]))
+    """Base optimizer, SAM and SAM-ON; beside them a tuned weight decay, and rho as reported."""
+    beside = _of_headline(profile, _known(profile, (DECAY, *REPORTED)))
     return Needs(_of_headline(profile, HEADLINE), beside=beside)
 
 
@@ -128,11 +139,16 @@ def law(profile: Profile) -> Needs:
 
 
 def sharpness(profile: Profile) -> Needs:
-    """Sharpness of what the introduction compares, and of every rho that SAM and SAM-ON tried."""
-    cells, count = all_cells([introduction(profile)]), profile.measured_seeds
+    """Sharpness of the headline's tuned runs, and of every rho that SAM and SAM-ON tried."""
+    cells, count = _tuned(profile), profile.measured_seeds
     compared = [ToMeasure(cell, "sharpness", count) for cell in cells]
     searched = [ToMeasure(cell, "sharpness", count, every_value=True) for cell in cells[1:3]]
     return Needs(cells, [*compared, *searched])
+
+
+def _tuned(profile: Profile) -> list[Cell]:
+    """Base optimizer, SAM and SAM-ON, and the base optimizer with its weight decay tuned."""
+    return _of_headline(profile, (*HEADLINE, *_known(profile, [DECAY])))
 
 
 def shift(profile: Profile) -> Needs:
@@ -165,13 +181,17 @@ def robustness(profile: Profile) -> Needs:
 
     Where members of the family are run they are ranked beside the headline's three, in short.
     """
-    cells = all_cells([introduction(profile)])
-    folders = INFO[profile.bases[profile.headline].dataset].folders
-    measure = "shifted_sets" if folders else "robustness"
+    cells, measure = _tuned(profile), robustness_measure(profile)
     wanted = [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells]
-    of_family = [] if folders else family(profile).cells
+    of_family = family(profile).cells if measure == "robustness" else []
     wanted += [ToMeasure(cell, "robustness_in_short", RANKED_SEEDS) for cell in of_family]
     return Needs([*cells, *of_family], wanted)
+
+
+def robustness_measure(profile: Profile) -> str:
+    """What `robustness` measures: corruptions and attacks, or shifted sets that are on disk."""
+    folders = INFO[profile.bases[profile.headline].dataset].folders
+    return "shifted_sets" if folders else "robustness"
 
 
 def inside(profile: Profile) -> Needs:

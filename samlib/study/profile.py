@@ -19,7 +19,8 @@ class Row:
 
     Attributes:
         method: with its changes, if the changed method has a search of its own.
-        start: values its search begins with, a factor of 2 apart; none for the base optimizer.
+        start: values its search begins with, a factor of 2 apart; none for the base optimizer, one
+            for a rho that is reported.
         family: the network of the row; None means every network.
         seeds: number of compared seeds; None means the profile's default, which also applies to a
             method that differs from the row's.
@@ -107,7 +108,9 @@ class Profile:
         return found
 
     def _row(self, family: str, method: Method) -> Row | None:
-        wanted = replace(method, rho_from="search"), method.plain
+        wanted = [replace(method, rho_from="search"), method.plain]
+        if method.rho_from == "reported":
+            wanted = [method]  # a search's row does not name that value
         rows = {(row.family, row.method): row for row in self.grids}
         found = (rows.get((f, m)) for m in wanted for f in (family, None))
         return next((row for row in found if row is not None), None)

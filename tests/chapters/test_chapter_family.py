@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from made_up import PROFILE, RATIOS, steps_timed, with_accuracies
 
-from samlib.chapters import family, one_pass, systems
-from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.chapters import family, one_pass, systems, why
+from samlib.report.results import load
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN
 from samlib.study import members
 
 NAMES = list(members.SMOKE)
@@ -115,6 +116,26 @@ def test_f1_is_about_the_steps_of_a_ball(smoke):
     within = family.one_ratio(choosing(smoke, ratios))
     assert (within.seen, within.seeds) == (SEEN, 1), "USAM's radius is not a length"
     assert "1 of 1 within a factor of 2 of 4" in within.ours
+
+
+def test_where_no_member_runs_under_both_masks_the_page_says_so(smoke):
+    left = [r for r in PROFILE.grids if members.member(r.method) == SAM or r.method.mask != "all"]
+    one_mask = replace(smoke, profile=replace(PROFILE, grids=tuple(left)))
+    assert family.both_masks(one_mask) == [SAM]
+    assert family.finding_one_pass(one_mask) == "No member runs under both masks in this profile."
+    opening = family.opening(one_mask)
+    assert opening["sees"] == "2 members are run; none under both masks."
+    assert opening["seen"] == NOT_RUN
+
+
+@pytest.mark.parametrize(("name", "runs"), [("smoke", 4), ("quick", 17), ("cifar100-10k", 20)])
+def test_what_a_member_would_take_follows_from_the_profile(name, runs, tmp_path):
+    found = load(name, tmp_path)
+    assert family.runs_of(found, "vasso") == runs
+    assert f"about {runs} runs" in why.command(found)
+    if "vasso" not in family.ran(found):
+        said = f"adds a member, for about {2 * runs} runs, {runs} under each mask."
+        assert family.not_run(found).endswith(said)
 
 
 # --- one pass ------------------------------------------------------------------------------------

@@ -80,10 +80,12 @@ def with_barriers(results, layer, barrier):
     return with_measures(results, "connectivity", change)
 
 
-@pytest.mark.parametrize(("height", "said"), [(0.01, MET), (0.2, NOT_MET)])
+@pytest.mark.parametrize(("height", "said"), [(0.01, MET), (0.2, NOT_MET), (0.05, OPEN)])
 def test_the_highest_barrier_of_a_single_layer_decides(smoke, height, said):
     found = with_barriers(smoke, "layer1.0.conv1", height)
     assert outcome_of("one valley layer by layer", found) == said
+    shown = BY_NAME["one valley layer by layer"].look(found)[0]
+    assert shown.low < height + 1e-4 < shown.high, "the barrier itself, not what is above the bound"
     assert anatomy.highest(found, ON).tolist() == pytest.approx([height] * 2, abs=1e-3)
     table = inside.layers(found).set_index(("layer", ""))
     assert table.index.tolist() == ["all at once", *LAYERS]

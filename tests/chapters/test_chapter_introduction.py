@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 from made_up import PROFILE, with_accuracies
+from planted import planted
 
 from samlib.chapters import introduction
 from samlib.errors import RecordsMissing
 from samlib.report.formats import as_text
-from samlib.study import plan
-from samlib.study.methods import DECAY, HEADLINE, ON
+from samlib.study import plan, profiles
+from samlib.study.methods import DECAY, HEADLINE, ON, REPORTED
 
 
 def levels(base=80.0, everything=90.0, on=91.0):
@@ -42,7 +43,8 @@ def test_the_table_has_leads_shares_and_the_time_of_a_step(smoke, tmp_path):
 
 def without(results, method):
     """The records without those that are a method's alone: some are another's, too."""
-    own, *others = (results.cell(m) for m in (method, *({*HEADLINE, DECAY} - {method})))
+    known = {m for m in (*HEADLINE, DECAY) if results.profile.has("wrn", m)}
+    own, *others = (results.cell(m) for m in (method, *(known - {method})))
     shared = {run.run_id for cell in others for run in cell.runs(results.records)}
     gone = {run.run_id for run in own.runs(results.records)} - shared
     left = {run_id: record for run_id, record in results.records.items() if run_id not in gone}
@@ -107,3 +109,27 @@ def test_claim_3_is_best_against_best(smoke, on, seen):
 
 def test_the_posters_numbers_belong_to_its_network(smoke):
     assert introduction.absolute(smoke).seen == "not run"
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    """Records of the introduction in the paper's setting."""
+    folder = tmp_path_factory.mktemp("planted")
+    return planted(profiles.get("paper"), {}, folder / "paper", only=("introduction",))
+
+
+@pytest.mark.parametrize(("on", "seen"), [(84.0, "holds"), (83.7, "refuted")])
+def test_the_posters_numbers_are_read_at_its_rho_on_the_compared_seeds(papers, on, seen):
+    def rule(config):
+        if config["seed"] >= 1000:
+            return 10.0  # the tuning seeds, which are not compared
+        at = {("none", 0.0): 80.7, ("l2", 0.1): 83.1, ("l2", 1.0): on}
+        return at.get((config["geometry"], config["rho"]), 50.0)
+
+    found = with_accuracies(papers, rule)
+    answer = introduction.absolute(found)
+    assert (answer.seen, answer.seeds) == (seen, 3)
+    assert answer.ours == f"80.71, 83.11, {on + 0.01:.2f}"
+    assert "SAM-ON, at the reported ρ" in introduction.table(found)["method"].tolist()
+    with pytest.raises(RecordsMissing):
+        introduction.absolute(without(found, REPORTED[1]))

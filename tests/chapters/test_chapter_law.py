@@ -9,6 +9,7 @@ from made_up import PROFILE, with_accuracies
 from samlib.chapters import law
 from samlib.report.counting import whole_tensors
 from samlib.report.law import Prediction, prediction
+from samlib.report.stats import compare
 from samlib.study.methods import ALL, ON, Method
 
 BASE = PROFILE.bases["wrn"]
@@ -98,7 +99,20 @@ def test_the_table_has_every_mask_with_a_prediction(found):
     assert len(law.figure(found).axes[0].texts) == len(table)
 
 
-@pytest.mark.parametrize(("lost", "seen"), [(0.05, "seen"), (1.0, "reversed")])
+@pytest.mark.parametrize(
+    ("differences", "seen"),
+    [
+        (([0.01, 0.02, 0.01], [0.0, 0.01, 0.02]), "seen"),
+        (([0.01, 0.02, 0.01], [-1.0, 0.1, 1.1]), "open"),
+        (([0.01, 0.02, 0.01], [1.0, 1.02, 1.01]), "reversed"),  # better is not the same either
+        (([0.6, 0.9, 1.2], [-1.0, 0.1, 1.1]), "open"),  # 0.036 by itself, 0.07 of two
+    ],
+)
+def test_the_law_asks_for_no_difference_of_each(differences, seen):
+    assert law._word([compare(values) for values in differences]) == seen
+
+
+@pytest.mark.parametrize(("lost", "seen"), [(0.05, "seen"), (1.0, "reversed"), (-1.0, "reversed")])
 def test_the_law_is_tested_forward(found, lost, seen):
     untuned = {
         run.run_id for cell, _ in law.forward(found).values() for run in cell.at(found.rho(cell))

@@ -7,6 +7,7 @@ import pytest
 from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import rho_sweep
+from samlib.report.formats import as_text
 from samlib.study.methods import ALL, ON, SWEPT
 
 
@@ -49,6 +50,25 @@ def test_the_window_holds_what_is_above_the_base_optimizer(found):
     assert rho_sweep.window(only_low, cell) == {"from": low, "to": low}
     nowhere = with_accuracies(found, lambda c: 80.0 - c["rho"])
     assert set(map(str, rho_sweep.window(nowhere, cell).values())) == {"nan"}
+
+
+def test_a_window_holds_the_chosen_value_or_is_none(smoke):
+    last = chosen(smoke, {"all": -1})
+    low, high = last.cell(ALL).start
+    below = with_accuracies(last, lambda c: 81.0 if c["rho"] == low else 80.0 - c["rho"])
+    assert below.rho(below.cell(ALL)) == high
+    assert math.isnan(rho_sweep.window(below, below.cell(ALL))["from"])
+    assert as_text(rho_sweep.rho_shift(below))["window all"][0] == "none"
+
+
+def test_without_the_base_optimizer_a_window_is_not_run(found):
+    left = {
+        i: r
+        for i, r in found.records.items()
+        if r["config"]["geometry"] != "none" or r["config"]["seed"] not in PROFILE.tuning
+    }
+    table = as_text(rho_sweep.rho_shift(dataclasses.replace(found, records=left)))
+    assert set(table["window all"]) == set(table["window only norm"]) == {"not run"}
 
 
 def test_the_base_optimizer_is_that_of_the_same_seeds(found):

@@ -25,12 +25,16 @@ def level(config):
     return 60.0 + place + 2 * (config["mask"] == "only_norm") - 40 * (config["geometry"] == "none")
 
 
-def shifted(results, corrupted, attacked):
-    """Clean accuracies by `level`, the others as rules make them of the clean one and the mask."""
+def shifted(results, corrupted, attacked, apart=0):
+    """Clean accuracies by `level`, the others as rules make them of the clean one and the mask.
+
+    On the images that are attacked only norm is `apart` lower, clean.
+    """
 
     def change(config, values):
         clean, on = level(config), config["mask"] == "only_norm"
         values |= {"clean": clean, "corrupted": corrupted(clean, on)}
+        values["attacked_clean"] = clean - apart * on
         for number, attack in enumerate(values["attacks"]):
             attack["accuracy"] = attacked(clean, on) + number  # the mean is 1.5 higher
 
@@ -38,17 +42,38 @@ def shifted(results, corrupted, attacked):
 
 
 def test_only_norm_on_shifted_images_beyond_clean_ones(smoke):
-    found = shifted(smoke, lambda clean, on: clean - 20 + 3 * on, lambda clean, on: clean / 2)
+    rules = (lambda clean, on: clean - 20 + 3 * on, lambda clean, on: clean / 2)
+    found = shifted(smoke, *rules, apart=5)
     table = robust_family.table(found).set_index(("member", ""))
     assert table.index.tolist() == ["SAM", "MSAM", "USAM"]
     assert table["clean, all", ""].tolist() == [70, 80, 60]
     assert table["corrupted, only norm", ""].tolist() == [55, 65, 45]
     assert table["attacked, all", ""].tolist() == [36.5, 41.5, 31.5]
     assert table["corrupted, more than clean", ""].tolist() == [3, 3, 3]
-    assert table["attacked, more than clean", ""].tolist() == [-1, -1, -1]
+    assert table["attacked, more than clean", ""].tolist() == [4, 4, 4], "1 and not −3"
     assert table["seeds", ""].tolist() == [plan.RANKED_SEEDS] * 3
     shown = formats.as_text(robust_family.table(found))
-    assert shown["attacked, more than clean"].tolist() == ["−1.00"] * 3
+    assert shown["attacked, more than clean"].tolist() == ["+4.00"] * 3
+
+
+def test_attacked_accuracy_is_ranked_against_the_clean_one_of_the_same_images(smoke):
+    rules = (lambda clean, on: clean, lambda clean, on: clean - 5 * on)
+    assert robust_family.rankings(shifted(smoke, *rules, apart=5))["attacked"].mean == 1
+    assert robust_family.rankings(shifted(smoke, *rules))["attacked"].mean < 1
+
+
+def test_a_network_that_diverged_has_no_place_and_no_gain(smoke):
+    found = shifted(smoke, lambda clean, on: clean - 20, lambda clean, on: clean / 2)
+    none = {
+        run_id: record | {"values": None} if record["config"]["member"] == "msam" else record
+        for run_id, record in found.measures[MEASURE].items()
+    }
+    lost = replace(found, measures=found.measures | {MEASURE: none})
+    table = robust_family.table(lost).set_index(("member", ""))
+    assert table.loc["MSAM", ("seeds", "")] == 0
+    assert table.loc["MSAM"].isna().sum() == len(table.columns) - 1
+    assert table.loc["USAM", ("corrupted, more than clean", "")] == 0
+    assert robust_family.rankings(lost)["corrupted"].seeds == 5
 
 
 def test_every_network_is_ranked_and_the_hypothesis_decided(smoke):
@@ -122,7 +147,8 @@ def test_a_planted_order_of_the_whole_family_is_found_through_noise(noise, seen)
         config = RunConfig.from_dict(config)
         place = rng_of("place", config.member, config.mask, config.geometry).uniform(0, 30)
         draw = rng_of("shift", config.run_id)
-        values |= {"clean": 50 + place, "corrupted": 30 + place + draw.normal(0, noise)}
+        values |= dict.fromkeys(("clean", "attacked_clean"), 50 + place)
+        values |= {"corrupted": 30 + place + draw.normal(0, noise)}
         for attack in values["attacks"]:
             attack["accuracy"] = 20 + place / 2 + draw.normal(0, noise)
 

@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import pytest
 from made_up import with_measures
+from matplotlib.collections import LineCollection
+from planted import planted
 
-from samlib.chapters import robustness
+from samlib.chapters import robustness, verdicts
 from samlib.errors import RecordsMissing
+from samlib.measures.shifted_sets import SETS
 from samlib.report import formats
+from samlib.study import profiles
 from samlib.study.methods import ALL, BASE
 
 
@@ -119,6 +123,56 @@ def test_the_figure_has_a_row_per_condition_and_the_clean_one(rewritten):
     assert labels == ["clean", *robustness.felt(rewritten(GAINS_MORE))]
     top = figure.axes[0].get_ylim()
     assert top[0] > top[1], "the first row is on top"
+
+
+def test_a_tick_is_the_clean_gain_on_the_same_images(rewritten):
+    def change(config, values):
+        values["attacked_clean"] -= 3 * (config["mask"] == "only_norm")
+
+    figure = robustness.figure(with_measures(rewritten(GAINS_MORE), "robustness", change))
+    ticks = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    ends = [tick.get_segments()[0].tolist() for tick in ticks]
+    assert [end[0][0] for end in ends] == pytest.approx([1, -2]), "of SAM-ON over SAM"
+    assert [round(end[0][1] + 0.35) for end in ends] == [1, 2], "beside their conditions"
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """ImageNet, with two shifted sets on disk for every run, one for some and two for none."""
+    folder, profile = tmp_path_factory.mktemp("planted") / "imagenet", profiles.get("imagenet")
+    bases = {"vit": profile.bases["vit"].replace(model="vit_micro")}  # is built faster
+    found = planted(replace(profile, bases=bases), {}, folder, only=("robustness",))
+
+    def change(config, values):
+        method = "base" if config["geometry"] == "none" else config["mask"]
+        place = ("base", "all", "only_norm").index(method)
+        on_disk = {"imagenet": 70 + place, "imagenetv2": 50 + 3 * place, "imagenet-r": 30 + place}
+        if method == "base":
+            on_disk["imagenet-a"] = 5
+        values.clear()
+        values |= {name: {"missing": "no such folder"} for name in SETS}
+        for name, accuracy in on_disk.items():
+            values[name] = {"accuracy": accuracy + 0.1 * config["seed"], "images": 10}
+
+    return with_measures(found, "shifted_sets", change)
+
+
+def test_imagenets_conditions_are_the_shifted_sets_that_all_methods_have(imagenet):
+    assert list(robustness.conditions(imagenet)) == ["ImageNetV2", "ImageNet-R"]
+    table = robustness.table(imagenet)[0].set_index(("test images", ""))
+    assert table.index.tolist() == ["clean", "ImageNetV2", "ImageNet-R"]
+    assert table["SAM", "mean"].tolist() == pytest.approx([71.05, 53.05, 31.05])
+    assert table["more than clean", "mean"].tolist()[1:] == pytest.approx([2, 0])
+    answer = verdicts.answer(verdicts.BY_KEY["13"], imagenet)
+    assert answer.seen == "no difference"
+    assert answer.ours.startswith("lowest of 2: +0.00 ")
+    assert "Of 2 conditions 2 cost AdamW 5 points or more" in robustness.finding(imagenet)
+    assert len(robustness.figure(imagenet).axes[0].get_yticklabels()) == 3
+
+
+def test_imagenet_has_no_table_of_corruptions_attacks_or_the_family(imagenet):
+    for name in ("corruptions", "duality", "robust_family", "robust_ranks"):
+        assert robustness.TABLES[name](imagenet).empty, name
 
 
 def test_without_measurements_it_is_not_run(smoke):

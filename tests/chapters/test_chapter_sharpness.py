@@ -97,6 +97,18 @@ def test_what_is_not_finite_is_counted_not_dropped(rewritten):
     assert sharpness.differences(found)[1][0].seeds == 1
 
 
+def test_a_run_that_diverged_is_counted_among_what_is_not_finite(smoke):
+    none = {
+        run_id: record | {"values": None} if record["config"]["seed"] == 0 else record
+        for run_id, record in smoke.measures["sharpness"].items()
+    }
+    found = replace(smoke, measures=smoke.measures | {"sharpness": none})
+    assert html.as_text(sharpness.table(found))["SAM"][0].endswith("(1 not finite)")
+    assert sharpness.eigenvalues(found)["SGD"]["not_finite"].tolist() == [1]
+    assert sharpness.differences(found)[1][0].seeds == 1
+    assert sharpness.monotone(found)["values of ρ"].tolist() == [2, 2]
+
+
 def test_the_posters_numbers_stand_beside_its_own_settings_only(smoke):
     table = html.as_text(sharpness.table(smoke), digits=3)
     table = table.set_index("setting")

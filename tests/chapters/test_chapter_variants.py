@@ -1,13 +1,19 @@
 """The variants chapter on made-up records whose numbers are known."""
 
+from dataclasses import replace
+
 import pytest
 from made_up import PROFILE, with_accuracies
+from planted import planted
 
 from samlib.chapters import variants
 from samlib.study import plan
+from samlib.study.methods import Method
+from samlib.study.profile import Row
 
 FAMILY = "wrn"
 GEOMETRIES = PROFILE.geometries(FAMILY)
+MASKS = ("all", "only_norm")
 
 
 def by_variant(leads):
@@ -46,6 +52,21 @@ def test_one_variant_that_loses_reverses_the_claim(smoke, lead, seen):
     answer = variants.every_variant(with_accuracies(smoke, by_variant(leads)))
     assert answer.seen == seen
     assert answer.ours.startswith(f"lowest of {len(GEOMETRIES) - 1}: ")
+
+
+def test_a_variant_counts_on_every_network_that_is_run_with_it():
+    rows = [Row(Method("elementwise_l2", mask), (0.5, 1.0), "resnet") for mask in MASKS]
+    two = replace(PROFILE, grids=(*PROFILE.grids, *rows))
+    found = planted(two, {}, None, only=("variants",))
+
+    def rule(config):
+        loses = config["model"] == "wrn10_1" and config["geometry"] == "elementwise_l2"
+        return 90.0 + (config["mask"] == "only_norm") * (-1 if loses else 1)
+
+    answer = variants.every_variant(with_accuracies(found, rule))
+    assert answer.seen == "reversed", "the other network does not stand for this one"
+    assert answer.ours.startswith(f"lowest of {len(GEOMETRIES)}: −1.00")
+    assert answer.ours.endswith("for ASAM elementwise ℓ₂ on WRN-10-1")
 
 
 def test_plain_sam_is_claim_3_and_not_this_one(smoke):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from made_up import PROFILE
 
-from samlib.chapters import questions, when
+from samlib.chapters import claims, questions, verdicts, when
 from samlib.errors import RecordsMissing
 
 
@@ -49,7 +49,7 @@ def test_no_share_is_told_of_a_gain_that_is_not_there(rewritten):
     found = rewritten(lambda c: 75.0 if c["mask"] == "only_norm" else by_start(c))
     shares = when.table(found)[0]["gain left"]["share"].tolist()
     assert shares == pytest.approx([20, 80, math.nan, math.nan], nan_ok=True)
-    assert "no (SAM-ON) and 20 % [20, 20] (SAM)" in when.finding(found)
+    assert "no share can be given (SAM-ON) and 20 % [20, 20] (SAM)" in when.finding(found)
 
 
 def accuracy(config):
@@ -89,11 +89,32 @@ def test_statistics_decide_the_claim(rewritten):
 def test_a_gain_lost_with_either_kind_of_statistics_is_against_the_claim(rewritten):
     flat = rewritten(accuracy, lambda config: 60.0 + 0.1 * config["seed"])
     assert when.not_statistics(flat).seen == "no difference", "none with recalibrated statistics"
+    assert questions.is_it_batchnorm(flat) == (
+        "Yes: a gain of +7.00 [+7.00, +7.00] points, 2 seeds, with statistics of the first pass "
+        "alone; +0.00 [+0.00, +0.00] points, 2 seeds, with statistics made anew"
+    )
 
     def first(config):
         return 79.0 if config["batchnorm"] == "first" else accuracy(config)
 
     assert when.not_statistics(rewritten(first, recalibrated)).seen == "reversed"
+
+
+def test_in_the_claims_own_domain_a_lost_gain_is_the_statistics_too(rewritten, monkeypatch):
+    own = claims.Bearing(claims.SAME, "as in the paper")
+    monkeypatch.setattr(verdicts, "bearing", lambda *of: own)
+    flat = rewritten(accuracy, lambda config: 60.0 + 0.1 * config["seed"])
+    assert verdicts.verdict("15", flat).seen == "refuted"
+    assert questions.is_it_batchnorm(flat).startswith("Yes: a gain of +7.00 ")
+    kept = rewritten(accuracy, recalibrated)
+    assert questions.is_it_batchnorm(kept).startswith("No: a gain of +7.00 ")
+
+
+def test_where_nothing_is_gained_there_is_nothing_to_explain(rewritten):
+    nothing = rewritten(lambda config: 80.0, lambda config: 60.0 + 0.1 * config["seed"])
+    assert questions.is_it_batchnorm(nothing).startswith(
+        "No clear gain to explain: +0.00 [+0.00, +0.00] points, 2 seeds, with the usual statistics;"
+    )
 
 
 def test_recalibrated_statistics_alone_are_half_an_answer(rewritten):

@@ -62,18 +62,19 @@ def test_half_an_answer_is_not_one_and_the_half_is_told(introduction):
     )
 
 
-def test_a_gain_over_the_untuned_base_alone_is_part_of_an_answer(introduction):
+@pytest.mark.parametrize(("more", "seen"), [(1.5, "partly"), (4.0, "reversed")])
+def test_a_gain_over_the_untuned_base_alone_is_part_of_an_answer(introduction, more, seen):
     seeds = introduction.cell(DECAY).seeds
     decay = {r.run_id for r in introduction.cell(DECAY).runs(introduction.records)}
     base = {r.run_id for r in introduction.cell(BASE).runs(introduction.records)}
     better = {
-        run_id: r | {"test_accuracy": r["test_accuracy"] + 1.5 * (run_id in decay - base)}
+        run_id: r | {"test_accuracy": r["test_accuracy"] + more * (run_id in decay - base)}
         for run_id, r in introduction.records.items()
     }
     found = replace(introduction, records=better)
     assert len(found.accuracies(found.cell(DECAY))) == len(seeds)
     row = answers(found).loc[2]
-    assert row["verdict", "seen"] == "partly"
+    assert row["verdict", "seen"] == seen
 
 
 def test_a_gate_that_is_not_met_is_told(introduction):

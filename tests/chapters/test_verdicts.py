@@ -5,6 +5,7 @@ import math
 
 import pytest
 from made_up import PROFILE, with_accuracies
+from planted import planted
 
 from samlib.chapters import CHAPTERS, claims, questions, verdicts
 from samlib.report.formats import as_text
@@ -157,7 +158,9 @@ def test_the_five_questions_follow_the_records(smoke):
     assert same[1].startswith("No difference")
     assert same[2].startswith("No: +0.00 [+0.00, +0.00] points")
     none = questions.table(with_accuracies(smoke, level(everything=80.0)))[here].tolist()
-    assert none[0].startswith("Yes: +11.00"), "no share of a gain that is not there"
+    assert none[0].startswith("SAM has no clear gain here; SAM-ON: +11.00 "), "and no share of it"
+    less = questions.table(with_accuracies(smoke, level(on=85.0)))[here].tolist()
+    assert less[0] == "Less: 50 % [50, 50] of SAM's gain"
 
 
 def test_another_problem_has_a_column_of_its_own(smoke, tmp_path):
@@ -169,6 +172,16 @@ def test_another_problem_has_a_column_of_its_own(smoke, tmp_path):
     ]
     assert set(table["here, on noisy digits"]) == {"not run"}
     assert table[f"here, {PROFILE.where}"].tolist()[1].startswith("Yes: +1.00")
+
+
+def test_a_question_that_a_profile_cannot_answer_says_so(tmp_path):
+    imagenet = profiles.get("imagenet")
+    bases = {"vit": imagenet.bases["vit"].replace(model="vit_micro")}  # is built faster
+    small = dataclasses.replace(imagenet, bases=bases)
+    found = planted(small, {}, tmp_path / "imagenet", only=("introduction",))
+    answers = questions.table(found)["here, on ImageNet"].tolist()
+    assert answers[2] == "not run", "no random mask"
+    assert answers[4] == "The network has no BatchNorm"
 
 
 def test_a_question_without_records_is_not_run(tmp_path):

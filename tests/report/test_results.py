@@ -1,11 +1,14 @@
 """Results on records whose effects were planted: the protocol from runs to verdicts."""
 
+import dataclasses
 import functools
+from pathlib import Path
 
 import pytest
 from planted import planted
 
 from samlib.chapters import introduction, law, sparsity, verdicts
+from samlib.errors import RecordsMissing
 from samlib.study import profiles
 from samlib.study.methods import ALL, BASE, ON, SPARSE_MASKS, Method
 
@@ -61,6 +64,38 @@ def test_at_a_rho_that_is_given_the_tuning_seeds_are_read(effect):
     cell = effect.cell(ALL)
     for rho in effect.searched(cell):
         assert tuple(effect.accuracies(cell, rho).index) == PROFILE.tuning
+
+
+def test_a_value_that_was_never_searched_is_missing_though_no_run_is(effect):
+    found = dataclasses.replace(effect, folder=Path("results"))
+    with pytest.raises(RecordsMissing, match="no run is missing"):
+        found.accuracies(found.cell(ALL), 3.0)
+
+
+def without(results, measure, run):
+    left = {i: record for i, record in results.measures[measure].items() if i != run.run_id}
+    return dataclasses.replace(results, measures=results.measures | {measure: left})
+
+
+def test_what_is_measured_in_part_is_not_measured(smoke):
+    cell = smoke.cell(ON)
+    rho = smoke.rho(cell)
+    compared, tuning = cell.at(rho)[0], cell.at(rho, cell.tuning)[0]
+    with pytest.raises(RecordsMissing, match="not every sharpness of"):
+        without(smoke, "sharpness", compared).measured(cell, "sharpness")
+    other = without(smoke, "sharpness", tuning)
+    assert {*other.measured(cell, "sharpness")} == {*cell.seeds}
+    with pytest.raises(RecordsMissing, match="no sharpness of"):
+        other.measured(cell, "sharpness", rho)
+
+
+def test_as_many_seeds_are_asked_for_as_a_chapter_plans(smoke):
+    cell = smoke.cell(ON)
+    first, second = cell.at(smoke.rho(cell))
+    assert {*smoke.measured(cell, "robustness_in_short")} == {first.seed}, "one network of each"
+    some = {second.run_id: smoke.measures["robustness"][second.run_id]}
+    found = dataclasses.replace(smoke, measures=smoke.measures | {"shifted_sets": some})
+    assert {*found.measured(cell, "shifted_sets")} == {second.seed}, "no chapter plans it here"
 
 
 def test_the_margin_is_the_plans(effect):

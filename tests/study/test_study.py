@@ -11,7 +11,7 @@ from samlib.errors import ConfigError
 from samlib.sam.geometry import GEOMETRIES, L2, VARIANTS
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, count_runs
-from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
+from samlib.study.methods import ALL, BASE, DECAY, ON, REPORTED, SPARSE_MASKS, Method
 from samlib.study.profile import Row
 from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
@@ -229,6 +229,18 @@ def test_a_switched_method_takes_the_rho_of_the_one_it_switches():
     assert late.chosen(records) == always.chosen(records) == 2.0
     extra = [run for run in late.runs(records) if run not in always.tuning_runs(records)]
     assert {(run.rho, run.start, run.seed) for run in extra} == {(2.0, 6, s) for s in late.seeds}
+
+
+def test_a_reported_rho_is_taken_from_a_row_of_its_own_without_a_search():
+    paper = profiles.get("paper")
+    everything, on = (paper.cell("wrn", method) for method in REPORTED)
+    assert (everything.chosen({}), on.chosen({})) == (0.1, 1.0)
+    assert [(run.rho, run.seed) for run in on.runs({})] == [(1.0, s) for s in range(paper.seeds)]
+    assert paper.cell("wrn", ON).chosen({}) is None
+    assert {*plan.introduction(paper).beside} == {everything, on}
+    assert not {everything, on} & {*plan.sharpness(paper).cells, *plan.robustness(paper).cells}
+    for name in profiles.PROFILES.keys() - {"paper"}:
+        assert not any(profiles.get(name).has("wrn", method) for method in REPORTED)
 
 
 def test_a_changed_method_searches_where_the_plain_one_does():

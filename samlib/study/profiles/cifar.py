@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from samlib.study import members
-from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
+from samlib.study.methods import ALL, BASE, DECAY, ON, REPORTED, SPARSE_MASKS, Method
 from samlib.study.profile import Profile, Row
 from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
@@ -181,13 +181,18 @@ def _sparse(levels: tuple[float | None, ...]) -> tuple[Row, ...]:
     )
 
 
+# The values that claim 2 names, for SAM and SAM-ON.
+_REPORTED = tuple(
+    Row(method, (rho,), "wrn") for method, rho in zip(REPORTED, (0.1, 1.0), strict=True)
+)
+
 PAPER = Profile(
     name="paper",
     about="CIFAR-10 and CIFAR-100, the authors' networks and recipe, 200 epochs; weeks on one GPU",
     where="in the paper's setting",
     bases=_paper_bases(),
     headline="wrn",
-    grids=(Row(BASE), *_SWEPT_PAIRS, *_OTHER_PAIRS, *_MASKS, *_sparse(_LEVELS)),
+    grids=(Row(BASE), *_SWEPT_PAIRS, *_OTHER_PAIRS, *_MASKS, *_sparse(_LEVELS), *_REPORTED),
     seeds=3,
     measured_seeds=3,
     device="cuda",
