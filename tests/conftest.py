@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from samlib import masks
-from samlib.data import datasets
+from samlib.data.info import INFO
 from samlib.records import store
 
 # As many processes as cores run tests: threads of several would wait for each other, ten times as
@@ -153,7 +153,7 @@ def tiny(monkeypatch):
 
     def shrink(name="cifar10", train=300, test=40):
         """Shrink a set to a few images, each of which holds its own number; return its arrays."""
-        info = datasets.INFO[name]
+        info = INFO[name]
         rng = np.random.default_rng(0)
         arrays = {}
         for split, count, first in (("train", train, 0), ("test", test, train)):
@@ -171,7 +171,7 @@ def tiny(monkeypatch):
             test_count=test,
             channel_means=tuple(means.tolist()) if info.channel_means else (),
         )
-        monkeypatch.setitem(datasets.INFO, name, info)
+        monkeypatch.setitem(INFO, name, info)
         return arrays
 
     return shrink

@@ -9,7 +9,8 @@ from PIL import Image
 
 from samlib import models
 from samlib.__main__ import main
-from samlib.data import augment, datasets
+from samlib.data import augment
+from samlib.data.info import names
 from samlib.sam.family import MEMBERS
 from samlib.sam.geometry import GEOMETRIES
 from samlib.sam.masks.by_name import MASKS
@@ -115,7 +116,7 @@ FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
 
 
 CHOICES = {
-    "dataset": datasets.names(),
+    "dataset": names(),
     "model": models.names(),
     "geometry": ("none", *GEOMETRIES),
     "mask": tuple(MASKS),

@@ -28,6 +28,8 @@ from unittest import mock
 import numpy as np
 
 from samlib.data import datasets
+from samlib.data.arrays import Arrays, canonical
+from samlib.data.info import INFO
 from samlib.errors import DataMissing
 from samlib.measures import measurement
 from samlib.records import journal, store
@@ -294,21 +296,19 @@ def flipped_cache(bench: Bench, count: int = 300) -> str:
 
 
 @contextlib.contextmanager
-def small_cache(folder: Path) -> Iterator[tuple[Path, datasets.Arrays]]:
+def small_cache(folder: Path) -> Iterator[tuple[Path, Arrays]]:
     """Fashion-MNIST with six images: its cache's path and its arrays."""
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (6, 28, 28, 1), np.uint8), draw.integers(0, 10, 6)
     classes = np.array([f"class {i}" for i in range(10)])
-    arrays = datasets.canonical(
-        datasets.Arrays(images[:4], labels[:4], images[4:], labels[4:], classes)
-    )
-    info = dataclasses.replace(datasets.INFO["fashion_mnist"], train_count=4, test_count=2)
+    arrays = canonical(Arrays(images[:4], labels[:4], images[4:], labels[4:], classes))
+    info = dataclasses.replace(INFO["fashion_mnist"], train_count=4, test_count=2)
     np.savez(folder / "fashion_mnist.npz", **vars(arrays))
-    with mock.patch.dict(datasets.INFO, fashion_mnist=info):
+    with mock.patch.dict(INFO, fashion_mnist=info):
         yield folder / "fashion_mnist.npz", arrays
 
 
-def loads_alike(path: Path, arrays: datasets.Arrays) -> bool:
+def loads_alike(path: Path, arrays: Arrays) -> bool:
     """Whether a cache is read; what is read must then be these arrays."""
     datasets._read.cache_clear()  # it knows a file by its time, which may not have moved on
     try:

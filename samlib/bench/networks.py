@@ -24,7 +24,7 @@ from samlib.bench.timing import (
     seconds,
     warmed,
 )
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.errors import ConfigError
 from samlib.records.store import write
 from samlib.study import profiles

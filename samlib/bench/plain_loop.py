@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from samlib.data.augment import padding_for
-from samlib.data.datasets import Info
+from samlib.data.info import Info
 from samlib.data.splits import Splits
 from samlib.errors import choose
 from samlib.trainer.build import build_model

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.data.splits import Splits
 from samlib.models import is_vit
 from samlib.provenance import provenance

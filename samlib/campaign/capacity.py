@@ -13,7 +13,7 @@ import torch
 
 from samlib import models
 from samlib.campaign.jobs import Job, RunJob
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.errors import ConfigError
 from samlib.records.results_folder import ResultsFolder
 from samlib.trainer.build import build_model

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from samlib import models
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.models import build
 from samlib.report import paper, tidy
 from samlib.report.answers import HOLDS, PARTLY, REFUTED, Answer, each_of

@@ -10,6 +10,7 @@ from samlib.campaign import runner, torchrun
 from samlib.campaign.runner import Outcome
 from samlib.cli.train import check_alone, check_shared
 from samlib.data import datasets, image_folders
+from samlib.data.info import INFO
 from samlib.errors import ConfigError, SamlibError, command
 from samlib.extras import require
 from samlib.publish import notebooks
@@ -73,7 +74,7 @@ def _check(args: argparse.Namespace, profile: Profile) -> None:
 
 def _check_data(needs: Sequence[Needs], data_dir: Path | None) -> None:
     for name in {cell.base.dataset for cell in plan.all_cells(needs)}:
-        if datasets.INFO[name].folders:
+        if INFO[name].folders:
             image_folders.check(name, data_dir)
         else:
             datasets.load(name, data_dir)

@@ -58,11 +58,12 @@ def _train(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     from samlib.data import datasets, image_folders
+    from samlib.data.info import INFO
     from samlib.study import profiles
 
     bases = profiles.get(args.profile).bases.values()
     for name in [args.dataset] if args.dataset else sorted({base.dataset for base in bases}):
-        if datasets.INFO[choose("data set", name, datasets.INFO)].folders:
+        if INFO[choose("data set", name, INFO)].folders:
             folder, classes = image_folders.check(name, args.data)
             print(f"{name}: {folder}, {len(classes)} classes")
         else:

@@ -1,4 +1,4 @@
-"""Data sets as arrays: their properties, their caches and the checks of a cache."""
+"""Data sets as arrays: downloaded once, kept in a cache that is checked whenever it is read."""
 
 import contextlib
 import errno
@@ -9,101 +9,14 @@ import io
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from samlib.data.arrays import Arrays, canonical, frozen, other_images, problem_of
+from samlib.data.info import INFO, Info
 from samlib.errors import DataMissing, choose, command
 from samlib.files import DiskError, resolve, write_atomically
-
-
-@dataclass(frozen=True)
-class Info:
-    """Properties of a data set that are known before its data are read.
-
-    `mean` and `std` normalise raw pixels divided by 255, one value per channel. `channel_means`
-    are the published means of the training pixels / 255, by which a cache is recognised; empty
-    where none is published. `checksum` is the digest of all arrays in their canonical order (see
-    `canonical`), empty where none is known. `archive` is the original download, relative to the
-    archive folder, and `source` the name of its class in torchvision.datasets. A set without
-    `official_test` is one pool, from which every seed draws its own test set. A set of `folders`
-    is not an array: its images are read from one folder per class (`image_folders`).
-    """
-
-    name: str
-    title: str
-    classes: int
-    channels: int
-    image_size: int
-    train_count: int
-    test_count: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channel_means: tuple[float, ...] = ()
-    official_test: bool = True
-    source: str = ""
-    archive: str = ""
-    checksum: str = ""
-    folders: bool = False
-
-
-INFO: dict[str, Info] = {
-    info.name: info
-    for info in (
-        # mean and std of all 1,797 images; a test recomputes them
-        Info("digits", "Digits", 10, 1, 8, 1797, 0, (0.3053,), (0.3759,), official_test=False),
-        # CIFAR: mean and std as in the SAM-ON authors' train.py
-        Info(
-            *("cifar10", "CIFAR-10", 10, 3, 32, 50_000, 10_000),
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2023, 0.1994, 0.2010),
-            channel_means=(0.49139968, 0.48215841, 0.44653091),
-            source="CIFAR10",
-            archive="cifar-10-python.tar.gz",
-        ),
-        Info(
-            *("cifar100", "CIFAR-100", 100, 3, 32, 50_000, 10_000),
-            mean=(0.5071, 0.4867, 0.4408),
-            std=(0.2675, 0.2565, 0.2761),
-            channel_means=(0.50707516, 0.48654887, 0.44091784),
-            source="CIFAR100",
-            archive="cifar-100-python.tar.gz",
-            checksum="cf8cf0f3ae2591e5e6777d075e7ee797920a67c006757b5d52f007161ca63e2e",
-        ),
-        # mean and std of the 60,000 training images, as in common use
-        Info(
-            *("fashion_mnist", "Fashion-MNIST", 10, 1, 28, 60_000, 10_000),
-            mean=(0.2860,),
-            std=(0.3530,),
-            source="FashionMNIST",
-            archive="FashionMNIST/raw/*.gz",
-        ),
-        # mean and std as in torchvision's and timm's recipes
-        Info(
-            *("imagenet", "ImageNet", 1000, 3, 224, 1_281_167, 50_000),
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            folders=True,
-        ),
-    )
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """A whole data set, read-only: images (N, H, W, C) uint8, labels (N,) int64, class names."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    classes: np.ndarray
-
-
-def names() -> tuple[str, ...]:
-    """The names of the data sets."""
-    return tuple(INFO)
 
 
 def default_data_dir() -> Path:
@@ -132,10 +45,10 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Path | None:
     try:
         archives.mkdir(parents=True, exist_ok=True)
         arrays = _download(info, archives)
-        problem = _problem(info, arrays)
+        problem = problem_of(info, arrays)
         if not problem:
             arrays = canonical(arrays)
-            problem = _other_images(info, arrays)
+            problem = other_images(info, arrays)
         if problem:
             raise DataMissing(f"{info.title} as downloaded to {archives} is unusable: {problem}")
         _write(path, arrays)
@@ -215,10 +128,10 @@ def _read(info: Info, path: Path, mtime_ns: int, size: int) -> Arrays:
                 raise ValueError("not a complete .npz file")
             with np.load(file, allow_pickle=False) as npz:
                 arrays = Arrays(**{key: npz[key] for key in Arrays.__dataclass_fields__})
-        problem = _problem(info, arrays)
+        problem = problem_of(info, arrays)
         if not problem:
             arrays = canonical(arrays)
-            problem = _other_images(info, arrays)
+            problem = other_images(info, arrays)
     # A flipped bit can also ask for a password (RuntimeError) or for an unknown compression, which
     # is a NotImplementedError and so a RuntimeError, too.
     except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
@@ -229,7 +142,7 @@ def _read(info: Info, path: Path, mtime_ns: int, size: int) -> Arrays:
         raise DataMissing(
             f"{path} is unusable ({problem}): delete it and run `{_command(info.name, path)}`"
         )
-    return _freeze(arrays)
+    return frozen(arrays)
 
 
 @functools.cache
@@ -239,7 +152,7 @@ def _digits() -> Arrays:
     digits = load_digits()
     images = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., None]  # 0..16 to 0..255
     labels = digits.target.astype(np.int64)
-    return _freeze(Arrays(images, labels, images[:0], labels[:0], digits.target_names.astype(str)))
+    return frozen(Arrays(images, labels, images[:0], labels[:0], digits.target_names.astype(str)))
 
 
 def _download(info: Info, archives: Path) -> Arrays:
@@ -272,72 +185,7 @@ def _damaged(info: Info, archives: Path) -> Path | None:
     return None
 
 
-def _problem(info: Info, arrays: Arrays) -> str | None:
-    """The first fault of a downloaded set's arrays; None if there is none."""
-    for split, count in (("train", info.train_count), ("test", info.test_count)):
-        images = getattr(arrays, f"{split}_images")
-        labels = getattr(arrays, f"{split}_labels")
-        wanted = (
-            ("images", images, np.uint8, (count, info.image_size, info.image_size, info.channels)),
-            ("labels", labels, np.int64, (count,)),
-        )
-        for part, array, dtype, shape in wanted:
-            if array.dtype != dtype or array.shape != shape:
-                return (
-                    f"{split}_{part} is {array.dtype} {array.shape}, "
-                    f"it should be {np.dtype(dtype)} {shape}"
-                )
-        if labels.min() < 0 or labels.max() >= info.classes:
-            return f"{split}_labels must lie in 0..{info.classes - 1}"
-    if arrays.classes.dtype.kind != "U" or arrays.classes.shape != (info.classes,):
-        return f"classes must be {info.classes} names"
-    means = arrays.train_images.mean((0, 1, 2)) / 255
-    if info.channel_means and not np.allclose(means, info.channel_means, rtol=0, atol=1e-6):
-        return f"the channel means {means.round(6).tolist()} are not {list(info.channel_means)}"
-    return None
-
-
-def canonical(arrays: Arrays) -> Arrays:
-    """The same images in the order of their SHA-256 digests, equal images by label.
-
-    Archives of one data set hold its images in different orders. A seed selects the same images
-    from every archive only if the order follows from the images themselves.
-    """
-
-    def order(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        digests = (hashlib.sha256(image.tobytes()).digest() for image in images)
-        ranks = [
-            i for _, _, i in sorted(zip(digests, labels.tolist(), range(len(labels)), strict=True))
-        ]
-        return images[ranks], labels[ranks]
-
-    train = order(arrays.train_images, arrays.train_labels)
-    return Arrays(*train, *order(arrays.test_images, arrays.test_labels), arrays.classes)
-
-
-def checksum(arrays: Arrays) -> str:
-    """SHA-256 of all images and labels (int64, little-endian) and of the class names, in order."""
-    found = hashlib.sha256()
-    for split in ("train", "test"):
-        found.update(getattr(arrays, f"{split}_images").tobytes())
-        found.update(getattr(arrays, f"{split}_labels").astype("<i8").tobytes())
-    found.update("\n".join(arrays.classes.tolist()).encode())
-    return found.hexdigest()
-
-
-def _other_images(info: Info, arrays: Arrays) -> str | None:
-    if info.checksum and checksum(arrays) != info.checksum:
-        return f"its images, labels or class names are not {info.title}'s: its checksum differs"
-    return None
-
-
 def _write(path: Path, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **vars(arrays))
     write_atomically(path, buffer.getvalue())
-
-
-def _freeze(arrays: Arrays) -> Arrays:
-    for array in vars(arrays).values():
-        array.setflags(write=False)
-    return arrays

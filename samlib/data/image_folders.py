@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from samlib.data.datasets import INFO, Info, default_data_dir
+from samlib.data.datasets import default_data_dir
+from samlib.data.info import INFO, Info
 from samlib.errors import ConfigError, DataMissing
 
 _PREFETCH = 2  # batches decoded ahead by each process

@@ -1,6 +1,6 @@
 """The splits of a seed, and the input of the network.
 
-Names, constants and caches of the data sets are those of `datasets`, exported from here, too.
+Names, constants and caches are those of `info` and `datasets`, exported from here, too.
 """
 
 import functools
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from samlib.data.augment import augment
-from samlib.data.datasets import INFO, Info, default_data_dir, load, names, prepare
+from samlib.data.datasets import default_data_dir, load, prepare
+from samlib.data.info import INFO, Info, names
 from samlib.errors import ConfigError, choose
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from samlib.bench import networks, timing
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.records import store
 from samlib.report import tidy
 from samlib.report.results import Results

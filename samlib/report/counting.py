@@ -4,7 +4,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.sam.masks.by_name import MASKS
 from samlib.study.methods import SPARSE_MASKS, Method
 from samlib.trainer.build import build_model

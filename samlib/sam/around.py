@@ -12,11 +12,12 @@ from samlib.sam import checks
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
 from samlib.sam.geometry import Tensors
+from samlib.sam.optimizers import one_or_several, zero_grad
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
 from samlib.sam.source.this_step import Gradient
 from samlib.sam.state import Stateful, dot
-from samlib.sam.step import one_or_several, perturbed, sam_step, zero_grad
+from samlib.sam.step import perturbed, sam_step
 
 _FLOOR = 1e-16
 

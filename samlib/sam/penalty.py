@@ -8,10 +8,10 @@ from samlib.sam import checks
 from samlib.sam.ascent import Gradients, ascent, dense
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
+from samlib.sam.optimizers import zero_grad
 from samlib.sam.source.eigen import spread
 from samlib.sam.source.this_step import Gradient
 from samlib.sam.state import dot
-from samlib.sam.step import zero_grad
 from samlib.sam.when import When
 
 

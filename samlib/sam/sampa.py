@@ -10,11 +10,12 @@ from torch.optim import Optimizer
 from samlib.errors import ConfigError
 from samlib.sam.closure import losses
 from samlib.sam.descent import Descent
+from samlib.sam.optimizers import zero_grad
 from samlib.sam.perturbation import Plan
 from samlib.sam.restore import Saved
 from samlib.sam.source.base import Source
 from samlib.sam.state import grads_on, on
-from samlib.sam.step import perturbed, zero_grad
+from samlib.sam.step import perturbed
 from samlib.sam.when import When
 
 

@@ -20,41 +20,16 @@ from samlib.sam import checks
 from samlib.sam.ascent import TWICE, Ascent, ascent, gradients, masked, over_all
 from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
-from samlib.sam.masks.base import Mask
+from samlib.sam.optimizers import one_or_several, zero_grad
 from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
 from samlib.sam.reuse import reuse
+from samlib.sam.statistics import Buffers
+from samlib.sam.watch import Watch, versions
 
 OnAscent = Callable[[Ascent], None]
 Backward = Callable[[Tensor], None]
 REPLACE = Descent()
-
-
-class _Buffers:
-    """The norm layers' running statistics in one step: a block in which both passes run.
-
-    After the block they are as both passes left them, or as the first one did if `kept` was called
-    between the two; after an exception as before it.
-    """
-
-    def __init__(self, mask: Mask):
-        self._mask = mask
-
-    def __enter__(self) -> "_Buffers":
-        self._before = Saved(self._mask.norm_buffers)
-        self._kept: Saved | None = None
-        return self
-
-    def keep(self) -> None:
-        """Have the block end with what the buffers hold now."""
-        with torch.no_grad():
-            self._kept = Saved(self._mask.norm_buffers)
-
-    def __exit__(self, kind, error, traceback) -> None:
-        back = self._kept if kind is None else self._before
-        if back is not None:
-            with torch.no_grad():
-                back.restore()
 
 
 @contextmanager
@@ -74,7 +49,7 @@ def _moved(
     mask = perturbation.mask
     with torch.no_grad():
         weights = Saved([e.parameter for e in mask.entries], [e.index for e in mask.entries])
-    watch = checks.Watch(mask, before)
+    watch = Watch(mask, before)
     try:
         with torch.no_grad():
             weights.add(found.eps)
@@ -116,8 +91,8 @@ def _perturbed(
     checks.weights(perturbation, everything)
     if descent.keeps_gradient or perturbation.when.looks:
         checks.one_for_all(perturbation, descent.name if descent.keeps_gradient else None)
-    before = checks.versions(mask) if source.own_pass else None
-    with _Buffers(mask) as buffers:
+    before = versions(mask) if source.own_pass else None
+    with Buffers(mask) as buffers:
         if plan.refresh:
             ascended = lambda: losses(closure, perturbation, descent.plain)[1]  # noqa: E731
             source.refresh(ascended, mask, perturbation.average)
@@ -188,7 +163,7 @@ def perturbed(
     torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
     plan = perturbation.plan() if plan is None else plan
     if plan.perturb is False:
-        with _Buffers(perturbation.mask) as buffers:
+        with Buffers(perturbation.mask) as buffers:
             loss = None
             if perturbation.source.own_pass:
                 loss = _unmoved(closure, perturbation, REPLACE).detach()
@@ -287,7 +262,7 @@ def _unmoved(closure: Closure, perturbation: Perturbation | None, descent: Desce
 
     So precision is refused from the first epoch on, not when the perturbed ones begin.
     """
-    with nullcontext() if perturbation is None else _Buffers(perturbation.mask):
+    with nullcontext() if perturbation is None else Buffers(perturbation.mask):
         return losses(closure, perturbation, descent.plain)[0]
 
 
@@ -301,31 +276,3 @@ def _descend(backward: Backward, loss: Tensor) -> None:
             "the closure returned a loss of an earlier forward pass: have it run the forward pass "
             "anew whenever it is called, and not call backward()"
         ) from error
-
-
-def one_or_several(given: Optimizer | Sequence[Optimizer]) -> Sequence[Optimizer]:
-    """One or several as several, checked."""
-    optimizers = given if isinstance(given, Sequence) else (given,)
-    for each in optimizers:
-        if isinstance(each, torch.optim.LBFGS):
-            raise ConfigError(
-                "LBFGS runs the closure as often as it likes, which a step of two passes cannot: "
-                "use another optimizer"
-            )
-        whole = hasattr(each, "step") and hasattr(each, "zero_grad")
-        if not whole or isinstance(each, type):
-            raise ConfigError(f"optimizer must be a torch.optim.Optimizer, not {each!r}")
-    if not optimizers:
-        raise ConfigError("optimizer must be an optimizer or several, not an empty list")
-    if len(optimizers) > 1:
-        groups = (group for each in optimizers for group in getattr(each, "param_groups", ()))
-        weights = [id(p) for group in groups for p in group["params"]]
-        if len(weights) > len(set(weights)):
-            raise ConfigError("two of the optimizers hold the same parameter: it would step twice")
-    return optimizers
-
-
-def zero_grad(optimizers: Sequence[Optimizer]) -> None:
-    """Have every optimizer drop its gradients."""
-    for each in optimizers:
-        checks.dropped(each)

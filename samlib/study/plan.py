@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.errors import choose
 from samlib.study import members
 from samlib.study.cells import Cell, ToMeasure

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from samlib import models
-from samlib.data import datasets
+from samlib.data.info import INFO
 from samlib.sam import family, geometry
 from samlib.sam.masks.by_name import MASKS
 from samlib.sam.masks.whole import no_norm, only_norm
@@ -18,7 +18,7 @@ from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 def build_model(config: RunConfig) -> nn.Module:
     """The configured network; its weights depend on the seed alone, not on the method."""
-    info = datasets.INFO[config.dataset]
+    info = INFO[config.dataset]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return models.build(

@@ -10,7 +10,7 @@ import typing
 from dataclasses import dataclass
 
 from samlib import models
-from samlib.data import augment, datasets
+from samlib.data import augment, info
 from samlib.errors import ConfigError, choose
 from samlib.sam import family
 from samlib.sam.geometry import GEOMETRIES, by_name
@@ -134,7 +134,7 @@ class RunConfig:
     def __post_init__(self):
         for name, kind in _field_types().items():
             object.__setattr__(self, name, _typed(name, kind, getattr(self, name)))
-        choose("data set", self.dataset, datasets.names())
+        choose("data set", self.dataset, info.names())
         choose("model", self.model, models.names())
         choose("geometry", self.geometry, (NO_PERTURBATION, *GEOMETRIES))
         choose("augmentation", self.augment, augment.names())

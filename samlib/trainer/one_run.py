@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from samlib.data.datasets import INFO
 from samlib.data.image_folders import FolderSplits, folder_splits
+from samlib.data.info import INFO
 from samlib.data.splits import Splits, make_splits
 from samlib.errors import ConfigError
 from samlib.models import is_vit

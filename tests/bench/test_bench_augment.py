@@ -5,7 +5,7 @@ from PIL import Image
 
 from samlib.__main__ import main
 from samlib.bench import augment, plain_loop, timing
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.errors import ConfigError
 from samlib.records import store
 

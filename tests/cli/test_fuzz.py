@@ -29,7 +29,7 @@ from samlib import Perturbation, geometry, masks, perturbed, sam_step
 from samlib.__main__ import main
 from samlib.campaign.jobs import Outcome
 from samlib.cli.flags import parser
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.errors import ConfigError, SamlibError
 from samlib.publish import notebooks
 from samlib.records import store
@@ -235,7 +235,7 @@ def right_step(net, masked, at, x, y):
     away = {n: w + RHO * slope[n] / length if n in masked else w for n, w in before.items()}
     if active or at["frame"] != "step":
         slope = gradient(away if active else before)
-    if not (active and at["batchnorm"] == "first"):
+    if at["batchnorm"] == "both":
         buffers = dict(net.named_buffers())
     trainable = {n: p.requires_grad for n, p in net.named_parameters()}
     return {n: w - LR * slope[n] * trainable[n] for n, w in before.items()} | buffers

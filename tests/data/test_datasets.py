@@ -11,19 +11,21 @@ import torch
 import torchvision.datasets
 
 from samlib.data import datasets
+from samlib.data.arrays import Arrays, canonical, checksum
+from samlib.data.info import INFO, names
 from samlib.errors import ConfigError, DataMissing
 from samlib.files import project_root
 
 
 def test_names_and_unknown_name():
-    assert datasets.names() == ("digits", "cifar10", "cifar100", "fashion_mnist", "imagenet")
+    assert names() == ("digits", "cifar10", "cifar100", "fashion_mnist", "imagenet")
     for use in (datasets.load, datasets.prepare):
         with pytest.raises(ConfigError, match=r"unknown data set 'cifar'.*cifar100"):
             use("cifar")
 
 
 def test_digits_constants_are_those_of_the_data():
-    info, arrays = datasets.INFO["digits"], datasets.load("digits")
+    info, arrays = INFO["digits"], datasets.load("digits")
     assert arrays.train_images.shape == (info.train_count, 8, 8, 1)
     assert arrays.train_images.dtype == np.uint8
     assert (arrays.train_images.min(), arrays.train_images.max()) == (0, 255)
@@ -142,7 +144,7 @@ def test_prepare_writes_a_cache_that_load_accepts(fake, tmp_path, monkeypatch):
     path = datasets.prepare("fashion_mnist", tmp_path)
     assert path == tmp_path / "fashion_mnist.npz"
     loaded = datasets.load("fashion_mnist", tmp_path)
-    expected = vars(datasets.canonical(datasets.Arrays(**fake)))
+    expected = vars(canonical(Arrays(**fake)))
     assert all(np.array_equal(getattr(loaded, key), value) for key, value in expected.items())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["archives", "fashion_mnist.npz"]
     before = path.stat().st_mtime_ns
@@ -157,13 +159,11 @@ def a_set(draw, order):
     images[1] = images[0]
     labels = np.array([3, 1, 2, 0, 1, 2])
     classes = np.array([f"class {i}" for i in range(4)])
-    return datasets.Arrays(images[order], labels[order], images[:2], labels[:2], classes)
+    return Arrays(images[order], labels[order], images[:2], labels[:2], classes)
 
 
 def test_the_canonical_order_is_that_of_the_images_whatever_order_they_came_in():
-    first, second = (
-        datasets.canonical(a_set(0, order)) for order in ([*range(6)], [5, 1, 3, 0, 2, 4])
-    )
+    first, second = (canonical(a_set(0, order)) for order in ([*range(6)], [5, 1, 3, 0, 2, 4]))
     for name, array in vars(first).items():
         assert np.array_equal(array, getattr(second, name)), name
     pairs = {(i.tobytes(), n) for i, n in zip(first.train_images, first.train_labels, strict=True)}
@@ -174,14 +174,14 @@ def test_the_canonical_order_is_that_of_the_images_whatever_order_they_came_in()
 
 
 def test_a_cache_of_other_images_labels_or_names_is_refused(tmp_path, monkeypatch):
-    good = datasets.canonical(a_set(0, [*range(6)]))
+    good = canonical(a_set(0, [*range(6)]))
     info = dataclasses.replace(
-        datasets.INFO["digits"],
+        INFO["digits"],
         **{"name": "small", "title": "Small", "classes": 4, "train_count": 6, "test_count": 2},
         source="none",
-        checksum=datasets.checksum(good),
+        checksum=checksum(good),
     )
-    monkeypatch.setitem(datasets.INFO, "small", info)
+    monkeypatch.setitem(INFO, "small", info)
     shuffled = a_set(0, [5, 1, 3, 0, 2, 4])
     np.savez(tmp_path / "small.npz", **vars(shuffled))
     assert np.array_equal(datasets.load("small", tmp_path).train_images, good.train_images)

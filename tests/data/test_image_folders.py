@@ -20,6 +20,7 @@ from samlib.data.image_folders import (
     files_of,
     folder_splits,
 )
+from samlib.data.info import INFO
 from samlib.errors import ConfigError, DataMissing, SamlibError
 from samlib.measures.shifted_sets import SETS, positions, shifted_sets
 from samlib.models import build
@@ -38,8 +39,8 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """32 pixels, and images decoded in this process."""
-    info = dataclasses.replace(datasets.INFO["imagenet"], image_size=32)
-    monkeypatch.setitem(datasets.INFO, "imagenet", info)
+    info = dataclasses.replace(INFO["imagenet"], image_size=32)
+    monkeypatch.setitem(INFO, "imagenet", info)
     monkeypatch.setattr(image_folders, "loaders", lambda: 0)
 
 

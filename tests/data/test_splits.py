@@ -8,6 +8,7 @@ import torch
 import torchvision.transforms as T
 
 from samlib.data import datasets, splits
+from samlib.data.info import INFO, names
 from samlib.errors import ConfigError
 
 PARTS = ("train", "val", "test")
@@ -21,9 +22,9 @@ def same(a, b, fields):
     return all(torch.equal(getattr(a, f), getattr(b, f)) for f in fields)
 
 
-@pytest.mark.parametrize("name", datasets.names())
+@pytest.mark.parametrize("name", names())
 def test_normalize_is_torchvisions_pipeline(name):
-    info = datasets.INFO[name]
+    info = INFO[name]
     shape = (5, info.image_size, info.image_size, info.channels)
     raw = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     pipeline = T.Compose([T.ToTensor(), T.Normalize(info.mean, info.std)])

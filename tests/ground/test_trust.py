@@ -19,6 +19,7 @@ import torchvision.datasets.utils
 from conftest import one_line
 
 from samlib.data import datasets
+from samlib.data.info import INFO
 from samlib.errors import DataMissing
 from samlib.files import project_root
 
@@ -112,7 +113,7 @@ def offline(monkeypatch):
 def test_an_archive_with_another_checksum_is_not_unpickled(offline, tmp_path, name, unpacked):
     marker, archives = tmp_path / "ran", tmp_path / "archives"
     archives.mkdir()
-    cls = getattr(torchvision.datasets, datasets.INFO[name].source)
+    cls = getattr(torchvision.datasets, INFO[name].source)
     payload = pickle.dumps(Code(marker))
     with tarfile.open(archives / cls.filename, "w:gz") as tar:
         for file in [*cls.train_list, *cls.test_list, [cls.meta["filename"]]]:

@@ -10,7 +10,7 @@ import torch
 from conftest import identical, one_line, small_net, snapshot
 from torch import nn
 
-from samlib.data.datasets import INFO
+from samlib.data.info import INFO
 from samlib.errors import ConfigError
 from samlib.measures import robustness
 from samlib.measures.attacks import attacked
