@@ -14,7 +14,7 @@ TORCH   ?= 2.5.1
 SAMLIB  := $(VENV)/bin/python -m samlib
 READY   := $(VENV)/.installed
 
-PYTEST  := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
+PYTEST  := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --max-worker-restart 0 --durations=25
 
 .PHONY: help install reproduce book smoke lint test test-fast test-torch torture bench gpu-plan readme clean
 
