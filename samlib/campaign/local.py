@@ -173,12 +173,13 @@ class LocalExecutor:
                 self._idle.append(worker)
                 if isinstance(future.exception(), BrokenProcessPool):
                     deaths[job.name] += 1
-                    cause = worker.restart()
+                    cause, failure = worker.restart(), None
                     journal.add(self._folder, job.name, f"its worker died{cause}")
-                    if deaths[job.name] < ATTEMPTS:
-                        waiting.appendleft(job)
-                        continue
-                    failure = f"its worker died {ATTEMPTS} times{cause}"
+                    if not job.record(self._folder).exists():  # else it died with its work done
+                        if deaths[job.name] < ATTEMPTS:
+                            waiting.appendleft(job)
+                            continue
+                        failure = f"its worker died {ATTEMPTS} times{cause}"
                 else:
                     failure = _failure(future)
                 if failure is None:

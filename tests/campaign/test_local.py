@@ -233,8 +233,21 @@ class Deadly:
 
     name = "deadly"
 
+    def record(self, folder):
+        return folder.runs / "deadly.json"
+
     def __reduce__(self):
         return os._exit, (7,)
+
+
+def test_a_worker_that_dies_with_its_record_written_has_done_its_job(tmp_path):
+    place = ResultsFolder(tmp_path)
+    place.runs.mkdir()
+    Deadly().record(place).write_text("whole")
+    with LocalExecutor(place) as executor:
+        outcome = executor.run([Deadly()])
+    assert (outcome.done, outcome.failed) == (["deadly"], {})
+    assert place.log("deadly").read_text().count("its worker died (exit code 7)") == 1
 
 
 @pytest.mark.slow
