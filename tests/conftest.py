@@ -18,6 +18,7 @@ from torch import nn
 from samlib import masks
 from samlib.data.info import INFO
 from samlib.records import store
+from samlib.trainer import one_run
 
 # As many processes as cores run tests: threads of several would wait for each other, ten times as
 # long as the work takes. What a test starts inherits the variable.
@@ -182,6 +183,22 @@ def pytest_collection_modifyitems(items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+
+
+@pytest.fixture
+def few_tested(monkeypatch):
+    """Has runs of this process tested on a hundred images: of the digits all others are tested on.
+
+    For tests that hold whole runs against each other; testing takes half of a short run's time.
+    """
+    whole = one_run.make_splits
+
+    def fewer(*arguments, **options):
+        splits = whole(*arguments, **options)
+        few = {name: getattr(splits, name)[:100] for name in ("test_images", "test_labels")}
+        return dataclasses.replace(splits, **few)
+
+    monkeypatch.setattr(one_run, "make_splits", fewer)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -75,6 +74,8 @@ def top_eigenvalues(
             that is not finite.
         NotConverged: max_products did not suffice.
     """
+    from scipy.sparse import linalg  # slow to import, needed here only: not by every worker
+
     choose("order of eigenvalues", by, _WHICH)
     for name, value in (("k", k), ("batch_size", batch_size), ("max_products", max_products)):
         require_count(name, value)
@@ -96,11 +97,11 @@ def top_eigenvalues(
             raise ConfigError("the Hessian is not finite at the model's weights")
         return Hv
 
-    operator = LinearOperator((mask.count, mask.count), matvec=product, dtype=np.float64)
+    operator = linalg.LinearOperator((mask.count, mask.count), matvec=product, dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(mask.count)
     with evaluating(model):
         try:
-            found = eigsh(
+            found = linalg.eigsh(
                 operator,
                 k,
                 which=_WHICH[by],
@@ -110,9 +111,9 @@ def top_eigenvalues(
                 maxiter=max_products,  # restarts, of several products each: `product` gives up
                 return_eigenvectors=False,
             )
-        except ArpackError as error:
+        except linalg.ArpackError as error:
             # ARPACK calls it a bad start vector when H = 0.
-            if not (isinstance(error, ArpackNoConvergence) or product(start).any()):
+            if not (isinstance(error, linalg.ArpackNoConvergence) or product(start).any()):
                 return np.zeros(k)
             raise NotConverged(_advice(done, tolerance)) from error
     order = np.argsort(-found if by == "algebraic" else -np.abs(found))

@@ -13,7 +13,7 @@ import pytest
 from helpers import result, run, write_images
 
 from samlib import __main__
-from samlib.campaign.jobs import Outcome
+from samlib.campaign.jobs import Outcome, RunJob, run_job
 from samlib.cli import run as cli_run
 from samlib.data import datasets
 from samlib.files import project_root
@@ -320,11 +320,13 @@ def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command line prints it
 def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
-    few = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
-    monkeypatch.setattr(plan, "NEEDS", few)
+    needs = plan.Needs(plan.introduction(profiles.get("smoke")).cells[:1])
+    monkeypatch.setattr(plan, "NEEDS", {"introduction": lambda profile: needs})
     arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
-    assert run(capsys, *arguments)[0] == 0
-    good, bad = sorted((tmp_path / "smoke" / "runs").glob("*.json"))[:2]
+    place = committed(tmp_path, "smoke")
+    for config in missing_runs(needs.cells, {}):
+        assert run_job(RunJob(config), place, "cpu", None) is None
+    good, bad = sorted(place.runs.glob("*.json"))[:2]
     before = good.read_bytes()
     bad.write_text(bad.read_text().replace('"completed"', '"diverged"'))
     code, out, err = run(capsys, *arguments)

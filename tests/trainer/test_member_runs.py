@@ -28,6 +28,7 @@ def test_whose_steps_are_not_recorded_is_said(member, monkeypatch):
     assert runs[0].replayed(step) is step
 
 
+@pytest.mark.usefixtures("few_tested")
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_resumed_member_ends_as_an_uninterrupted_one(member, tmp_path):
     config, path = tiny(**ON, member=member, augment="shift", **ONCE), tmp_path / "run.pt"
@@ -45,6 +46,7 @@ def test_members_are_other_runs_and_say_so_in_their_names():
     assert "sam" not in RunConfig(**ON).run_id
 
 
+@pytest.mark.usefixtures("few_tested")
 def test_members_train_differently_but_from_the_same_start():
     # In few steps some may be the same ones.
     told = MEMBERS.keys() - NOT_RECORDED - {"every_k", "ss_sam"} | {"penalty"}

@@ -28,6 +28,7 @@ METHODS = {
     "augmented, noisy": {"augment": "shift", "label_noise": 0.3, "model": "resnet8"},
     "some epochs": SAM | {"start": 1, "end": 2, "batchnorm": "first", "eval_every": 2},
 }
+few_tested = pytest.mark.usefixtures("few_tested")
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -56,6 +57,7 @@ def interrupted(config, path, epochs):
 
 
 @every_method
+@few_tested
 def test_a_run_repeats_whatever_surrounds_it(method):
     config, results = tiny(**method), []
     threads = torch.get_num_threads()
@@ -136,6 +138,7 @@ def test_convolutions_of_an_evaluation_are_not_searched():
     assert seen == [False, True]
 
 
+@few_tested
 def test_another_seed_is_another_run():
     first, second = (train(tiny(seed=seed)) for seed in (0, 1))
     assert first["curves"]["train_loss"] != second["curves"]["train_loss"]
@@ -145,6 +148,7 @@ def test_another_seed_is_another_run():
 
 
 @every_method
+@few_tested
 def test_a_resumed_run_ends_as_an_uninterrupted_one(method, tmp_path):
     config, path = tiny(**method), tmp_path / "run.pt"
     whole, ours, theirs = train(config, weights=tmp_path / "whole"), [], tmp_path / "resumed"
@@ -157,6 +161,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(method, tmp_path):
     assert identical(checkpoint.load(theirs), checkpoint.load(tmp_path / "whole"))
 
 
+@few_tested
 def test_a_run_interrupted_twice_ends_as_an_uninterrupted_one(tmp_path):
     config = tiny(**METHODS["dynamic"], augment="shift")
     for epochs in (2, 3):
@@ -181,6 +186,7 @@ def test_a_checkpoint_holds_the_random_state_of_the_device(monkeypatch):
     assert given == [("state of cuda:1", torch.device("cuda", 1))]
 
 
+@few_tested
 def test_a_checkpoint_from_a_gpu_is_continued_on_the_cpu(tmp_path):
     config, path = tiny(**METHODS["adamw, all normed"]), tmp_path / "run.pt"
     interrupted(config, path, 2)
@@ -215,12 +221,14 @@ def stepped(**options):
     return optimizer
 
 
+@few_tested
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
     interrupted(tiny(seed=1), tmp_path / "run.pt", 3)
     result = train(tiny(seed=2), checkpoints=tmp_path / "run.pt")
     assert repeatable(result) == repeatable(train(tiny(seed=2)))
 
 
+@few_tested
 def test_a_checkpoint_of_other_code_is_named_and_not_used(tmp_path):
     path, epochs = tmp_path / "run.pt", []
     interrupted(tiny(), path, 3)
@@ -230,6 +238,7 @@ def test_a_checkpoint_of_other_code_is_named_and_not_used(tmp_path):
     assert epochs == [1, 2, 3]
 
 
+@few_tested
 def test_a_run_that_began_elsewhere_names_every_place(tmp_path):
     path, gpu = (
         tmp_path / "run.pt",
@@ -243,6 +252,7 @@ def test_a_run_that_began_elsewhere_names_every_place(tmp_path):
     assert result["provenance"]["gpu"] is None
 
 
+@few_tested
 def test_final_weights_leave_none_of_an_earlier_run_behind(tmp_path):
     weights = tmp_path / "run.pt"
     for seed in (1, 2):
@@ -250,6 +260,7 @@ def test_final_weights_leave_none_of_an_earlier_run_behind(tmp_path):
     assert [*tmp_path.iterdir()] == [weights]
 
 
+@few_tested
 def test_a_damaged_checkpoint_costs_an_epoch_only(tmp_path):
     path, epochs = tmp_path / "run.pt", []
     interrupted(tiny(), path, 3)
@@ -321,6 +332,7 @@ def test_a_network_learns():
         assert result["curves"]["train_loss"][-1] < 0.75 * result["curves"]["train_loss"][0]
 
 
+@few_tested
 def test_evaluation_can_be_rare():
     result = train(tiny(eval_every=2, epochs=5))
     for name in ("validation_accuracy", "test_accuracy"):
@@ -332,6 +344,7 @@ def test_evaluation_can_be_rare():
 
 
 @pytest.mark.parametrize("model", ["wrn10_1", "resnet8", "vit_micro"])
+@few_tested
 def test_norm_share(model):
     share = {}
     for mask in ("all", "only_norm", "no_norm"):
@@ -396,6 +409,7 @@ def test_a_seed_gives_every_method_the_same_start():
 
 
 @pytest.mark.parametrize("mask", ["only_norm", "random", "dynamic", "fisher"])
+@few_tested
 def test_a_run_is_sgd_up_to_its_first_active_epoch(mask):
     """Also: a mask's own draws shift neither the batches nor the augmentation."""
     start, seen = TINY["epochs"] - 1, []
@@ -410,12 +424,14 @@ def test_a_run_is_sgd_up_to_its_first_active_epoch(mask):
     assert not identical(seen[1], seen[3])
 
 
+@few_tested
 def test_rho_zero_has_sgds_weights(tmp_path):
     for i, method in enumerate(({}, SAM | {"rho": 0.0, "batchnorm": "first"})):
         train(tiny(**method), weights=tmp_path / str(i))
     assert identical(*(checkpoint.load(tmp_path / str(i)) for i in range(2)))
 
 
+@few_tested
 def test_a_perturbed_run_is_not_sgd():
     losses = [train(tiny(**m))["curves"]["train_loss"] for m in ({}, SAM, SAM | {"start": 1})]
     assert losses[0] != losses[1]

@@ -15,6 +15,8 @@ from samlib.trainer.cuda_graphs import Replayed
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import train
 
+pytestmark = pytest.mark.usefixtures("few_tested")
+
 
 @pytest.fixture
 def capturable(monkeypatch):
