@@ -30,26 +30,20 @@ CONFIGS = [
 ]
 
 
-def children():
-    """Processes this one has started, by their ids."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = stat.read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if int(parent) == os.getpid():
-            found.append(int(stat.parent.name))
-    return found
-
-
 def children_left():
-    """Workers still there (the resource tracker of multiprocessing is not one)."""
-    return [
-        pid
-        for pid in children()
-        if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    """Workers that this process has started and that are still there, by their ids.
+
+    Not the processes from which multiprocessing forks or with which it keeps track of resources.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid() and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # gone meanwhile
+            continue
+    return found
 
 
 def training(pid):
