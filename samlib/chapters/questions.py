@@ -13,7 +13,7 @@ from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, REVERSED, SAME, SEEN, Comparison
 from samlib.report.text import number
 from samlib.report.wording import points
-from samlib.study.methods import ALL, BASE, ON, Method
+from samlib.study.methods import ALL, BASE, ON, RANDOM
 
 
 def does_the_same(results: Results) -> str:
@@ -37,10 +37,9 @@ def beats_sam(results: Results) -> str:
 
 def is_special(results: Results) -> str:
     """SAM-ON minus as many random coordinates, tuned alike."""
-    method = Method("l2", "random")
-    if not results.profile.has(results.profile.headline, method):
+    if not results.profile.has(results.profile.headline, RANDOM):
         return NOT_RUN
-    random = results.cell(method)
+    random = results.cell(RANDOM)
     ahead = results.compare(results.cell(ON), random)
     share = results.share(results.accuracies(random))
     against = ", against as many random weights"

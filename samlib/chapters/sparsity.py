@@ -6,22 +6,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from samlib.report import names, paper, tidy
-from samlib.report.answers import Answer, each_of
+from samlib.report.answers import NOT_ANSWERED, Answer, each_of
 from samlib.report.figures import COLOURS, MARKERS, between, curves, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison
+from samlib.report.stats import NOT_RUN, Comparison
 from samlib.report.text import listed
 from samlib.report.wording import against
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, HEADLINE, ON, SPARSE_MASKS, Method
+from samlib.study.methods import ALL, BASE, HEADLINE, ON, RANDOM, SPARSE_MASKS, Method
 
 RULES = {"mask": "radius over the mask", "all": "radius over all"}
+OF_ITS_SIZE = tuple(Method("l2", mask) for mask in SPARSE_MASKS)  # SAM-ON's
 
 
 def cells(results: Results) -> list[Cell]:
-    """The sparse masks of the profile, by level and radius rule."""
-    return [results.cell(method) for method in results.profile.sparse]
+    """The sparse masks that have been run, by level and radius rule."""
+    return [results.cell(method) for method in results.profile.sparse if results.ran(method)]
+
+
+def not_yet(results: Results) -> list[Method]:
+    """The sparse masks of the profile that have not been run."""
+    return [method for method in results.profile.sparse if not results.ran(method)]
 
 
 def _kept(results: Results, cell: Cell) -> float:
@@ -30,10 +36,11 @@ def _kept(results: Results, cell: Cell) -> float:
     return 100 * mask["count"] / mask["total"]
 
 
-def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def table(results: Results) -> pd.DataFrame:
     """SAM-ON minus SAM and every sparse mask, on the seeds both have (claim 8)."""
     on = results.cell(ON)
-    rows, comparisons = [], []
+    rows: list[dict] = []
+    comparisons: list[Comparison | None] = []
     for cell in (results.cell(ALL), *cells(results)):
         comparisons.append(results.compare(on, cell))
         values = results.accuracies(cell)
@@ -48,8 +55,11 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                 "diverged": results.diverged(cell),
             }
         )
-    where = results.profile.where
-    return tidy.judged(rows, "SAM-ON minus it", comparisons, where), comparisons
+    for method in not_yet(results):
+        comparisons.append(None)
+        name = f"{method_name(results.profile, method)}: not run yet"
+        rows.append({"mask": name, "the paper": tidy.reported(_reported(method))})
+    return tidy.judged(rows, "SAM-ON minus it", comparisons, results.profile.where)
 
 
 def _reported(method: Method) -> paper.Number | None:
@@ -104,13 +114,12 @@ def figure(results: Results) -> Figure:
 
 
 def of_its_size(results: Results) -> dict[str, Comparison]:
-    """SAM-ON minus each sparse mask of its own size whose radius is over the mask, by name."""
-    on, headline = results.cell(ON), results.profile.headline
-    masks = {m: Method("l2", m) for m in SPARSE_MASKS}
+    """SAM-ON minus each sparse mask of its own size that has been run, radius over the mask."""
+    on = results.cell(ON)
     return {
-        names.MASK_NAMES[name]: results.compare(on, results.cell(method))
-        for name, method in masks.items()
-        if results.profile.has(headline, method)
+        names.MASK_NAMES[cell.method.mask]: results.compare(on, cell)
+        for cell in cells(results)
+        if cell.method in OF_ITS_SIZE
     }
 
 
@@ -122,16 +131,21 @@ def finding(results: Results) -> str:
 
 def random_share(results: Results) -> str:
     """What as many random coordinates get of SAM's gain, where that can be said."""
-    share = results.share(results.accuracies(results.cell(Method("l2", "random"))))
+    share = results.share(results.accuracies(results.cell(RANDOM)))
     return f"As many random coordinates get {share} of SAM's gain. " if share else ""
 
 
 def beyond_sparsity(results: Results) -> Answer:
     """SAM-ON above every sparse mask of its own size, radius over the mask (claim 8)."""
     found = of_its_size(results)
-    ours = listed([f"{c} ({name})" for name, c in found.items()]) if found else "–"
-    return each_of(list(found.values()), f"SAM-ON minus the mask, in points: {ours}")
+    if not found:
+        return NOT_ANSWERED
+    ours = listed([f"{c} ({name})" for name, c in found.items()])
+    ours = f"SAM-ON minus the mask, in points: {ours}"
+    if lacking := [names.MASK_NAMES[m.mask] for m in not_yet(results) if m in OF_ITS_SIZE]:
+        return Answer(NOT_RUN, f"{ours}; {listed(lacking)} not run")
+    return each_of(list(found.values()), ours)
 
 
-TABLES = {"sparsity": lambda results: table(results)[0]}
+TABLES = {"sparsity": table}
 DECIDES = {"8": beyond_sparsity}

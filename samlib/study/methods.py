@@ -60,6 +60,7 @@ DECAY = Method(tunes="weight_decay")  # the base optimizer with a weight decay t
 ALL = Method("l2", "all")  # SAM
 ON = Method("l2", "only_norm")  # SAM-ON
 HEADLINE = (BASE, ALL, ON)
+RANDOM = Method("l2", "random")  # as many coordinates as SAM-ON moves, drawn at random
 REPORTED = (replace(ALL, rho_from="reported"), replace(ON, rho_from="reported"))
 # the geometries of the paper's rho figure
 SWEPT = ("l2", "elementwise_l2", "elementwise_linf", "layerwise_l2")

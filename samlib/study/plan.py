@@ -15,6 +15,7 @@ from samlib.study.methods import (
     DECAY,
     HEADLINE,
     ON,
+    RANDOM,
     REPORTED,
     SCALES,
     SWEPT,
@@ -111,8 +112,12 @@ def carriers(profile: Profile) -> Needs:
 
 
 def sparsity(profile: Profile) -> Needs:
-    """Sparse masks of SAM-ON's size and of others, under the radius rules the profile has."""
-    return Needs(_of_headline(profile, (*HEADLINE, *profile.sparse)) if profile.sparse else [])
+    """A random mask of SAM-ON's size; beside it other masks, sizes and radius rules."""
+    if not profile.sparse:
+        return Needs([])
+    first = (*HEADLINE, *_known(profile, [RANDOM]))
+    beside = [method for method in profile.sparse if method not in first]
+    return Needs(_of_headline(profile, first), beside=_of_headline(profile, beside))
 
 
 def parts(profile: Profile) -> Needs:
@@ -133,7 +138,7 @@ def _known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
 
 def law(profile: Profile) -> Needs:
     """SAM-ON and a random mask at the rho predicted from SAM's runs, and at their tuned rho."""
-    own = _known(profile, (ALL, ON, Method("l2", "random")))
+    own = _known(profile, (ALL, ON, RANDOM))
     predicted = [replace(method, rho_from="law") for method in own if method != ALL]
     return Needs(_of_headline(profile, (*own, *predicted)))
 

@@ -1,11 +1,13 @@
 """The sparsity chapter on made-up records whose numbers are known."""
 
+import dataclasses
 import functools
 
 import pytest
 from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import sparsity
+from samlib.study import plan
 from samlib.study.methods import SPARSE_MASKS, Method
 
 
@@ -50,8 +52,23 @@ def test_one_mask_that_does_as_well_is_enough_against_the_claim(rewritten):
     assert sparsity.beyond_sparsity(rewritten(rule)).seen == "no difference"
 
 
+def test_masks_that_are_not_run_yet_leave_the_page_without_a_verdict(rewritten):
+    found = rewritten(levels())
+    kept = {k: r for k, r in found.records.items() if r["config"]["mask"] != "dynamic"}
+    found = dataclasses.replace(found, records=kept)
+    assert not found.lacks(plan.sparsity(PROFILE)), "the page stands with the random mask alone"
+    answer = sparsity.beyond_sparsity(found)
+    assert answer.seen == "not run"
+    assert answer.ours.endswith("(random mask) and +2.00 [+2.00, +2.00] (SSAM-F); SSAM-D not run")
+    assert "SSAM-D" not in sparsity.finding(found)
+    last = sparsity.table(found).iloc[-1]
+    assert last["mask"].item() == "SSAM-D: not run yet"
+    assert last["SAM-ON minus it"].isna().all()
+    assert len(sparsity.figure(found).axes) == len(sparsity.RULES)
+
+
 def test_the_table_is_on_the_seeds_both_have_and_under_either_rule(rewritten):
-    table = sparsity.table(rewritten(levels()))[0]
+    table = sparsity.table(rewritten(levels()))
     assert len(table) == 1 + len(PROFILE.sparse)
     over = table["radius over"].tolist()
     ahead = table["SAM-ON minus it"]["mean"].tolist()
