@@ -86,7 +86,7 @@ def figure(results: Results) -> Figure:
             ax.axhline(mean, color=COLOURS[key_of(method)], ls="--", lw=1)
         aside = dict(zip(SPARSE_MASKS, (0.88, 1.0, 1.14), strict=True))  # none covers another
         own = [c for c in cells(results) if c.method.radius_over == rule]
-        shown = [
+        points = [
             {
                 "key": c.method.mask,
                 "kept": aside[c.method.mask] * _kept(results, c),
@@ -95,7 +95,7 @@ def figure(results: Results) -> Figure:
             for c in own
             for value in behind(results, c)
         ]
-        curves(ax, pd.DataFrame(shown), "kept", "behind", errorbar=between)
+        curves(ax, pd.DataFrame(points), "kept", "behind", errorbar=between)
         at = _kept(results, results.cell(ON))
         ax.plot(at, 0, MARKERS["only_norm"], color=COLOURS["only_norm"], ms=10, zorder=1)
         ticks = sorted({_kept(results, c) for c in own})
@@ -108,7 +108,8 @@ def figure(results: Results) -> Figure:
         ax.set_xlabel("coordinates moved, %")
     axes[0, 0].set_ylabel("accuracy minus SAM-ON's, points")
     labels = {key_of(m): method_name(results.profile, m) for m in HEADLINE}
-    labels |= {mask: names.MASK_NAMES[mask] for mask in SPARSE_MASKS}
+    shown = {cell.method.mask for cell in cells(results)}
+    labels |= {mask: names.MASK_NAMES[mask] for mask in SPARSE_MASKS if mask in shown}
     legend(figure, labels, dashed=("base", "all"))
     return figure
 
@@ -125,7 +126,8 @@ def of_its_size(results: Results) -> dict[str, Comparison]:
 
 def finding(results: Results) -> str:
     """What a mask of SAM-ON's size gets of SAM's gain, and how SAM-ON does against each."""
-    said = listed([against(c, name) for name, c in of_its_size(results).items()])
+    called = {names.MASK_NAMES["random"]: "a random mask"}
+    said = listed([against(c, called.get(k, k)) for k, c in of_its_size(results).items()])
     return f"{random_share(results)}SAM-ON is {said}, each of its size and with a ρ of its own."
 
 

@@ -41,7 +41,7 @@ def test_sam_on_must_beat_every_mask_of_its_size(rewritten, sparse, seen):
     assert answer.seen == seen
     assert len(answer.comparisons) == len(SPARSE_MASKS)
     word = {"seen": "better than", "reversed": "worse than"}.get(seen, "no different from")
-    for name in ("random mask", "SSAM-F", "SSAM-D"):
+    for name in ("a random mask", "SSAM-F", "SSAM-D"):
         assert f"{word} {name}" in sparsity.finding(found)
 
 
