@@ -9,6 +9,7 @@ from types import ModuleType
 
 from samlib.chapters import (
     architectures,
+    batchnorm,
     carriers,
     cost,
     family,
@@ -47,6 +48,7 @@ _IN_ORDER = (
     scales,
     sharpness,
     shift,
+    batchnorm,
     when,
     inside,
     family,

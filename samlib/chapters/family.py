@@ -11,14 +11,13 @@ F1. The ratio of the best rho, only norm over all, is a property of mask and geo
 """
 
 import math
-import statistics
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.report import tidy
+from samlib.report import step_times, tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import MEMBER_NAMES
@@ -30,6 +29,7 @@ from samlib.report.stats import (
     Comparison,
     Share,
     compare,
+    corrected,
     share_of_gain,
 )
 from samlib.report.text import listed
@@ -79,17 +79,6 @@ def rho_ratio(results: Results, name: str) -> float:
     return results.rho(on) / results.rho(everything)
 
 
-def step_time(results: Results, cell: Cell) -> float:
-    """Median epoch of a cell's runs over the base optimizer's; NaN unless one machine ran both."""
-    machine = ("processor", "gpu")
-    found = [results.runs(c) for c in (cell, results.cell(BASE))]
-    machines = [{tuple(r["provenance"].get(k) for k in machine) for r in runs} for runs in found]
-    if len(machines[0] | machines[1]) > 1:
-        return math.nan
-    mine, base = ([s for r in runs for s in r["times"]["epochs"]] for runs in found)
-    return statistics.median(mine) / statistics.median(base)
-
-
 def kept(cell: Cell, name: str) -> int:
     """Bytes that a member keeps from step to step beside the base optimizer's."""
     config = cell.any_run
@@ -110,7 +99,7 @@ def table(results: Results) -> pd.DataFrame:
                 "only norm": on and tidy.at_rho(results, on),
                 "share of SAM-ON's gain": tidy.share(retention(results, on) if on else None),
                 "ρ ratio": rho_ratio(results, name) if everything and on else math.nan,
-                "step time": step_time(results, on) if on else math.nan,
+                "step time": step_times.price(results, on) if on else math.nan,
                 "state, bytes": kept(on, name) if on else None,
                 "diverged": results.diverged(*(c for c in (everything, on) if c)),
             }
@@ -156,11 +145,11 @@ def same_sign(results: Results) -> str:
     sams = gap(results, "sam").seen
     others = [gap(results, name).seen for name in both_masks(results)[1:]]
     if sams not in (SEEN, REVERSED):
-        return f"SAM's own D has no clear sign ({sams})"
+        return f"the difference for SAM itself is {sams}"
     opposite = {SEEN: REVERSED, REVERSED: SEEN}[sams]
     return (
-        f"D has the sign of SAM's in {others.count(sams)} of {len(others)} members and the "
-        f"opposite in {others.count(opposite)}"
+        f"the difference has the sign of SAM's in {others.count(sams)} of {len(others)} members "
+        f"and the opposite in {others.count(opposite)}"
     )
 
 
@@ -196,14 +185,15 @@ def finding_one_pass(results: Results) -> str:
     names = both_masks(results)[1:]
     if not names:
         return "No member runs under both masks in this profile."
-    losing = [n for n in names if gap(results, n).seen == REVERSED]
+    gaps = corrected([gap(results, n) for n in both_masks(results)])[1:]  # as in the table
+    losing = [n for n, found in zip(names, gaps, strict=True) if found.seen == REVERSED]
     if not losing:
-        return "No member is clearly worse with only norm than with mask all."
+        return "No member is seen to be worse with only norm than with mask all."
     single = sum(n in members.ONE_PASS for n in losing)
     named = listed([MEMBER_NAMES[n] for n in losing])
     return (
-        f"Clearly worse with only norm than with mask all: {named}; {single} of {len(losing)} "
-        "take one pass."
+        f"Worse with only norm than with mask all, after Holm's correction: {named}; {single} of "
+        f"{len(losing)} take one pass."
     )
 
 

@@ -6,12 +6,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.chapters.when import RECALIBRATED
 from samlib.report import campaign_cost, missing, paper, step_times, tidy
 from samlib.report.answers import HOLDS, NOT_ANSWERED, REFUTED, Answer, each_of
 from samlib.report.figures import draw_points, key_of, long, use_style
 from samlib.report.names import method_name, problem_name
-from samlib.report.results import Results
+from samlib.report.results import RECALIBRATED, Results
 from samlib.report.text import listed
 from samlib.report.wording import against, points, reading
 from samlib.study import plan
@@ -130,7 +129,7 @@ def finding_decay(results: Results) -> str:
         return ""
     decay, name = results.cell(DECAY), method_name(results.profile, BASE)
     everything, on = (results.compare(results.cell(method), decay) for method in (ALL, ON))
-    anew = [
+    recalibrated = [
         results.compare(results.cell(method), decay, column=RECALIBRATED) for method in (ALL, ON)
     ]
     tuned = f"{name} with a tuned weight decay"
@@ -139,10 +138,10 @@ def finding_decay(results: Results) -> str:
         f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, 'it')}. "
         "SAM and SAM-ON keep the untuned weight decay."
     )
-    if not all(c.seeds for c in anew):
+    if not all(c.seeds for c in recalibrated):
         return said
-    numbers = listed([str(c) for c in anew])
-    return f"{said} With BatchNorm statistics made anew the two differences are {numbers}."
+    numbers = listed([str(c) for c in recalibrated])
+    return f"{said} With recalibrated BatchNorm statistics the two differences are {numbers}."
 
 
 def finding_elsewhere(results: Results) -> str:

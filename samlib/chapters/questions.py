@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from samlib.chapters import rho_sweep, verdicts, when
+from samlib.chapters import batchnorm, rho_sweep, sparsity, verdicts
 from samlib.errors import RecordsMissing
 from samlib.report import paper, tidy
 from samlib.report.answers import HOLDS, REFUTED
 from samlib.report.law import prediction
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, REVERSED, SAME, SEEN, Comparison
-from samlib.report.text import number
+from samlib.report.text import listed, number
 from samlib.report.wording import points
 from samlib.study.methods import ALL, BASE, ON, RANDOM
 
@@ -46,6 +46,9 @@ def is_special(results: Results) -> str:
     if share:
         against += f", which get {share} of SAM's gain"
     words = {SEEN: "Yes", SAME: "No", REVERSED: "No, random ones do better"}
+    if lacking := sparsity.lacking(results):
+        words |= {SEEN: "So far yes"}
+        against += f"; {listed(lacking)} not run"
     return _answered(ahead, words, points(ahead)) + against
 
 
@@ -54,9 +57,10 @@ def needs_larger_rho(results: Results) -> str:
     ratio = rho_sweep.ratio(results, "l2")
     law = prediction(results, ON)
     predicted = law and number(law.rho / results.rho(results.cell(ALL)), ".2g")
-    expected = f"; the law from shares of the gradient predicts {predicted} ×" if predicted else ""
+    expected = f"; a law found on digits predicts {predicted} ×" if predicted else ""
     word = "Larger" if ratio > 1 else "Not larger"
-    return f"{word}: {number(ratio, '.2g')} ×, described, not tested{expected}"
+    known = "each ρ known to a factor of √2"
+    return f"{word}: {number(ratio, '.2g')} ×, {known}; described, not tested{expected}"
 
 
 def is_it_batchnorm(results: Results) -> str:
@@ -65,12 +69,12 @@ def is_it_batchnorm(results: Results) -> str:
         return "The network has no BatchNorm"
     found = verdicts.verdict("15", results)
     if found.seen == NOT_RUN:
-        anew = points(when.recalibrated(results))
-        return f"In part: a gain of {anew}, with statistics made anew; first pass alone not run"
+        left = points(batchnorm.recalibrated(results))
+        return f"Half answered: a gain of {left}, with recalibrated ones; first pass alone not run"
     words = {SEEN: "No", HOLDS: "No", SAME: "Yes", REVERSED: "Yes", REFUTED: "Yes"}
     word = words.get(found.seen, "Open")
     first, anew = map(points, found.answer.comparisons)
-    told = f"{first}, with statistics of the first pass alone; {anew}, with statistics made anew"
+    told = f"{first}, with statistics of the first pass alone; {anew}, with recalibrated ones"
     usual = results.compare(results.cell(ON), results.cell(BASE))
     if word != "No" and usual.seen != SEEN:
         return f"No clear gain to explain: {points(usual)}, with the usual statistics; {told}"

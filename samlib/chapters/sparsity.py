@@ -124,6 +124,11 @@ def of_its_size(results: Results) -> dict[str, Comparison]:
     }
 
 
+def lacking(results: Results) -> list[str]:
+    """Names of the masks of SAM-ON's own size that have not been run, radius over the mask."""
+    return [names.MASK_NAMES[m.mask] for m in not_yet(results) if m in OF_ITS_SIZE]
+
+
 def finding(results: Results) -> str:
     """What a mask of SAM-ON's size gets of SAM's gain, and how SAM-ON does against each."""
     called = {names.MASK_NAMES["random"]: "a random mask"}
@@ -144,8 +149,8 @@ def beyond_sparsity(results: Results) -> Answer:
         return NOT_ANSWERED
     ours = listed([f"{c} ({name})" for name, c in found.items()])
     ours = f"SAM-ON minus the mask, in points: {ours}"
-    if lacking := [names.MASK_NAMES[m.mask] for m in not_yet(results) if m in OF_ITS_SIZE]:
-        return Answer(NOT_RUN, f"{ours}; {listed(lacking)} not run")
+    if not_run := lacking(results):
+        return Answer(NOT_RUN, f"{ours}; {listed(not_run)} not run")
     return each_of(list(found.values()), ours)
 
 

@@ -1,23 +1,19 @@
-"""When the perturbation is needed, and whether BatchNorm's statistics do the work."""
+"""When the perturbation is needed: SAM and SAM-ON in some of the epochs only."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.errors import RecordsMissing
-from samlib.report import gains, tidy
-from samlib.report.answers import Answer, each_of
+from samlib.report import tidy
+from samlib.report.answers import DESCRIBED
 from samlib.report.figures import between, curves, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, Comparison, Share, share_of_gain
+from samlib.report.stats import Comparison, Share, share_of_gain
 from samlib.report.text import listed
 from samlib.study import plan
 from samlib.study.cells import Cell
-from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
-
-RECALIBRATED = "recalibrated_test_accuracy"
-_FIRST = {"batchnorm": "first"}
+from samlib.study.methods import ALL, BASE, ON, Method
 
 
 def _switched(results: Results, method: Method, side: str) -> dict[int, Cell]:
@@ -117,65 +113,16 @@ def finding(results: Results) -> str:
     return f"Share of the gain over {base} that is left: {'; '.join(parts)}."
 
 
-def _statistics(results: Results) -> dict[str, gains.Condition]:
-    both = {m: results.cell(m) for m in HEADLINE}
-    first = {
-        m: results.cell(m if m == BASE else m.but(rho_from="plain", **_FIRST)) for m in HEADLINE
-    }
+def opening(results: Results) -> dict[str, str]:
+    """The three lines the page opens with; the paper's own numbers could not be sourced."""
     return {
-        "of both passes": gains.Condition(both),
-        "of the first pass": gains.Condition(first),
-        "recalibrated after training": gains.Condition(both, RECALIBRATED),
+        "says": "SAM in the first or last epochs only has a table; it could not be sourced.",
+        "sees": finding(results),
+        "seen": DESCRIBED,
+        "where": results.profile.where,
+        "worth": "The shares are described, and no claim of the paper hangs on them.",
     }
 
 
-def statistics(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
-    """SAM-ON's gain under BatchNorm statistics of both passes, the first, and recalibrated."""
-    return gains.table(results, "statistics", _statistics(results))
-
-
-def finding_statistics(results: Results) -> str:
-    """How SAM-ON's gains change without statistics of the perturbed pass."""
-    first, *others = _statistics(results).items()
-    base = method_name(results.profile, BASE)
-    parts = []
-    for kind, condition in others:
-        gain, lead = (gains.change(results, condition, first[1], m) for m in (BASE, ALL))
-        parts.append(
-            f"with those {kind} the gain over {base} changes by {gain} ({gains.changed(gain)}), "
-            f"that over SAM by {lead} ({gains.changed(lead)})"
-        )
-    return f"Against statistics {first[0]}, on the same seeds, {'; '.join(parts)}."
-
-
-def not_statistics(results: Results) -> Answer:
-    """SAM-ON's gain over the base optimizer persists without them (claim 15).
-
-    Both with the statistics of the first pass only and with recalibrated ones SAM-ON minus the
-    base optimizer must be seen.
-
-    Raises:
-        RecordsMissing: the network has no such statistics.
-    """
-    anew, found = recalibrated(results), _statistics(results)["of the first pass"]
-    if not anew.seeds:
-        raise RecordsMissing("no accuracy with recalibrated statistics is recorded")
-    over = f"over {method_name(results.profile, BASE)}"
-    try:
-        first = results.judge(gains.gain(results, found, BASE))
-    except RecordsMissing:
-        return Answer(NOT_RUN, f"recalibrated {anew} {over}; first pass only not run")
-    return each_of([first, anew], f"first pass only {first}; recalibrated {anew} {over}")
-
-
-def recalibrated(results: Results) -> Comparison:
-    """SAM-ON's gain over the base optimizer with recalibrated statistics."""
-    found = _statistics(results)["recalibrated after training"]
-    return results.judge(gains.gain(results, found, BASE))
-
-
-TABLES = {
-    "when": lambda results: table(results)[0],
-    "statistics": lambda results: statistics(results)[0],
-}
-DECIDES = {"15": not_statistics}
+TABLES = {"when": lambda results: table(results)[0]}
+DECIDES = {}

@@ -20,6 +20,8 @@ from samlib.study.methods import ALL, BASE, Method
 from samlib.study.plan import Needs
 from samlib.study.profile import Profile
 
+# A column of `accuracies`: with BatchNorm statistics averaged anew over the training images.
+RECALIBRATED = "recalibrated_test_accuracy"
 MARGINS = {"cifar100-10k": 0.4}  # points; set in the profile's plan, before its runs
 
 

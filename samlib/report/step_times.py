@@ -11,12 +11,14 @@ from samlib.report.figures import key_of
 from samlib.report.names import MODEL_NAMES, OPTIMIZER_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.text import number
-from samlib.study import plan
+from samlib.study import members, plan
+from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 PEER = "pytorch-optimizer's SAM"
 METHODS = (*HEADLINE, *plan.BLOCKS)
 FIRST, LATE = plan.BLOCKS[0], plan.BLOCKS[-1]  # stage 1; stages 2 and 3
+_SAME_STEP = {"msam_up": "msam", "drift_on": "lesam"}  # but for a sign
 
 
 def timed(results: Results) -> list[dict]:
@@ -55,6 +57,18 @@ def own_or_none(results: Results) -> dict | None:
         return own(results)
     except RecordsMissing:
         return None
+
+
+def price(results: Results, cell: Cell) -> float:
+    """A method's step time over the base optimizer's, timed in turn with it; NaN if it was not.
+
+    Epochs of the records are no price: whatever else ran beside them is in their times.
+    """
+    record = own_or_none(results)
+    name = members.member(cell.method)
+    of_member = f"{_SAME_STEP.get(name, name)} on {cell.method.mask}"
+    key = key_of(cell.method) if name == "sam" else of_member
+    return record["ratios"][key][1] if record and key in record["ratios"] else math.nan
 
 
 def title(record: dict) -> str:

@@ -168,7 +168,7 @@ def cost(profile: Profile) -> Needs:
 
 
 def when(profile: Profile) -> Needs:
-    """SAM and SAM-ON early or late only, and BatchNorm statistics of the first pass only."""
+    """SAM and SAM-ON early or late only."""
     epochs = profile.bases[profile.headline].epochs
     at = sorted({max(1, round(share * epochs)) for share in SWITCHES} - {epochs})
     switched = [
@@ -177,8 +177,13 @@ def when(profile: Profile) -> Needs:
         for side in ("start", "end")
         for epoch in at
     ]
+    return Needs(_of_headline(profile, (*HEADLINE, *switched)))
+
+
+def batchnorm(profile: Profile) -> Needs:
+    """Recalibrated BatchNorm statistics; beside them those of the first pass alone."""
     first = [method.but(rho_from="plain", batchnorm="first") for method in (ALL, ON)]
-    return Needs(_of_headline(profile, (*HEADLINE, *switched, *first)))
+    return Needs(_of_headline(profile, HEADLINE), beside=_of_headline(profile, first))
 
 
 def robustness(profile: Profile) -> Needs:
@@ -262,6 +267,7 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "scales": scales,
     "architectures": architectures,
     "variants": variants,
+    "batchnorm": batchnorm,
     "when": when,
     "shift": shift,
     "cost": cost,

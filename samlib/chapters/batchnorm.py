@@ -1,0 +1,81 @@
+"""Do the running statistics that BatchNorm takes from the perturbed pass cause SAM-ON's gain?"""
+
+import pandas as pd
+
+from samlib.errors import RecordsMissing
+from samlib.report import gains
+from samlib.report.answers import Answer, each_of
+from samlib.report.names import method_name
+from samlib.report.results import RECALIBRATED, Results
+from samlib.report.stats import NOT_RUN, Comparison
+from samlib.study.methods import ALL, BASE, HEADLINE
+
+_FIRST = {"batchnorm": "first"}
+
+
+def _statistics(results: Results) -> dict[str, gains.Condition]:
+    """The kinds of statistics, those of both passes first."""
+    both = {m: results.cell(m) for m in HEADLINE}
+    first = {
+        m: results.cell(m if m == BASE else m.but(rho_from="plain", **_FIRST)) for m in HEADLINE
+    }
+    return {
+        "of both passes": gains.Condition(both),
+        "of the first pass": gains.Condition(first),
+        "recalibrated after training": gains.Condition(both, RECALIBRATED),
+    }
+
+
+def _run(results: Results) -> dict[str, gains.Condition]:
+    """Those kinds of which all runs are there."""
+    kinds = _statistics(results).items()
+    return {kind: found for kind, found in kinds if results.has(*found.cells.values())}
+
+
+def table(results: Results) -> pd.DataFrame:
+    """SAM-ON's gain under BatchNorm statistics of both passes, the first, and recalibrated."""
+    return gains.table(results, "statistics", _run(results))[0]
+
+
+def finding(results: Results) -> str:
+    """How SAM-ON's gains change without statistics of the perturbed pass."""
+    first, *others = _run(results).items()
+    base = method_name(results.profile, BASE)
+    parts = []
+    for kind, condition in others:
+        gain, lead = (gains.change(results, condition, first[1], m) for m in (BASE, ALL))
+        parts.append(
+            f"with those {kind} the gain over {base} changes by {gain} ({gains.changed(gain)}), "
+            f"that over SAM by {lead} ({gains.changed(lead)})"
+        )
+    return f"Against statistics {first[0]}, on the same seeds, {'; '.join(parts)}."
+
+
+def not_statistics(results: Results) -> Answer:
+    """SAM-ON's gain over the base optimizer persists without them (claim 15).
+
+    Both with the statistics of the first pass only and with recalibrated ones SAM-ON minus the
+    base optimizer must be seen.
+
+    Raises:
+        RecordsMissing: the network has no such statistics.
+    """
+    anew, found = recalibrated(results), _statistics(results)["of the first pass"]
+    if not anew.seeds:
+        raise RecordsMissing("no accuracy with recalibrated statistics is recorded")
+    over = f"over {method_name(results.profile, BASE)}"
+    try:
+        first = results.judge(gains.gain(results, found, BASE))
+    except RecordsMissing:
+        return Answer(NOT_RUN, f"recalibrated {anew} {over}; first pass only not run")
+    return each_of([first, anew], f"first pass only {first}; recalibrated {anew} {over}")
+
+
+def recalibrated(results: Results) -> Comparison:
+    """SAM-ON's gain over the base optimizer with recalibrated statistics."""
+    found = _statistics(results)["recalibrated after training"]
+    return results.judge(gains.gain(results, found, BASE))
+
+
+TABLES = {"statistics": table}
+DECIDES = {"15": not_statistics}
