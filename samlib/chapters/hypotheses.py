@@ -32,7 +32,7 @@ def sam_gains(results: Results) -> Answer:
 
 def larger_rho(results: Results) -> Answer:
     """The ratio of the chosen values; described, not tested."""
-    return Answer(DESCRIBED, f"{number(rho_sweep.ratio(results, 'l2'), '.3g')} × for SAM")
+    return Answer(DESCRIBED, f"{number(rho_sweep.ratio(results, 'l2'), '.2g')} × for SAM")
 
 
 def one_factor(results: Results) -> Answer:

@@ -194,6 +194,10 @@ def finding_swap(results: Results) -> str:
     )
 
 
+def _nats(barrier: float) -> str:
+    return "below 0.001 nats" if barrier < 0.001 else f"{number(barrier, '.3f')} nats"
+
+
 def finding_layers(results: Results) -> str:
     """The layer with the highest barrier, and the barrier where all layers move."""
     found = anatomy.barriers(results, ON)
@@ -202,9 +206,8 @@ def finding_layers(results: Results) -> str:
     layer, rest = single.idxmax()
     owner = "SAM-ON" if rest == "own" else _names(results)[BASE]
     return (
-        f"The highest mean barrier of {len(single) // 2} layers is {number(single.max(), '.3f')} "
-        f"nats, of {layer} with the rest {owner}'s; where all layers move at once it is "
-        f"{number(whole, '.3f')}."
+        f"The highest mean barrier of {len(single) // 2} layers is {_nats(single.max())}, of "
+        f"{layer} with the rest {owner}'s; where all layers move at once it is {_nats(whole)}."
     )
 
 

@@ -43,6 +43,7 @@ def table(results: Results) -> pd.DataFrame:
 
 def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: pd.Series) -> dict:
     method, timed = cell.method, step_times.own_or_none(results)
+    missing = [math.nan] * 3
     over_base = None if method == BASE else results.judge(values - base)
     lead = None if method == ON else results.judge(on - values)
     key, name = key_of(method), method_name(results.profile, method)
@@ -56,7 +57,7 @@ def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: p
         "minus base": over_base and tidy.difference(over_base),
         "share of SAM's gain": tidy.share(None if method == BASE else results.share(values)),
         "SAM-ON minus it": lead and tidy.difference(lead),
-        "step time": timed["ratios"].get(key, [math.nan] * 3)[1] if timed else math.nan,
+        "step time": timed["ratios"].get(key_of(method), missing)[1] if timed else math.nan,
         "seeds": len(values),
         "diverged": results.diverged(cell),
     }
@@ -103,9 +104,9 @@ def problem(results: Results) -> str:
     return (
         f"{problem_name(results.profile)}: {mask['total']:,} parameters, {mask['count']:,} of them "
         f"({100 * mask['count'] / mask['total']:.2g} %) in normalization layers; {images:,} "
-        f"training images, {base.epochs} epochs, {steps:,} steps. The paper's networks and "
-        "schedules are larger, so that differences can be compared with the paper's, and "
-        "accuracies cannot."
+        f"training images, {base.epochs} epochs, {steps:,} steps. The paper has larger networks, "
+        "more images and longer schedules, so that differences can be compared with the paper's, "
+        "and accuracies cannot."
     )
 
 

@@ -125,11 +125,12 @@ def finding(results: Results) -> str:
     if not found:
         return "The family's members have not been measured on shifted images in this profile."
     told = [
-        f"{column} images {number(c.mean)} [{number(c.low)}, {number(c.high)}]: {c.seen}"
+        f"that on {column} images is {number(c.mean)} "
+        f"[{number(c.low)}, {number(c.high)}] ({c.seen})"
         for column, c in found.items()
     ]
     count = next(iter(found.values())).seeds
     return (
-        f"Of {count} networks, Kendall's tau of clean accuracy with that on {'; on '.join(told)}. "
+        f"Over {count} networks, Kendall's tau of clean accuracy with {', with '.join(told)}. "
         f"The hypothesis is a tau above {AGREE}."
     )

@@ -219,12 +219,11 @@ def finding(results: Results) -> str:
             if where:
                 said.append(f"{word} than the clean gain for {'; '.join(where)}")
         label = method_name(results.profile, over)
-        parts.append(
-            f"over {label} {listed(said) if said else 'nowhere apart from the clean gain'}"
-        )
+        where = listed(said) if said else "not told apart from the clean gain under any of them"
+        parts.append(f"SAM-ON's gain over {label} is {where}")
     return (
         f"Of {len(all_)} conditions {len(named)} cost {base} {EFFECT:.0f} points or more, and "
-        f"these conditions count. The gain of SAM-ON is {', and '.join(parts)}."
+        f"these conditions count. {'; '.join(parts)}."
     )
 
 
@@ -243,7 +242,8 @@ def beyond_clean(results: Results) -> Answer:
     if not found:
         return Answer(OPEN, "no condition with an effect")
     lowest = min(zip(felt(results), found, strict=True), key=lambda pair: pair[1].mean)
-    return each_of(found, f"lowest of {len(found)}: {points(lowest[1])} for {lowest[0]}")
+    ours = f"the lowest of {len(found)} differences is {points(lowest[1])}, for {lowest[0]}"
+    return each_of(found, ours)
 
 
 TABLES = {

@@ -217,12 +217,9 @@ def finding(results: Results) -> str:
     for method in (ALL, ON):
         means = found[found["key"] == key_of(method)].groupby("rho").mean(numeric_only=True)
         rank = number(_rank(means.index, means["sharpness"]))
-        best = means.index.get_loc(means["accuracy"].idxmax()) + 1
-        name = method_name(results.profile, method)
-        parts.append(
-            f"{rank} for {name}, whose accuracy is highest at value {best} of {len(means)}"
-        )
-    return f"The rank correlation of sharpness with ρ is {listed(parts)}, from the smallest."
+        best, name = means["accuracy"].idxmax(), method_name(results.profile, method)
+        parts.append(f"{rank} for {name} (most accurate at ρ = {best:.3g})")
+    return f"The rank correlation of sharpness with ρ is {listed(parts)}."
 
 
 def _factors(results: Results, setting: Setting) -> str:
@@ -231,7 +228,9 @@ def _factors(results: Results, setting: Setting) -> str:
     for over in (BASE, ALL):
         ratio = _log_ratio(results, over, setting)
         word = _WORDS.get(ratio.seen, ratio.seen)
-        parts.append(f"{10**ratio.mean:.2f} × {method_name(results.profile, over)}'s ({word})")
+        mean, low, high = (f"{10**value:.2f}" for value in (ratio.mean, ratio.low, ratio.high))
+        name = method_name(results.profile, over)
+        parts.append(f"{mean} [{low}, {high}] × {name}'s ({word})")
     return " and ".join(parts)
 
 

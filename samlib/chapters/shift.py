@@ -164,7 +164,8 @@ def finding_controls(results: Results) -> str:
     """Whether SAM-ON's gain needs trained norm parameters, or their weight decay."""
     found = _conditions(results)
     if len(found) < len(CONTROLS):
-        return "The controls are not run yet."
+        command = f"python -m samlib run --profile {results.profile.name} --only shift"
+        return f"The controls are not run yet: `{command}` runs them."
     first, fixed, free = (found[name] for name in CONTROLS)
     name = method_name(results.profile, BASE)
     gain = results.compare(fixed.cells[ON], fixed.cells[BASE])

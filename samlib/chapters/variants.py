@@ -129,7 +129,7 @@ def every_variant(results: Results) -> Answer:
     family, geometry = lowest = min(found, key=lambda key: found[key].mean)
     on = f" on {family_name(results.profile, family)}" if len(families) > 1 else ""
     name = f"{GEOMETRY_NAMES[geometry]}{on}"
-    ours = f"lowest of {len(found)}: {points(found[lowest])} for {name}"
+    ours = f"the lowest of {len(found)} differences is {points(found[lowest])}, for {name}"
     return each_of(list(found.values()), ours, strict=False)
 
 

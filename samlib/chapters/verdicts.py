@@ -8,7 +8,16 @@ import pandas as pd
 
 from samlib.campaign.progress import clock
 from samlib.chapters import CHAPTERS
-from samlib.chapters.claims import BY_KEY, CLAIMS, SAME, UNTESTABLE, Claim, bearing
+from samlib.chapters.claims import (
+    ANALOGUE,
+    BY_KEY,
+    CLAIMS,
+    DIFFERS,
+    SAME,
+    UNTESTABLE,
+    Claim,
+    bearing,
+)
 from samlib.errors import RecordsMissing
 from samlib.records.results_folder import committed
 from samlib.report import campaign_cost, tidy
@@ -20,6 +29,12 @@ from samlib.report.text import listed
 from samlib.study import plan, profiles
 
 TIMED = ("11a",)  # claims that a bench answers, not a run
+_WORTH = {
+    SAME: "Speaks for the paper itself",
+    ANALOGUE: "For the paper an analogue",
+    DIFFERS: "Says little about the paper: the regime differs",
+    UNTESTABLE: "Says nothing about the paper: not testable here",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Verdict:
     @property
     def worth(self) -> str:
         """What the verdict is worth, in words."""
-        return f"Bears on the paper: {self.bears} ({self.reason})."
+        return f"{_WORTH[self.bears]} ({self.reason})."
 
 
 def chapter(claim: Claim) -> str:

@@ -11,11 +11,12 @@ from samlib.chapters import family
 from samlib.chapters.explanations import EXPLANATIONS, Explanation, Found, fits
 from samlib.report import tidy
 from samlib.report.answers import DESCRIBED
-from samlib.report.figures import COLOURS, MARKERS, use_style
+from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
+from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN
 from samlib.study import members
-from samlib.study.methods import ALL, BASE, ON
+from samlib.study.methods import HEADLINE
 
 MET, NOT_MET = "met", "not met"
 
@@ -71,14 +72,14 @@ def figure(results: Results) -> Figure:
     """Test accuracy against training accuracy, a mark per method."""
     use_style()
     figure, ax = plt.subplots(figsize=(6.4, 3.8))
-    for row in fits(results).itertuples():
-        large = row.method in (BASE, ALL, ON)
-        ax.plot(
-            row.train, row.test, MARKERS[row.key], color=COLOURS[row.key], ms=10 if large else 5
-        )
+    rows = sorted(fits(results).itertuples(), key=lambda row: row.method in HEADLINE)  # on top
+    for row in rows:
+        large = {"ms": 11, "mec": "black"} if row.method in HEADLINE else {"ms": 5}
+        ax.plot(row.train, row.test, MARKERS[row.key], color=COLOURS[row.key], **large)
     ax.set_xlabel("training accuracy at the end, % of the labels trained on")
     ax.set_ylabel("test accuracy, %")
-    figure.tight_layout()
+    labels = {key_of(method): method_name(results.profile, method) for method in HEADLINE}
+    legend(figure, labels, dashed=())
     return figure
 
 

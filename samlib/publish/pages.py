@@ -12,6 +12,7 @@ from samlib.report import missing
 from samlib.report.text import listed
 from samlib.study import plan, profiles
 
+WITHOUT = "Without results yet"
 _STUDY = (*plan.NEEDS, "verdicts")  # notebooks that have a page for every profile
 
 
@@ -75,13 +76,24 @@ def contents(toc: dict, names: Sequence[str]) -> dict:
 
 
 def marked(toc: dict, lacking: Sequence[Page]) -> dict:
-    """A table of contents that says which pages have no results."""
-    titles = {page.path: f"{_title(page.notebook)} (not run)" for page in lacking}
+    """A table of contents that says which pages have no results.
+
+    Those of the leading profile stand together after the verdicts, out of the reader's way.
+    """
+    titles = {page.path: _title(page.notebook) for page in lacking}
+    own = {path for path in titles if path.count("/") == 1}
 
     def entry(chapter: dict) -> dict:
-        return chapter | ({"title": titles[path]} if (path := chapter["file"]) in titles else {})
+        title = titles.get(chapter["file"])
+        return chapter | ({"title": f"{title} (not run)"} if title else {})
 
-    parts = [part | {"chapters": [*map(entry, part["chapters"])]} for part in toc["parts"]]
+    parts: list[dict] = []
+    for part in toc["parts"]:
+        kept = [entry(chapter) for chapter in part["chapters"] if chapter["file"] not in own]
+        parts += [part | {"chapters": kept}] if kept else []
+        if own and "notebooks/verdicts" in _files(part):
+            away = [path for part in toc["parts"] for path in _files(part) if path in own]
+            parts.append({"caption": WITHOUT, "chapters": [{"file": path} for path in away]})
     return toc | {"parts": parts}
 
 

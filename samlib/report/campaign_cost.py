@@ -93,6 +93,10 @@ def _ratio(results: Results, where: str) -> float:
     return statistics.median(ratios) if ratios else 2.0
 
 
+def _on(devices: int) -> str:
+    return f"on {devices} device{'s' * (devices > 1)}"
+
+
 def table(results: Results) -> pd.DataFrame:
     """Runs, epochs and expected time of every profile, on one device of each kind and on more."""
     timings = timing.read(results.folder.parent, "networks")
@@ -103,7 +107,7 @@ def table(results: Results) -> pd.DataFrame:
         cells = plan.all_cells(plan.chapter_needs(profile))
         about = {
             "profile": profile.name,
-            "runs": sum(counted(cells).values()),
+            "runs, about": sum(counted(cells).values()),
             "epochs": sum(n * config.epochs for config, n in counted(cells).items()),
         }
         for kind, where in (("cpu", "CPU"), ("cuda", "GPU")):
@@ -112,7 +116,7 @@ def table(results: Results) -> pd.DataFrame:
             if record is not None:
                 where = timing.hardware(record)
                 cost = estimated(cells, record, _ratio(results, where)) or cost
-            times = {f"on {n}": {"seconds": cost.on(n)} for n in DEVICES}
+            times = {_on(n): {"seconds": cost.on(n)} for n in DEVICES}
             rows.append(about | {"device": where, "device-hours": cost.total / 3600} | times)
     return tidy.table(rows)
 

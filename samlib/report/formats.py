@@ -44,7 +44,8 @@ _FORMATS = {
 # What stands where a table has no number, an en dash elsewhere; reported numbers are not sourced.
 _MISSING = {
     **dict.fromkeys(("verdict", "seeds", "p (Holm)"), ""),
-    **dict.fromkeys(("device-hours", "on 1", "on 8", "on 64"), "not measured"),
+    **dict.fromkeys(("device-hours", "on 1 device", "on 8 devices"), "not measured"),
+    "on 64 devices": "not measured",
     **dict.fromkeys(("source", "reported difference", "reported SAM-ON − SAM"), NOT_SOURCED),
     **dict.fromkeys(("window all", "window only norm"), "none"),
     "the paper (WRN-28-10)": "–",

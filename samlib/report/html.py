@@ -14,7 +14,8 @@ from samlib.records import devices, origins, store
 from samlib.report.formats import as_text, names, rhos
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN
+from samlib.report.stats import NOT_RUN, OPEN
+from samlib.report.text import p_value
 from samlib.study import plan
 from samlib.study.cells import known_runs
 
@@ -59,7 +60,9 @@ def _verdict(fields: dict) -> str:
     if pd.isna(fields["seen"]):
         return ""
     text = badge(fields["seen"], fields["where"])
-    needed = fields.get("needed", math.nan)
+    low, high, needed = (fields.get(name, math.nan) for name in ("low", "high", "needed"))
+    if fields["seen"] == OPEN and low * high > 0:  # clear alone, not among the table's many
+        text += f" <small>(corrected p\u00a0{p_value(fields['p'])})</small>"
     return (
         text if pd.isna(needed) else f"{text} <small>(needs\u00a0{needed:.0f}\u00a0seeds)</small>"
     )
@@ -143,7 +146,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     compared = [*runs, *measured.values()]
     made = Counter(_origin(record) for record in runs)
     diverged = sum(record["status"] == "diverged" for record in runs)
-    lines = "; ".join(f"{count} by {origin}" for origin, count in made.most_common())
+    lines = "; ".join(f"{count} made by commit {origin}" for origin, count in made.most_common())
     everything = [results.records, *results.measures.values()]
     total = _minutes(record for records in everything for record in records.values())
     text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"

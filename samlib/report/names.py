@@ -63,6 +63,7 @@ MODEL_NAMES = _Names(
         "vit_mini": "ViT-mini",
         "vit_micro": "ViT-micro",
         "vit_micro_dyt": "ViT-micro with DyT",
+        "vit_t_dyt": "ViT-T with DyT",
     }
 )
 

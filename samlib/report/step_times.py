@@ -165,5 +165,6 @@ def finding(results: Results) -> str:
     return (
         f"Over {count}, steps take {number(min(over))} to {number(max(over))} times their floor. "
         f"Two identical steps of the base optimizer differ by at most {100 * control:.1f} %, "
-        "medians compared."
+        "medians compared. A floor is a sum of parts that are timed alone, so that a step can come "
+        "out just below its floor."
     )

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 
 
 def number(value: float, spec: str = ".2f") -> str:
-    """A number as it is printed: a true minus sign, an en dash where there is none.
+    """A number as it is printed: a true minus sign, none before a zero, an en dash for no number.
 
     >>> number(-1.234), number(1234.5, ",.0f"), number(0.5, "+.1f"), number(float("nan"))
     ('−1.23', '1,234', '+0.5', '–')
+    >>> number(-0.0004, ".3f")
+    '0.000'
     """
-    return "–" if math.isnan(value) else format(value, spec).replace("-", "−")
+    if math.isnan(value):
+        return "–"
+    text = format(value, spec)
+    return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
 def p_value(p: float) -> str:

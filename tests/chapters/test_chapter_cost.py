@@ -125,7 +125,7 @@ def test_without_step_times_the_page_says_so(rewritten):
         assert "ot run" in said
         assert "python -m samlib bench" in said
     assert len(cost.figure(found).axes) == 2
-    assert set(formats.as_text(campaign_cost.table(found))["on 8"]) == {"not measured"}
+    assert set(formats.as_text(campaign_cost.table(found))["on 8 devices"]) == {"not measured"}
 
 
 def test_another_network_or_device_is_not_the_profiles_own(rewritten):
@@ -258,7 +258,7 @@ def test_hardware_that_was_not_timed_is_not_estimated(rewritten):
     assert math.isnan(table.loc["quick", "GPU"]["device-hours"])
     assert math.isnan(table.loc["paper", where]["device-hours"])
     runs = count_runs(plan.all_cells(plan.chapter_needs(profiles.get("quick"))), {})
-    assert table.loc["quick", where]["runs"] == runs
+    assert table.loc["quick", where]["runs, about"] == runs
     said = campaign_cost.finding(found)
     assert "a perturbed step counts 2.00 times" in said
     took = sum(map(store.seconds, found.records.values()))

@@ -96,7 +96,7 @@ def test_the_highest_barrier_of_a_single_layer_decides(smoke, height, said):
     assert table["SAM, rest SAM's", "mean"]["all at once"] == pytest.approx(0.7)
     said = inside.finding_layers(found)
     assert f"of {len(LAYERS)} layers is {height:.3f} nats, of layer1.0.conv1" in said
-    assert said.endswith("move at once it is 0.700.")
+    assert said.endswith("move at once it is 0.700 nats.")
 
 
 def with_traces(results, traces):

@@ -7,6 +7,7 @@ import pytest
 from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import rho_sweep
+from samlib.report import paper
 from samlib.report.formats import as_text
 from samlib.study.methods import ALL, ON, SWEPT
 
@@ -81,7 +82,7 @@ def test_the_base_optimizer_is_that_of_the_same_seeds(found):
     assert math.isnan(rho_sweep.base_on_tuning_seeds(dataclasses.replace(found, records=gone)))
 
 
-def test_sam_is_shown_at_every_value_that_was_searched(found):
+def test_sam_is_shown_at_every_value_that_was_searched(found, monkeypatch):
     low, high = found.cell(ALL).start
     at = {("all", low): 88.0, ("all", high): 70.0}
     two = with_accuracies(found, lambda c: at.get((c["mask"], c["rho"]), 90.0))
@@ -91,7 +92,10 @@ def test_sam_is_shown_at_every_value_that_was_searched(found):
     assert table["chosen"].tolist() == ["chosen", ""]
     said = rho_sweep.finding_is_it_rho(two)
     assert "+2.00 points from SAM at the ρ chosen for SAM" in said
-    assert f"+20.00 from SAM left at ρ = {high:g}" in said
+    assert "literature" not in said, "its value was not tried"
+    monkeypatch.setattr(paper, "SAM_RHO", high)
+    said = rho_sweep.finding_is_it_rho(two)
+    assert said.endswith(f"and +20.00 from SAM at the literature's ρ = {high:g}.")
 
 
 def test_the_figure_has_a_point_per_tuning_run_and_rings_the_chosen(found):

@@ -84,8 +84,8 @@ def test_every_network_is_ranked_and_the_hypothesis_decided(smoke):
     assert ranks["corrupted"].seeds == 7  # the base optimizer, and three methods under two masks
     table = robust_family.rank_table(found)
     assert table["Kendall's tau with clean", "where"].tolist() == [PROFILE.where] * 2
-    assert "Of 7 networks" in robust_family.finding(found)
-    assert "corrupted images 1.00 [1.00, 1.00]: seen" in robust_family.finding(found)
+    assert "Over 7 networks" in robust_family.finding(found)
+    assert "that on corrupted images is 1.00 [1.00, 1.00] (seen)" in robust_family.finding(found)
 
 
 def test_kendalls_tau_by_hand():

@@ -61,7 +61,7 @@ def test_conditions_without_an_effect_are_not_counted(rewritten):
     assert list(robustness.table(found)[0]["test images"]) == ["clean", *robustness.felt(found)]
     answer = robustness.beyond_clean(found)
     assert answer.seen == "seen"
-    assert answer.ours.startswith("lowest of 2: +2.00 ")
+    assert answer.ours.startswith("the lowest of 2 differences is +2.00 ")
     none = rewritten(dict.fromkeys(GAINS_MORE, (80, 79, 78)))
     assert robustness.felt(none) == []
     assert robustness.beyond_clean(none).seen == "open"
@@ -72,7 +72,7 @@ def test_a_gain_that_vanishes_under_attack_reverses_the_claim(rewritten):
     found = rewritten(GAINS_LESS)
     assert robustness.beyond_clean(found).seen == "reversed"
     said = robustness.finding(found)
-    assert "over SAM larger than the clean gain for corrupted, mean" in said
+    assert "gain over SAM is larger than the clean gain for corrupted, mean" in said
     assert "smaller than the clean gain for ℓ₂ attack, 0.25" in said
 
 
@@ -165,7 +165,7 @@ def test_imagenets_conditions_are_the_shifted_sets_that_all_methods_have(imagene
     assert table["more than clean", "mean"].tolist()[1:] == pytest.approx([2, 0])
     answer = verdicts.answer(verdicts.BY_KEY["13"], imagenet)
     assert answer.seen == "no difference"
-    assert answer.ours.startswith("lowest of 2: +0.00 ")
+    assert answer.ours.startswith("the lowest of 2 differences is +0.00 ")
     assert "Of 2 conditions 2 cost AdamW 5 points or more" in robustness.finding(imagenet)
     assert len(robustness.figure(imagenet).axes[0].get_yticklabels()) == 3
 

@@ -43,7 +43,9 @@ def test_the_ratio_is_paired_by_seed_and_put_in_words(rewritten):
     factor = table["factor"]["factor"]
     assert factor[table["SAM-ON over"] == "SGD"][:4].tolist() == pytest.approx([2.0] * 4)
     assert factor[table["SAM-ON over"] == "SAM"][:4].tolist() == pytest.approx([4.0] * 4)
-    assert sharpness.sharper(found).ours.startswith("2.00 × SGD's (sharper) and 4.00 × SAM's")
+    assert sharpness.sharper(found).ours.startswith(
+        "2.00 [2.00, 2.00] × SGD's (sharper) and 4.00 [4.00, 4.00] × SAM's"
+    )
 
 
 def test_true_labels_are_a_setting_of_their_own(rewritten):
@@ -52,10 +54,10 @@ def test_true_labels_are_a_setting_of_their_own(rewritten):
         values["settings"][-1]["value"] *= {"none": 4, "l2": 1}[config["geometry"]]
 
     found = rewritten(change)
-    assert sharpness.sharper(found).ours.startswith("2.00 × SGD's (sharper)")
+    assert sharpness.sharper(found).ours.startswith("2.00 [2.00, 2.00] × SGD's (sharper)")
     said = sharpness.finding_labels(found)
     assert "About 36 % of the training labels are wrong" in said
-    assert "SAM-ON is 0.50 × SGD's (flatter) and 4.00 × SAM's (sharper)" in said
+    assert "0.50 [0.50, 0.50] × SGD's (flatter) and 4.00 [4.00, 4.00] × SAM's" in said
     assert sum("true labels" in name for name in sharpness.others(found)["measure"]) == 1
 
 
@@ -68,7 +70,9 @@ def test_flatter_than_the_base_optimizer_is_the_reverse(rewritten):
     found = rewritten(level(base=0.04, everything=0.01, on=0.02))
     answer = sharpness.sharper(found)
     assert answer.seen == REVERSED
-    assert answer.ours.startswith("0.50 × SGD's (flatter) and 2.00 × SAM's (sharper)")
+    assert answer.ours.startswith(
+        "0.50 [0.50, 0.50] × SGD's (flatter) and 2.00 [2.00, 2.00] × SAM's (sharper)"
+    )
 
 
 def test_sharper_than_both_is_seen(rewritten):

@@ -134,5 +134,7 @@ def test_the_shift_is_told_before_its_controls_are_run(rewritten):
     left = replace(found, records=plain)
     assert shift.larger_gamma(left) == shift.larger_gamma(found)
     assert shift.finding(left) == shift.finding(found).split(" Without weight decay")[0]
-    assert shift.finding_controls(left) == "The controls are not run yet."
+    assert shift.finding_controls(left).startswith(
+        "The controls are not run yet: `python -m samlib run"
+    )
     assert shift.controls(left)[0].empty

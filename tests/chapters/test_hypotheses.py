@@ -44,7 +44,7 @@ def test_what_was_planted_is_seen_and_what_has_no_records_is_not_run(introductio
         "tuning seeds."
     )
     on, everything = (introduction.rho(introduction.cell(m)) for m in (ON, ALL))
-    assert answers(introduction)["ours"][7] == f"{on / everything:.3g} × for SAM"
+    assert answers(introduction)["ours"][7] == f"{on / everything:.2g} × for SAM"
 
 
 def without(results, method):

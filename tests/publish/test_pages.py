@@ -27,7 +27,7 @@ def test_the_profile_nearest_to_the_paper_leads_once_it_has_an_answer(tmp_path, 
         a_record(tmp_path, profile)
     lacking = set()
     monkeypatch.setattr(
-        pages, "absent", lambda page, _: "Not run yet" if page.profile in lacking else None
+        pages, "absent", lambda page, _: "Without results yet" if page.profile in lacking else None
     )
     assert pages.shown(tmp_path) == ["cifar100-10k", "quick"]
     lacking.add("cifar100-10k")
@@ -61,13 +61,20 @@ def test_every_page_is_in_the_contents_once(names):
 
 
 def test_the_contents_mark_pages_without_results():
-    every = pages.pages(["cifar100-10k", "quick"])
-    lacking = [page for page in every if (page.notebook, page.profile) == ("law", "cifar100-10k")]
-    toc = pages.marked(pages.contents(TOC, ["cifar100-10k", "quick"]), lacking)
-    entries = [chapter for part in toc["parts"] for chapter in part["chapters"]]
-    assert [entry for entry in entries if "title" in entry] == [
-        {"file": "notebooks/law", "title": "A law for ρ? (not run)"}
-    ]
+    names = ["cifar100-10k", "quick"]
+    lacking = [page for page in pages.pages(names) if page.notebook in ("law", "family", "systems")]
+    whole = pages.contents(TOC, names)
+    toc = pages.marked(whole, lacking)
+    assert sorted(files(toc)) == sorted(files(whole))
+    parts = {part["caption"]: part["chapters"] for part in toc["parts"]}
+    captions = [*parts]
+    assert captions.index("Without results yet") == captions.index("Verdicts") + 1
+    own = [page.path for page in lacking if page.profile == names[0]]
+    assert {entry["file"] for entry in parts["Without results yet"]} == {*own}
+    titled = [entry for part in toc["parts"] for entry in part["chapters"] if "title" in entry]
+    assert {"file": "notebooks/quick/law", "title": "A law for ρ? (not run)"} in titled
+    assert len(titled) == len(lacking) - len(own)
+    assert pages.marked(whole, []) == whole
 
 
 def test_a_page_without_its_records_says_what_makes_them(tmp_path):
@@ -89,7 +96,7 @@ def test_a_page_without_its_records_links_to_the_chapter_that_has_some(tmp_path,
     lacking = next(page for page in every if page.path == "notebooks/variants")
     there = {"quick"}
     monkeypatch.setattr(
-        pages, "absent", lambda page, _: None if page.profile in there else "Not run yet"
+        pages, "absent", lambda page, _: None if page.profile in there else "Without results yet"
     )
     assert pages.elsewhere(lacking, every, tmp_path) == (
         "The same chapter has results [on noisy digits](/notebooks/quick/variants.ipynb)."
