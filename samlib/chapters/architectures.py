@@ -1,22 +1,15 @@
 """Does it carry over? SAM-ON on every network: BatchNorm and LayerNorm, SGD, AdamW and Lion."""
 
-import functools
-
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
-from samlib import models
-from samlib.data.info import INFO
-from samlib.models import build
 from samlib.report import paper, tidy
-from samlib.report.answers import HOLDS, PARTLY, REFUTED, Answer, each_of
+from samlib.report.answers import Answer, each_of
 from samlib.report.counting import wrong_labels
 from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import (
     GEOMETRY_NAMES,
-    MODEL_NAMES,
     OPTIMIZER_NAMES,
     family_name,
     method_name,
@@ -24,11 +17,7 @@ from samlib.report.names import (
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, corrected
 from samlib.report.text import listed
-from samlib.sam.masks.base import Mask
-from samlib.sam.masks.whole import only_norm
 from samlib.study.methods import ALL, BASE, ON, Method
-
-PAPERS = ("resnet56", "resnext29_32x4d", "wrn28_10", "vit_t", "vit_s")
 
 
 def _against(results: Results, worse: Method, family: str, geometry: str = "l2") -> Comparison:
@@ -180,45 +169,8 @@ def _beats(results: Results, optimizer: str, *, at_least: bool) -> Answer:
     return each_of(found, ours, strict=[True, not at_least] * len(families))
 
 
-# --- how many parameters are in norm layers ------------------------------------------------------
-
-
-@functools.cache
-def norm_mask(name: str) -> Mask:
-    """The only-norm mask of a model of the zoo for 100 classes; nothing is computed with it."""
-    with torch.device("meta"):  # shapes are enough
-        return only_norm(build(name, num_classes=INFO["cifar100"].classes))
-
-
-def norm_share() -> pd.DataFrame:
-    """Norm-layer parameters of every model of the zoo (claim 12); counted, not trained."""
-    rows = []
-    for name in models.names():
-        mask = norm_mask(name)
-        rows.append(
-            {
-                "model": MODEL_NAMES[name],
-                "parameters": mask.total,
-                "in norm layers": mask.count,
-                "share": {"percent": 100 * mask.share},
-            }
-        )
-    return tidy.table(rows)
-
-
-def share(results: Results) -> Answer:
-    """Share of norm parameters in the paper's networks (claim 12), a count."""
-    shares = sorted(100 * norm_mask(name).share for name in PAPERS)
-    # "about 0.1 %" read as within a factor of two for every network the paper uses.
-    near = sum(0.05 <= share <= 0.2 for share in shares)
-    ours = f"{listed([f'{share:.2f}' for share in shares])} % in the paper's five networks"
-    word = HOLDS if near == len(shares) else PARTLY if near else REFUTED
-    return Answer(word, ours, where="by count")
-
-
 TABLES = {
     "architectures": lambda results: table(results)[0],
     "architectures_over_base": lambda results: table(results, BASE)[0],
-    "norm_share": lambda results: norm_share(),
 }
-DECIDES = {"5": transformers, "6": lion, "12": share}
+DECIDES = {"5": transformers, "6": lion}

@@ -108,7 +108,7 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def figure(results: Results) -> Figure:
-    """D of every member, a point per seed."""
+    """Only norm minus all of every member, a point per seed."""
     use_style()
     gaps = {}
     for name in both_masks(results):

@@ -23,6 +23,7 @@ from samlib.records.results_folder import committed
 from samlib.report import campaign_cost, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, by_the_old_rule, in_domain
 from samlib.report.missing import counted
+from samlib.report.paper import NOT_SOURCED
 from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed
@@ -88,7 +89,10 @@ def verdict(key: str, results: Results) -> Verdict:
 def opening(key: str, results: Results) -> dict[str, str]:
     """The three lines a page opens with, as `html.box` takes them."""
     found = verdict(key, results)
-    says = f"{found.claim.statement}: {found.claim.reported}."
+    reported = found.claim.reported
+    says = f"{found.claim.statement}: {reported}."
+    if reported == NOT_SOURCED:
+        says = f"{found.claim.statement} (its numbers could not be sourced)."
     return {
         "says": says,
         "sees": found.answer.ours,

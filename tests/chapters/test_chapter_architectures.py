@@ -108,12 +108,6 @@ def test_reported_differences_are_computed():
     assert set(table.loc["ViT-T, CIFAR-10 and CIFAR-100, AdamW"]) == {"not sourced"}
 
 
-def test_the_share_of_norm_parameters_is_counted():
-    answer = architectures.share(None)
-    assert answer.ours.startswith("0.05, 0.09, 0.18, 0.49 and 0.52 %")
-    assert (answer.seen, answer.where) == ("partly", "by count")
-
-
 def test_rows_of_both_panels_run_from_the_top(rewritten):
     axes = architectures.figure(rewritten(levels())).axes
     for ax in axes:

@@ -76,11 +76,15 @@ def test_times_count_where_their_quartiles_are_apart(rewritten, changed, seen):
     assert cost.cheaper(found).seen == seen
 
 
-def test_a_profile_without_stages_has_a_row_less_and_no_verdict_on_them(rewritten):
+def test_a_profile_without_stages_has_their_time_alone_and_no_verdict_on_them(rewritten):
     found = rewritten()
     grids = tuple(row for row in PROFILE.grids if "blocks" not in row.method.mask)
     found = replace(found, profile=replace(PROFILE, grids=grids))
-    assert list(cost.table(found)["method"]) == ["SGD", "SAM", "SAM-ON"]
+    table = cost.table(found)
+    assert list(table["method"]) == ["SGD", "SAM", "SAM-ON", "SAM-ON, stages 2 and 3"]
+    late = table.iloc[-1]
+    assert late["time", "median"] > 0
+    assert late["accuracy"].isna().all()
     assert cost.late_stages(found).seen == cost.first_stage(found).seen == "not run"
     assert len(cost.figure(found).axes) == 2
 

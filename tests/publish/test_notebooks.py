@@ -1,4 +1,6 @@
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,17 @@ def test_notebooks_in_git_are_clean_and_have_one_parameters_cell(name):
         assert cell.get("execution_count") is None
     tagged = [c for c in cells(name) if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1
+
+
+@pytest.mark.parametrize("name", notebooks.names())
+def test_a_figure_says_what_it_shows_to_those_who_do_not_see_it(name):
+    for cell in cells(name):
+        drawn = re.search(r"(\w+)\.(figure\w*)\(", "".join(cell["source"]))
+        if cell["cell_type"] == "code" and drawn:
+            room = "report" if drawn[1] == "toys" else "chapters"
+            module = importlib.import_module(f"samlib.{room}.{drawn[1]}")
+            alt = getattr(module, drawn[2]).__doc__.split("\n")[0]
+            assert cell["metadata"]["mystnb"] == {"image": {"alt": alt}}
 
 
 def test_every_notebook_of_the_study_exists():
