@@ -211,7 +211,8 @@ def test_every_member_of_the_family_is_a_system_with_one_number_or_a_reason(smok
     assert empty.sum() == len(systems.SYSTEMS) - len(ran)
     assert (table.loc[empty, ("here", "")].str.len() > 0).all()
     sees = systems.opening(found)["sees"]
-    assert "3 of 3 members gain over SGD after Holm's correction, on the 2 seeds" in sees
+    gain = f"{len(ran)} of {len(ran)} members gain over SGD after Holm's correction"
+    assert f"{gain}, on the 2 seeds" in sees
     assert "gains most, +10.00 " in sees
 
 
