@@ -117,7 +117,7 @@ def finding(results: Results) -> str:
     errors = [abs(p.octaves(results.rho(cell))) for cell, p in found.items()]
     near = sum(error <= 1 for error in errors)
     return (
-        f"Of {len(errors)} masks, {near} have their tuned ρ within a factor of two of the law's; "
+        f"The tuned ρ of {near} of {len(errors)} masks is within a factor of two of the law's; "
         f"the median error is a factor of {number(2 ** float(np.median(errors)))}, the largest "
         f"{number(2 ** max(errors))}. The ladder itself has steps of √2."
     )

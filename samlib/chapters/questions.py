@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from samlib.chapters import batchnorm, rho_sweep, sparsity, verdicts
+from samlib.chapters import batchnorm, law, rho_sweep, sparsity, verdicts
 from samlib.errors import RecordsMissing
 from samlib.report import paper, tidy
 from samlib.report.answers import HOLDS, REFUTED
 from samlib.report.law import prediction
+from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, REVERSED, SAME, SEEN, Comparison
 from samlib.report.text import listed, number
@@ -55,12 +56,22 @@ def is_special(results: Results) -> str:
 def needs_larger_rho(results: Results) -> str:
     """The ratio of the chosen rho, and the one that the share of the gradient predicts."""
     ratio = rho_sweep.ratio(results, "l2")
-    law = prediction(results, ON)
-    predicted = law and number(law.rho / results.rho(results.cell(ALL)), ".2g")
-    expected = f"; a law found on digits predicts {predicted} ×" if predicted else ""
+    by_law = prediction(results, ON)
+    expected = ""
+    if by_law:
+        predicted = number(by_law.rho / results.rho(results.cell(ALL)), ".2g")
+        expected = f"; a law found on digits predicts {predicted} ×{_at_the_laws(results)}"
     word = "Larger" if ratio > 1 else "Not larger"
     known = "each ρ known to a factor of √2"
     return f"{word}: {number(ratio, '.2g')} ×, {known}; described, not tested{expected}"
+
+
+def _at_the_laws(results: Results) -> str:
+    """What SAM-ON loses at the rho that the law predicts, where that was run."""
+    pair = law.forward(results).get(method_name(results.profile, ON))
+    if pair is None or not results.has(*pair):
+        return ""
+    return f", where SAM-ON is {results.compare(*pair)} points against SAM-ON tuned"
 
 
 def is_it_batchnorm(results: Results) -> str:
