@@ -95,7 +95,7 @@ def test_the_table_has_every_mask_with_a_prediction(found):
     assert table["log₂(chosen / predicted)"].tolist() == pytest.approx(
         [math.log2(ratio) for ratio in both], abs=0.02
     )
-    assert f"Of {len(table)} masks" in law.finding(found)
+    assert f"of {len(table)} masks is within" in law.finding(found)
     assert len(law.figure(found).axes[0].texts) == len(table)
 
 
