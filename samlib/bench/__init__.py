@@ -15,6 +15,7 @@ __all__ = ["KINDS", "growth", "kind", "memory", "networks", "plain_loop", "step"
 KINDS = {
     "gpu": "all that a GPU is asked: steps and epochs of five networks, in one go",
     "step": "SAM's step against its floor and a peer",
+    "family": "a step of every member of the family, with only norm",
     "epoch": "a training epoch against a peer's loop, and where its time goes",
     "augment": "augmentation against Pillow, and its share of an epoch",
     "networks": "a step of every network of the profiles",

@@ -87,7 +87,7 @@ def kept(cell: Cell, name: str) -> int:
 
 def table(results: Results) -> pd.DataFrame:
     """Every member: cost, accuracy under both masks, D, R, ratio of the chosen rho, state."""
-    rows, comparisons = [], []
+    rows, comparisons, times = [], [], step_times.of_family(results)
     for name in ["sam", *ran(results)]:
         everything, on = of_member(results, name)
         comparisons.append(gap(results, name) if everything and on else None)
@@ -99,7 +99,7 @@ def table(results: Results) -> pd.DataFrame:
                 "only norm": on and tidy.at_rho(results, on),
                 "share of SAM-ON's gain": tidy.share(retention(results, on) if on else None),
                 "ρ ratio": rho_ratio(results, name) if everything and on else math.nan,
-                "step time": step_times.price(results, on) if on else math.nan,
+                "step time": times.get(name, math.nan) if on else math.nan,
                 "state, bytes": kept(on, name) if on else None,
                 "diverged": results.diverged(*(c for c in (everything, on) if c)),
             }

@@ -199,7 +199,11 @@ def parser() -> argparse.ArgumentParser:
     _results(p, "results folder")
     group = p.add_argument_group("what is timed", "defaults: see the modules of samlib.bench")
     for name, kind, note in (
-        ("profile", str, "step, packing: the profile's headline network, at its image size"),
+        (
+            "profile",
+            str,
+            "step, family, packing: the profile's headline network, at its image size",
+        ),
         ("family", str, "step, packing: another network of the profile"),
         ("model", str, "step, epoch, augment: a model at 32 x 32 pixels (default: resnet56)"),
         ("batch-size", int, "step, epoch, augment: images in a batch"),

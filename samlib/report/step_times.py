@@ -71,6 +71,15 @@ def price(results: Results, cell: Cell) -> float:
     return record["ratios"][key][1] if record and key in record["ratios"] else math.nan
 
 
+def of_family(results: Results) -> dict[str, float]:
+    """Step times of the members over the base optimizer's, with only norm, by name."""
+    base, device = results.cell(BASE).base, results.profile.device
+    found = timing.read(results.folder.parent, "family")
+    own = [r for r in found if r["run_id"] == f"family-{results.profile.name}-{device}"]
+    ratios = own[0]["ratios"] if own and own[0]["network"] == timing.network(base) else {}
+    return {name: ratio[1] for name, ratio in ratios.items()}
+
+
 def title(record: dict) -> str:
     """Network, image size, batch and hardware of a record."""
     n = record["network"]

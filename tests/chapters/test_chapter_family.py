@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 from made_up import PROFILE, RATIOS, steps_timed, with_accuracies
 
+from samlib.bench import timing
 from samlib.chapters import family, one_pass, systems, why
+from samlib.records import store
 from samlib.report import step_times
 from samlib.report.answers import PARTLY
 from samlib.report.results import load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN
 from samlib.study import members
+from samlib.study.methods import BASE
 
 NAMES = list(members.SMOKE)
 SAM, USAM, MSAM = "sam", "usam", "msam"
@@ -53,11 +56,19 @@ def test_the_gap_is_only_norm_minus_all_and_the_share_is_of_sam_ons_gain(smoke):
 
 
 def test_a_step_time_of_the_family_is_that_of_the_bench(smoke, tmp_path):
-    steps_timed(tmp_path, RATIOS | {"msam on only_norm": 1.02})
-    rows = family.table(replace(smoke, folder=tmp_path / PROFILE.name)).set_index(("member", ""))
+    record = {
+        "run_id": f"family-{PROFILE.name}-cpu",
+        "network": timing.network(smoke.cell(BASE).base),
+        "ratios": {"sam": [1.7, 1.75, 1.8], "msam": [1.0, 1.02, 1.03]},
+    }
+    store.write(tmp_path / "bench", record)
+    found = replace(smoke, folder=tmp_path / PROFILE.name)
+    rows = family.table(found).set_index(("member", ""))
     assert rows.loc["MSAM", ("step time", "")] == 1.02
-    assert rows.loc["SAM", ("step time", "")] == RATIOS["only_norm"]
+    assert rows.loc["SAM", ("step time", "")] == 1.75
     assert math.isnan(rows.loc["USAM", ("step time", "")])
+    store.write(tmp_path / "bench", record | {"network": {"model": "another"}})
+    assert step_times.of_family(found) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""How long a step of every member of the family takes, mask only norm, over the base optimizer's.
+
+Members whose steps are not all alike (every k-th, drawn, adaptive, refreshed now and then) are
+timed over a cycle of steps, and the time of one is the mean. Steps are those of `train`, launched
+from Python on every device: not every member's can be replayed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from samlib.bench import step
+from samlib.bench.timing import (
+    Step,
+    as_in_training,
+    interleaved,
+    made_by,
+    network,
+    quartiles,
+    random_run,
+)
+from samlib.errors import ConfigError
+from samlib.records.store import write
+from samlib.study import members, profiles
+from samlib.study.methods import ON
+from samlib.trainer.config import RunConfig
+from samlib.trainer.one_run import usable_device
+
+# Steps after which costs repeat, or of which a mean is stable; 1 for a member that is not here.
+CYCLES = {
+    "every_k": 5,
+    **dict.fromkeys(("looksam", "looksam_mask", "ss_sam", "ae_sam", "ire"), 10),
+    "eigen_sam": 100,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed: the members that a profile runs with only norm, on its headline network.
+
+    Attributes:
+        profile: whose members, network, image size, batch, optimizer and precision.
+        rounds: how often every contender is timed.
+        device, threads: where; threads on the CPU.
+    """
+
+    profile: str = "quick"
+    rounds: int = 20
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        if self.rounds < 1 or self.threads < 1:
+            raise ConfigError("rounds and threads must be at least 1")
+        if not self.members:
+            raise ConfigError(f"profile {self.profile} runs no member of the family with only norm")
+
+    @property
+    def config(self) -> RunConfig:
+        """The base optimizer's run; small steps keep the weights of a long bench finite."""
+        return step.Setting(profile=self.profile).config
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members, SAM-ON first."""
+        found = members.methods(profiles.get(self.profile))
+        named = (members.member(m) for m in found if m.mask == ON.mask)
+        others = tuple(named)
+        return ("sam", *others) if others else ()
+
+
+def _steps(config: RunConfig, device: torch.device, cycle: int) -> Step:
+    """A cycle of training steps on one batch of random images."""
+    run = random_run(config, device, config.batch_size)
+    loss_sum, correct = torch.zeros(2, device=device)
+    one = run.step(loss_sum, correct, [])
+    batch = run.splits.train_images, run.splits.train_labels
+
+    def steps() -> None:
+        for _ in range(cycle):
+            one(*batch, run.stepper and run.stepper.plan(0))
+
+    return steps
+
+
+def measure(setting: Setting) -> dict:
+    """Time every member, and return a record: `ratios` over the base optimizer and `seconds`.
+
+    Both are quartiles over rounds, of one step; "base again" is the control.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    device, config = usable_device(setting.device), setting.config
+    cycles = dict.fromkeys(("base", "base again"), 1)
+    cycles |= {name: CYCLES.get(name, 1) for name in setting.members}
+    on = {"geometry": ON.geometry, "mask": ON.mask, "rho": 0.1}
+    with as_in_training(setting.threads, device):
+        calls = {
+            name: _steps(
+                config if name.startswith("base") else config.replace(member=name, **on),
+                device,
+                cycle,
+            )
+            for name, cycle in cycles.items()
+        }
+        took = interleaved(calls, setting.rounds, device)
+    one = {name: [t / cycles[name] for t in times] for name, times in took.items()}
+    return {
+        "run_id": f"family-{setting.profile}-{device.type}",
+        "setting": vars(setting),
+        "network": network(config),
+        "cycles": cycles,
+        "ratios": {
+            name: quartiles([t / b for t, b in zip(times, one["base"], strict=True)])
+            for name, times in one.items()
+        },
+        "seconds": {name: quartiles(times) for name, times in one.items()},
+        "provenance": made_by(device, "members of the family are timed as launched from Python"),
+    }
+
+
+def table(record: dict) -> str:
+    """A record as text, a line per member."""
+    lines = [f"{record['run_id']}, {record['setting']['rounds']} rounds, ratio to base:"]
+    for name, (low, median, high) in record["ratios"].items():
+        lines.append(
+            f"  {name:16} {median:5.2f}  [{low:.2f}, {high:.2f}]"
+            f" {1000 * record['seconds'][name][1]:9.2f} ms"
+        )
+    return "\n".join(lines)
+
+
+def run(setting: Setting, results: Path) -> tuple[dict, Path]:
+    """Measure and write the record to `<results>/bench`."""
+    record = measure(setting)
+    return record, write(results / "bench", record)
