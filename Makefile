@@ -64,7 +64,7 @@ torture: $(READY) ## CASES of bad input of every kind, then campaigns killed KIL
 
 bench: $(READY) ## time steps, epochs, augmentation against floor and peers; packing and growth
 	$(SAMLIB) bench step --profile $(PROFILE) --rounds 60
-	$(SAMLIB) bench family --profile $(PROFILE)
+	$(SAMLIB) bench family --profile $(PROFILE) --rounds 60
 	$(SAMLIB) bench step --model resnet56
 	$(SAMLIB) bench step --model wrn16_4
 	$(SAMLIB) bench step --model vit_t --rounds 10
