@@ -188,6 +188,9 @@ def deciding() -> pd.DataFrame:
     return tidy.table([{"": claim.key, "decided by": claim.decided_by} for claim in CLAIMS])
 
 
+UNDER_OLD_RULE = ("smoke", "quick")  # profiles that had records before the rule was changed
+
+
 def old_and_new(results: Results) -> pd.DataFrame:
     """What the rule before this one makes of the same comparisons, beside the verdicts of today."""
     rows = []
