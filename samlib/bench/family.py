@@ -65,8 +65,7 @@ class Setting:
     def members(self) -> tuple[str, ...]:
         """The members, SAM-ON first."""
         found = members.methods(profiles.get(self.profile))
-        named = (members.member(m) for m in found if m.mask == ON.mask)
-        others = tuple(named)
+        others = [members.member(m) for m in found if m.mask == ON.mask]
         return ("sam", *others) if others else ()
 
 

@@ -38,7 +38,7 @@ def test_a_figure_says_what_it_shows_to_those_who_do_not_see_it(name):
             room = "report" if drawn[1] == "toys" else "chapters"
             module = importlib.import_module(f"samlib.{room}.{drawn[1]}")
             alt = getattr(module, drawn[2]).__doc__.split("\n")[0]
-            assert cell["metadata"]["mystnb"] == {"image": {"alt": alt}}
+            assert cell["metadata"].get("mystnb") == {"image": {"alt": alt}}, drawn[0]
 
 
 def test_every_notebook_of_the_study_exists():
