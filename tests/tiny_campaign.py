@@ -25,7 +25,7 @@ TINY = replace(
     _SMOKE,
     name="tiny",
     about="ten runs of many short epochs",
-    bases={"wrn": _SMOKE.bases["wrn"].replace(epochs=12, eval_every=6)},
+    bases={"wrn": _SMOKE.bases["wrn"].replace(epochs=8, eval_every=4)},
     seeds=1,  # of the sweep over rho; the chosen rho gets one more
 )
 

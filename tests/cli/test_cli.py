@@ -254,7 +254,7 @@ def test_a_data_set_that_is_absent_says_what_to_run(capsys, tmp_path):
     assert "python -m samlib prepare --dataset cifar100" in err
 
 
-FEW = 4  # cells of a sweep, 14 runs: enough to be interrupted in the middle
+FEW = 3  # cells of a sweep, ten runs: enough to be interrupted in the middle
 
 
 def _start(results, *more):

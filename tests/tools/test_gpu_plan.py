@@ -24,7 +24,7 @@ case "$*" in
   *"samlib run"*) exit "${RUN:-0}" ;;
 esac
 """
-# What the plan reads; `make test WORKERS=3` hands its own on.
+# What the plan and the stub read; `make test WORKERS=3` hands its own on.
 SETTINGS = (
     "KEEP",
     "OUT",
@@ -36,6 +36,10 @@ SETTINGS = (
     "WORKERS",
     "MPS",
     "TINY",
+    "PYTEST",
+    "CAPTURE",
+    "ACCURACY",
+    "RUN",
 )
 CHECK = ["-m pytest", "probe.py capture"]
 REST = ["probe.py accuracy", "samlib run", "bench gpu", "bench packing", "samlib run"]
