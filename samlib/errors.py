@@ -1,7 +1,9 @@
 """What a user is told: one line that names what is wrong and what to do."""
 
+import numbers
 import shlex
 from collections.abc import Iterable
+from typing import Any
 
 
 class SamlibError(Exception):
@@ -32,6 +34,15 @@ def command(*words: object) -> str:
     return shlex.join(["python", "-m", "samlib", *map(str, words)])
 
 
+def first_line(said: BaseException | str) -> str:
+    """The first line of what an error or a program says; empty if it says nothing.
+
+    >>> first_line(ValueError("\\nout of range\\nat the second step"))
+    'out of range'
+    """
+    return (str(said).strip().splitlines() or [""])[0]
+
+
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:
     """Return `name` if it is one of `valid`; otherwise raise a ConfigError that lists them.
 
@@ -42,3 +53,19 @@ def choose(kind: str, name: str, valid: Iterable[str]) -> str:
     if name not in valid:
         raise ConfigError(f"unknown {kind} {name!r}; valid: {', '.join(map(str, valid))}")
     return name
+
+
+def within(name: str, value: Any, interval: str, whole: bool = False) -> Any:
+    """Return `value` if it is a number in an interval; otherwise raise a ConfigError that says so.
+
+    >>> within("p", 0.5, "[0, 1]"), within("k", 2, "[1, inf)", whole=True)
+    (0.5, 2)
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    kind = numbers.Integral if whole else numbers.Real
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    ends = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "()"]
+    if not number or not low <= value <= high or value in ends:
+        what = "a whole number" if whole else "a number"
+        raise ConfigError(f"{name} must be {what} in {interval}, not {value!r}")
+    return value

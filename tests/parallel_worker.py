@@ -15,9 +15,7 @@ from samlib.trainer.config import RunConfig
 # Workers are forked off a process that has imported what a run needs: a start takes no time. What
 # torchrun itself does is tested where a whole campaign is started by it.
 _FORKS = get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["samlib.trainer.distributed", "timm", "sklearn.datasets", "torch._dynamo"]
-)
+_FORKS.set_forkserver_preload(["samlib.trainer.distributed", "timm", "torch._dynamo"])
 
 
 def launch(tmp_path, jobs, count=2, data_dir="."):

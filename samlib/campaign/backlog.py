@@ -9,8 +9,7 @@ from samlib.measures.measurement import MeasureRecords
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
-from samlib.study.cells import count_runs, missing_measurements, missing_runs
-from samlib.study.plan import Needs, all_cells
+from samlib.study.cells import Needs, all_cells, count_runs, missing_measurements, missing_runs
 from samlib.trainer.config import NO_PERTURBATION
 
 

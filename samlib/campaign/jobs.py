@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samlib.errors import SamlibError
+from samlib.errors import SamlibError, first_line
 from samlib.files import DiskError
 from samlib.measures.measurement import MeasureJob
 from samlib.records import store
@@ -72,7 +72,7 @@ ATTEMPTS = 3  # of a run whose worker died
 
 # How much of a GPU a run takes, network by network. Small networks on small images are a queue of
 # short kernels that leaves most of a GPU idle. By judgement, until `bench packing` has measured it
-# on a GPU.
+# on a GPU. A network that is not here takes a whole one.
 GPU_SHARE = {
     "wrn28_10": 1.0,
     "resnet50": 1.0,
@@ -96,7 +96,7 @@ GPU_SHARE = {
 
 def gpu_share(job: Job) -> float:
     """Share of a GPU that a job takes, by its network."""
-    return GPU_SHARE[job.config.model]
+    return GPU_SHARE.get(job.config.model, 1.0)
 
 
 @dataclass
@@ -121,5 +121,5 @@ def run_job(job: Job, folder: ResultsFolder, device: str, data_dir: Path | None)
             return str(error)
         except Exception as error:
             log.stamp(f"failed\n{traceback.format_exc()}")
-            return f"{type(error).__name__}: {error}".split("\n", 1)[0]
+            return f"{type(error).__name__}: {first_line(error)}"
     return None

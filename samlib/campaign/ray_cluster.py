@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from samlib.campaign.local import cores
-from samlib.errors import SamlibError
+from samlib.environment import environment
+from samlib.errors import SamlibError, first_line
 from samlib.extras import needed
 
 _LOOK = 5.0  # seconds to wait for an address to answer
@@ -96,11 +97,6 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return str(error).strip().split("\n", 1)[0]
-
-
 @contextmanager
 def simulated(nodes: int) -> Iterator:
     """A cluster of `nodes` nodes with one CPU each on this machine, beside an idle head.
@@ -112,8 +108,8 @@ def simulated(nodes: int) -> Iterator:
 
     # A folder of its own, lest a cluster that runs on this machine be taken for it; not the
     # system's, whose path may be too long for a socket's.
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, _environment(RAY_TMPDIR=folder):
-        with _environment(RAY_ADDRESS=None), _sigterm_kept():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, environment(RAY_TMPDIR=folder):
+        with environment(RAY_ADDRESS=None), _sigterm_kept():
             head = {"num_cpus": 0, "include_dashboard": False}
             cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
@@ -121,25 +117,7 @@ def simulated(nodes: int) -> Iterator:
                 for _ in range(nodes):
                     cluster.add_node(wait=False, num_cpus=1)
                 cluster.wait_for_nodes()
-            with _environment(RAY_ADDRESS=cluster.address):
+            with environment(RAY_ADDRESS=cluster.address):
                 yield cluster
         finally:
             cluster.shutdown()
-
-
-@contextmanager
-def _environment(**variables: str | None) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    _set(variables)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: dict[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share
-from samlib.campaign.ray_cluster import ClusterError, connect, first_line, import_ray
+from samlib.campaign.ray_cluster import ClusterError, connect, import_ray
 from samlib.campaign.ray_node import Answer, Site, token_file, work
-from samlib.errors import ConfigError
+from samlib.errors import ConfigError, first_line
 from samlib.files import write_atomically
 from samlib.records import journal
 from samlib.records.results_folder import ResultsFolder, origin

@@ -6,6 +6,7 @@ record, weights and log return through Ray.
 """
 
 import contextlib
+import getpass
 import os
 import shutil
 import socket
@@ -101,7 +102,8 @@ def work(job: Job, site: Site, inputs: dict[str, bytes]) -> Answer:
 @contextmanager
 def _apart(site: Site, job: Job) -> Iterator[ResultsFolder]:
     """A folder on this node for one job, with the checkpoint of a killed worker, if any."""
-    place = Path(tempfile.gettempdir()) / f"samlib-{os.getuid()}" / site.name / job.name
+    user = getattr(os, "getuid", getpass.getuser)()  # Windows has no numbers of users
+    place = Path(tempfile.gettempdir()) / f"samlib-{user}" / site.name / job.name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = ResultsFolder(place)
     for left in place.iterdir():

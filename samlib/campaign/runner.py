@@ -14,7 +14,7 @@ from samlib.errors import choose
 from samlib.measures import measurement
 from samlib.records import journal, origins, store
 from samlib.records.results_folder import ResultsFolder
-from samlib.study.plan import Needs
+from samlib.study.cells import Needs
 
 EXECUTORS = ("local", "ray")
 

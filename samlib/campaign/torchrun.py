@@ -10,12 +10,11 @@ from pathlib import Path
 
 from samlib.campaign.backlog import Estimate
 from samlib.campaign.jobs import RunJob
-from samlib.errors import SamlibError
+from samlib.errors import SamlibError, first_line
 from samlib.records import journal, origins, store
 from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
-from samlib.study.cells import missing_runs
-from samlib.study.plan import Needs, all_cells
+from samlib.study.cells import Needs, all_cells, missing_runs
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
 from samlib.trainer.distributed import train_distributed
@@ -85,7 +84,7 @@ def _next(chapter: Needs, folder: ResultsFolder, workers: Workers) -> RunConfig 
     if workers.rank == 0:
         missing = missing_runs(all_cells([chapter]), store.read(folder.runs))
         found = missing[0].to_dict() if missing else None
-    fields = workers.first_ones(found)
+    fields = workers.from_first(found)
     return fields and RunConfig.from_dict(fields)
 
 
@@ -105,5 +104,5 @@ def _journal(
             meant = isinstance(error, SamlibError)
             reason = str(error) if meant else f"{type(error).__name__}: {error}"
             log.stamp(f"failed: {reason}" if meant else f"failed\n{traceback.format_exc()}")
-            journal.note_failure(folder, config.run_id, reason.split("\n", 1)[0])
+            journal.note_failure(folder, config.run_id, first_line(reason))
             raise

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import functools
+import gzip
 import hashlib
 import http.client
+import importlib.util
 import io
 import os
 import zipfile
@@ -147,12 +149,36 @@ def _read(info: Info, path: Path, mtime_ns: int, size: int) -> Arrays:
 
 @functools.cache
 def _digits() -> Arrays:
-    from sklearn.datasets import load_digits  # slow to import, needed by this set only
+    table = _digits_table()
+    pixels, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    images = np.rint(pixels * 255 / 16).astype(np.uint8)[..., None]  # 0..16 to 0..255
+    return frozen(Arrays(images, labels, images[:0], labels[:0], np.arange(10).astype(str)))
+
+
+def _digits_table() -> np.ndarray:
+    """The digits as scikit-learn has them: (1797, 65) float64, 64 pixels of 0 to 16 and the label.
+
+    The file is read without scikit-learn, whose import takes a second of every worker's start.
+    """
+    spec = importlib.util.find_spec("sklearn")  # of a package at the top: nothing is imported
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                table = np.loadtxt(file, delimiter=",", ndmin=2)
+            if table.shape != (INFO["digits"].train_count, 65):
+                raise ValueError(f"it holds {table.shape} numbers, not (1797, 65)")
+            return table
+        except FileNotFoundError:
+            continue
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataMissing(
+                f"{path} is unusable ({_one_line(error)}): install scikit-learn again"
+            ) from error
+    from sklearn.datasets import load_digits  # a release that keeps the digits elsewhere
 
     digits = load_digits()
-    images = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., None]  # 0..16 to 0..255
-    labels = digits.target.astype(np.int64)
-    return frozen(Arrays(images, labels, images[:0], labels[:0], digits.target_names.astype(str)))
+    return np.column_stack((digits.data, digits.target))
 
 
 def _download(info: Info, archives: Path) -> Arrays:

@@ -11,8 +11,10 @@ their records belong to both.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -126,7 +128,7 @@ def measure(
     if all(record["status"] == "completed" for record in records):
         with (
             restored(job.config, weights[0], device=device, data_dir=data_dir) as run,
-            threadpool_limits(1, user_api="blas"),  # ARPACK's last bits depend on their number
+            _one_thread(),
             full_precision(),
         ):
             found = MEASURES[job.measure](run, *weights[1:])
@@ -143,6 +145,14 @@ def measure(
     }
     store.write(folder.measures(job.measure), result)
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for linear algebra, on whose number of threads ARPACK's last bits depend."""
+    import_module("scipy.linalg")  # brings a BLAS of its own; what is loaded later has no limit
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def _belongs(run: dict, twin: dict | None = None) -> dict[str, str]:

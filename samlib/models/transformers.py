@@ -1,5 +1,7 @@
 """timm's vision transformer in three stages, and DyT, which takes its LayerNorms' place."""
 
+from typing import Any
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -19,9 +21,14 @@ class DyT(nn.Module):
         device, dtype: of the parameters, as every torch layer takes them.
     """
 
-    def __init__(self, dim: int, device=None, dtype=None):
+    def __init__(
+        self,
+        dim: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
-        place = {"device": device, "dtype": dtype}
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.alpha = nn.Parameter(torch.full((1,), 0.5, **place))
         self.weight = nn.Parameter(torch.ones(dim, **place))
         self.bias = nn.Parameter(torch.zeros(dim, **place))

@@ -3,33 +3,33 @@
 Those of torchvision and timm are imported when they are built, which takes seconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from samlib.errors import ConfigError, choose
 from samlib.models.convnets import BasicBlock, Bottleneck, PreactBlock, ResNet
 
 
-def _resnet(depth: int, **shape) -> ResNet:
+def _resnet(depth: int, **shape: int) -> ResNet:
     return ResNet(BasicBlock, widths=(16, 32, 64), depth=depth, stem=16, preact=False, **shape)
 
 
-def _resnext(depth: int, groups: int, width: int, **shape) -> ResNet:
+def _resnext(depth: int, groups: int, width: int, **shape: int) -> ResNet:
     widths = tuple(2 * groups * width * 2**i for i in range(3))
     block = partial(Bottleneck, groups=groups)
     stem = widths[0] // 4
     return ResNet(block, widths=widths, depth=depth, stem=stem, preact=False, **shape)
 
 
-def _wrn(depth: int, widen: int, **shape) -> ResNet:
+def _wrn(depth: int, widen: int, **shape: int) -> ResNet:
     widths = tuple(16 * widen * 2**i for i in range(3))
     return ResNet(PreactBlock, widths=widths, depth=(depth - 4) // 6, stem=16, preact=True, **shape)
 
 
-def _patched(block: Callable, *, preact: bool, **shape) -> ResNet:
+def _patched(block: Callable, *, preact: bool, **shape: int) -> ResNet:
     """Depth 10 and widths 64, 128, 256 behind 4 x 4 patches: 8 x 8 positions of a 32-pixel image.
 
     The stem takes most of the work out of the first stage, so that two cores can train it.
@@ -39,8 +39,16 @@ def _patched(block: Callable, *, preact: bool, **shape) -> ResNet:
 
 
 def _vit(
-    patch: int, dim: int, depth: int, heads: int, *, num_classes, in_channels, image_size, dyt=False
-):
+    patch: int,
+    dim: int,
+    depth: int,
+    heads: int,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    dyt: bool = False,
+) -> nn.Module:
     from samlib.models.transformers import DyT, ViT
 
     return ViT(
@@ -55,7 +63,7 @@ def _vit(
     )
 
 
-def _resnet50(**shape) -> nn.Module:
+def _resnet50(**shape: int) -> nn.Module:
     from samlib.models.resnet50 import ResNet50
 
     return ResNet50(**shape)
@@ -122,6 +130,6 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     return make(**shape)
 
 
-def count(parameters) -> int:
+def count(parameters: Iterable[Tensor]) -> int:
     """Number of coordinates in an iterable of tensors."""
     return sum(p.numel() for p in parameters)

@@ -5,12 +5,13 @@ and backend of matplotlib and the locale would each show in the pages, or keep f
 """
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from samlib.environment import environment
 
 _NAME = "samlib-this-python"  # of no kernel that somebody else has installed
 
@@ -23,7 +24,7 @@ def kernel() -> Iterator[str]:
         place.mkdir(parents=True)
         (place / "kernel.json").write_text(json.dumps(_spec(Path(folder))), encoding="utf-8")
         (Path(folder) / "matplotlibrc").touch()
-        with _environment(JUPYTER_PATH=folder, JUPYTER_RUNTIME_DIR=f"{folder}/runtime"):
+        with environment(JUPYTER_PATH=folder, JUPYTER_RUNTIME_DIR=f"{folder}/runtime"):
             yield _NAME
 
 
@@ -39,17 +40,3 @@ def _spec(folder: Path) -> dict:
         "PYTHONWARNINGS": "",
     }
     return {"argv": command, "display_name": _NAME, "language": "python", "env": environment}
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from samlib.errors import ConfigError, SamlibError, choose
+from samlib.errors import ConfigError, SamlibError, choose, first_line
 from samlib.extras import require
 from samlib.files import DiskError, checkout, write_atomically
 from samlib.publish.kernels import kernel
@@ -124,15 +124,13 @@ def _execute(name: str, path: Path, unfinished: Path, given: dict, quiet: bool) 
             )
     except pm.PapermillExecutionError as error:
         raise NotebookError(
-            f"notebook {name} failed: {error.ename}: {_first_line(error.evalue)} (see {unfinished})"
+            f"notebook {name} failed: {error.ename}: {first_line(error.evalue)} (see {unfinished})"
         ) from None
     except OSError as error:
         with writing(unfinished, "--output"):
             raise error
     except RuntimeError as error:  # nbclient's, of a kernel that did not start or was killed
-        raise NotebookError(
-            f"notebook {name} failed: its kernel: {_first_line(str(error))}"
-        ) from error
+        raise NotebookError(f"notebook {name} failed: its kernel: {first_line(error)}") from error
 
 
 # What a cell makes, by the call in it, and how it shows.
@@ -149,9 +147,5 @@ def _lacking(cells: list[dict]) -> str | None:
         shown = [kind for out in cell.get("outputs", ()) for kind in out.get("data", ())]
         for call, (what, kind) in _SHOWN.items():
             if re.search(call, code) and not any(mime.startswith(kind) for mime in shown):
-                return f"{what}: `{_first_line(code.strip().splitlines()[-1])}`"
+                return f"{what}: `{first_line(code.strip().splitlines()[-1])}`"
     return None
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]

@@ -44,7 +44,7 @@ def resumed(records: Iterable[dict]) -> str | None:
 
 
 def of_other_kind(records: Iterable[dict], device: str) -> str | None:
-    """What to say before records of a device are added to those of the other kind; None of none.
+    """A warning before records of a device join records of the other kind; None if all are of one.
 
     Args:
         records: those that are there.

@@ -7,7 +7,9 @@ from typing import BinaryIO
 from filelock import lock_descriptor
 
 _NOTE = 1  # where the note begins: on Windows nobody else can read the byte that is locked
-_WAITS = (0.05, 0.05, 0.0)  # whoever only looks, in `held`, is gone at once
+# `held` looks whether a file is locked by locking it for an instant. Three attempts in a tenth of a
+# second outlast that instant; a lock that is still there belongs to a process at work.
+_ATTEMPTS, _PAUSE = 3, 0.05  # the pause in seconds, between two attempts
 
 
 def hold(handle: BinaryIO) -> bool:
@@ -16,10 +18,11 @@ def hold(handle: BinaryIO) -> bool:
     Raises:
         OSError: its file system has no locks.
     """
-    for wait in _WAITS:
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE)
         if lock_descriptor(handle.fileno(), blocking=False):
             return True
-        time.sleep(wait)
     return False
 
 

@@ -1,8 +1,8 @@
 """Run records on disk: one JSON file per run, written once, whole, and never edited.
 
-`results/<profile>/runs/<run_id>.json` holds what `one_run.train` returns, the format's number and
-a checksum of everything else. A truncated or edited file is recognised and set aside, and its run
-is trained again.
+`results/<profile>/runs/<run_id>.json` holds what `one_run.train` returns and describes, the
+format's number and a checksum of everything else. A truncated or edited file is recognised and set
+aside, and its run is trained again.
 """
 
 import gc

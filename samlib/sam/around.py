@@ -1,25 +1,25 @@
 """Wrappers of a whole step: called as `sam_step` is, and knowing nothing of how it ascends."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
-from samlib.errors import ConfigError
+from samlib.errors import ConfigError, within
 from samlib.sam import checks
-from samlib.sam.closure import losses
+from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
 from samlib.sam.geometry import Tensors
+from samlib.sam.masks.base import Mask
 from samlib.sam.optimizers import one_or_several, zero_grad
-from samlib.sam.perturbation import Perturbation
+from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
 from samlib.sam.source.this_step import Gradient
-from samlib.sam.state import Stateful, dot
-from samlib.sam.step import perturbed, sam_step
-
-_FLOOR = 1e-16
+from samlib.sam.state import FLOOR, Stateful, dot
+from samlib.sam.step import Backward, OnAscent, perturbed, sam_step
 
 
 class Slow:
@@ -28,7 +28,9 @@ class Slow:
         p_i = p_(i-1) + B(grad L(p_(i-1))),  f_i = base(f_(i-1), grad L(p_i)),  p_0 = f_0 = s
         s <- s + alpha (f_k - s)
 
-    Everything on one batch; momentum runs through the inner steps. A step is 2 k passes.
+    Everything on one batch; momentum runs through the inner steps. A step is 2 k passes. After an
+    exception in an inner step the weights are back at s; momentum and the norm layers' buffers stay
+    as the inner steps before have left them.
 
     Args:
         k: inner steps.
@@ -36,20 +38,31 @@ class Slow:
     """
 
     def __init__(self, k: int = 2, alpha: float | Literal["adaptive"] = 0.5):
-        if k < 1 or not (alpha == "adaptive" or 0 <= alpha <= 1):
-            raise ConfigError(f"needs k >= 1 and alpha in [0, 1] or 'adaptive', not {k}, {alpha!r}")
-        self.k, self.alpha = k, alpha
+        self.k = within("k", k, "[1, inf)", whole=True)
+        adaptive = alpha == "adaptive"
+        self.alpha = alpha if adaptive else within("alpha, if not 'adaptive',", alpha, "[0, 1]")
 
-    def __call__(self, closure, optimizer, perturbation, *, epoch=None, plan=None, **options):
+    def __call__(
+        self,
+        closure: Closure,
+        optimizer: Optimizer | Sequence[Optimizer],
+        perturbation: Perturbation | None,
+        *,
+        epoch: int | None = None,
+        plan: Plan | None = None,
+        **options: Any,
+    ) -> Tensor:
         """One step, called as `sam_step` is."""
         if plan is None and perturbation is not None:
             plan = perturbation.plan(epoch)
         if plan is not None and plan.active:
+            assert perturbation is not None, "or nothing were active"
             _check_slow(perturbation, options)
         if plan is None or not plan.perturb:
             return sam_step(closure, optimizer, perturbation, epoch=epoch, plan=plan, **options)
-        weights = [p for _, p in perturbation.mask.trainable]
-        slow = [p.detach().clone() for p in weights]
+        assert perturbation is not None, "or nothing were perturbed"
+        weights: list[Tensor] = [p for _, p in perturbation.mask.trainable]
+        slow = _clones(weights)
         try:
             several = one_or_several(optimizer)
             if options.get("backward") is None:
@@ -65,11 +78,18 @@ class Slow:
         return loss
 
     def _inner(
-        self, closure, optimizers, perturbation, plan, weights, on_ascent=None, backward=None
-    ):
+        self,
+        closure: Closure,
+        optimizers: Sequence[Optimizer],
+        perturbation: Perturbation,
+        plan: Plan,
+        weights: list[Tensor],
+        on_ascent: OnAscent | None = None,
+        backward: Backward | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Fast weights after the first and after the last inner step, and the loss at s."""
-        high = fast = [p.detach().clone() for p in weights]
-        fasts, losses_at_high = [], []
+        high = fast = _clones(weights)
+        first = at_slow = None
         for _ in range(self.k):
             _copy(weights, high)
             with perturbed(
@@ -77,20 +97,22 @@ class Slow:
             ) as loss:
                 zero_grad(optimizers)
                 (backward or Tensor.backward)(losses(closure, perturbation, Descent().second)[0])
-                high = [p.detach().clone() for p in weights]
+                high = _clones(weights)
             _copy(weights, fast)
             for each in optimizers:
                 each.step()
-            fast = [p.detach().clone() for p in weights]
-            fasts.append(fast)
-            losses_at_high.append(loss)
-        return fasts[0], fasts[-1], losses_at_high[0]
+            fast = _clones(weights)
+            if first is None:
+                first, at_slow = fast, loss
+        assert first is not None, "k is at least 1"
+        assert at_slow is not None, "source Gradient has a pass of its own"
+        return first, fast, at_slow
 
-    def _pulled(self, slow, first, last) -> Sequence[Tensor]:
+    def _pulled(self, slow: list[Tensor], first: list[Tensor], last: list[Tensor]) -> Tensors:
         if self.alpha != "adaptive":
             return torch._foreach_lerp(slow, last, self.alpha)
         one, all_of_it = torch._foreach_sub(first, slow), torch._foreach_sub(last, slow)
-        norms = [a.norm() * b.norm() + _FLOOR for a, b in zip(one, all_of_it, strict=True)]
+        norms = [a.norm() * b.norm() + FLOOR for a, b in zip(one, all_of_it, strict=True)]
         pairs = zip(one, all_of_it, norms, strict=True)
         alphas = [(dot([a], [b]) / n + 1) / 2 for a, b, n in pairs]
         return torch._foreach_add(slow, torch._foreach_mul(all_of_it, alphas))
@@ -114,10 +136,12 @@ class Stretch(Stateful):
 
     Args:
         kappa: how much further; 0 is the inner step.
-        logits: forward pass of that batch, (n, classes).
+        logits: forward pass of that batch, (n, classes). Processes that train one network must
+            return the same logits: M is made of them alone, and replicas with an M of their own
+            drift apart.
         rank: share of the coordinates with the largest Fisher, in (0, 1].
         every: steps between renewals of M.
-        start: first epoch.
+        start: first epoch; steps then need to know theirs.
         seed: of the labels.
         inner: the step it wraps.
     """
@@ -135,14 +159,25 @@ class Stretch(Stateful):
         seed: int = 0,
         inner: Callable = sam_step,
     ):
-        if not (0 < rank <= 1 and every >= 1):
-            raise ConfigError(f"needs rank in (0, 1] and every >= 1, not {rank} and {every}")
-        self.kappa, self.logits, self.rank, self.every = kappa, logits, rank, every
-        self.start, self.inner, self.steps = start, inner, 0
+        self.kappa = within("kappa", kappa, "[0, inf)")
+        self.rank = within("rank", rank, "(0, 1]")
+        self.every = within("every", every, "[1, inf)", whole=True)
+        self.start = within("start", start, "[0, inf)", whole=True)
+        self.logits, self.inner, self.steps = logits, inner, 0
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, closure, optimizer, perturbation, *, epoch=None, **options):
+    def __call__(
+        self,
+        closure: Closure,
+        optimizer: Optimizer | Sequence[Optimizer],
+        perturbation: Perturbation | None,
+        *,
+        epoch: int | None = None,
+        **options: Any,
+    ) -> Tensor:
         """One step, called as `sam_step` is."""
+        if epoch is None and self.start:
+            raise ConfigError(f"Stretch has start {self.start}: say which epoch it is, epoch=epoch")
         if epoch is not None and epoch < self.start:
             return self.inner(closure, optimizer, perturbation, epoch=epoch, **options)
         if perturbation is None:
@@ -152,15 +187,15 @@ class Stretch(Stateful):
         if self.steps % self.every == 0:
             self._renew(perturbation.mask, flat)
         self.steps += 1
-        weights = [p for _, p in where]
-        before = [p.detach().clone() for p in weights]
+        weights: list[Tensor] = [p for _, p in where]
+        before = _clones(weights)
         loss = self.inner(closure, optimizer, perturbation, epoch=epoch, **options)
         with torch.no_grad():
             way = torch._foreach_mul(torch._foreach_sub(weights, before), flat)
             torch._foreach_add_(weights, way, alpha=self.kappa)
         return loss
 
-    def _renew(self, mask, flat: list[Tensor]) -> None:
+    def _renew(self, mask: Mask, flat: list[Tensor]) -> None:
         weights, statistics = [p for _, p in mask.trainable], Saved(mask.norm_buffers)
         torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
         with torch.enable_grad():
@@ -178,6 +213,10 @@ class Stretch(Stateful):
             least = torch.cat([f.flatten() for f in fisher]).topk(count).values[-1]
             for kept, f in zip(flat, fisher, strict=True):
                 kept.copy_(f <= least)
+
+
+def _clones(weights: Tensors) -> list[Tensor]:
+    return [p.detach().clone() for p in weights]
 
 
 @torch.no_grad()

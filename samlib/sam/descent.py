@@ -1,56 +1,52 @@
 """What gradient the base optimizer gets, of what both passes found."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from samlib.errors import ConfigError, choose
+from samlib.errors import ConfigError, choose, within
 from samlib.sam.geometry import Tensors
 from samlib.sam.masks.base import Entry, Mask
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
-from samlib.sam.state import Stateful, Where, dot, grads_on, length
+from samlib.sam.state import FLOOR, Stateful, Where, dot, grads_on, index_of, length, unit
 
-_FLOOR = 1e-16
+if TYPE_CHECKING:
+    from samlib.sam.closure import Closure
+    from samlib.sam.step import Backward, OnAscent
 
 
 class Descent(Stateful):
     """The gradient at w + eps as it is: SAM.
 
     Attributes:
-        compares: whether it needs the gradient, or the losses, of the first pass.
+        keeps_gradient: whether the first pass's gradient becomes part of what is descended.
+        per_example: whether the closure returns the loss of each example, for both passes.
+        own_step: whether it is a whole step, called in place of `sam_step`'s.
         over: "all" needs the first pass's gradient of every parameter, so that a mask no longer
             makes that pass cheaper; "mask" changes the descent's gradient on the mask alone.
-        per_example: whether the closure returns the loss of each example.
-        own_step: whether it is a whole step, called in place of `sam_step`'s.
-        reads_grad: whether it reads `.grad`, which the optimizers must therefore drop.
     """
 
-    compares: ClassVar[bool] = False
+    keeps_gradient: ClassVar[bool] = False
     per_example: ClassVar[bool] = False
     own_step: ClassVar[bool] = False
-    reads_grad: ClassVar[bool] = False
     over: Literal["all", "mask"] = "mask"
 
     def check(self, perturbation: Perturbation) -> None:
         """Raise a ConfigError for a perturbation that this cannot descend on."""
         source = perturbation.source
-        if self.compares and not source.own_pass:
+        if (self.keeps_gradient or self.per_example) and not source.own_pass:
             raise ConfigError(
                 f"descent {self.name} compares with the first pass, which source {source.name} "
                 "does without"
             )
 
-    @property
-    def keeps_gradient(self) -> bool:
-        """Whether the first pass's gradient becomes part of what is descended."""
-        return self.compares and not self.per_example
-
     def reads(self, perturbation: Perturbation) -> Iterator[tuple[Stateful, Where]]:
-        """Which parts read `.grad`, and over which coordinates."""
-        if self.reads_grad:
+        """Which parts read `.grad`, which optimizers must therefore drop, and over what."""
+        if self.keeps_gradient:
             yield self, self.where(perturbation.mask)
         if perturbation.source.reads_grad:
             yield perturbation.source, perturbation.mask.entries
@@ -60,7 +56,14 @@ class Descent(Stateful):
         """Whether the first pass must take every parameter's gradient."""
         return self.over == "all"
 
-    def step(self, closure, optimizers, perturbation, on_ascent, backward) -> Tensor:
+    def step(
+        self,
+        closure: "Closure",
+        optimizers: Sequence[Optimizer],
+        perturbation: Perturbation,
+        on_ascent: "OnAscent | None",
+        backward: "Backward",
+    ) -> Tensor:
         """The whole step, of a descent that has its own; the arguments are `sam_step`'s."""
         raise NotImplementedError
 
@@ -80,7 +83,7 @@ class Descent(Stateful):
         """The loss of a step that is not perturbed."""
         return losses
 
-    def saw(self, mask: Mask, gradient: Sequence[Tensor]) -> None:
+    def saw(self, mask: Mask, gradient: Tensors) -> None:
         """Called with the first pass's gradient over `where`."""
 
     def combine(self, mask: Mask) -> None:
@@ -91,19 +94,27 @@ class Descent(Stateful):
 
 
 class Compares(Descent):
-    """A descent that needs g, the first pass's gradient of the loss that is descended."""
+    """A descent that needs g, the first pass's gradient of the loss that is descended.
 
-    compares = reads_grad = True
-    _g: Sequence[Tensor] | None = None
+    Args:
+        alpha: factor of what g adds or takes away; None is the authors' value.
+        over: as of every descent.
+    """
+
+    keeps_gradient = True
+    alpha: float = 0.0
+    _g: Tensors | None = None
     _over: Where = ()
     _moved: Sequence[Entry] = ()
 
-    def __init__(self, alpha: float, over: Literal["all", "mask"]):
+    def __init__(self, alpha: float | None = None, over: Literal["all", "mask"] = "all"):
+        if alpha is not None:
+            self.alpha = within("alpha", alpha, "(-inf, inf)")
         choose("over", over, ("all", "mask"))
-        self.alpha, self.over = alpha, over
+        self.over = over
 
-    def check(self, perturbation):
-        """As above, and the first pass must not be another loss's."""
+    def check(self, perturbation: Perturbation) -> None:
+        """Refuse a source without a first pass, or whose first pass is another loss's."""
         super().check(perturbation)
         if perturbation.source.other_loss:
             raise ConfigError(
@@ -111,8 +122,8 @@ class Compares(Descent):
                 f"{perturbation.source.name} ascends another's"
             )
 
-    def saw(self, mask, gradient):
-        """Keep it for the length of the step, and where it is: the mask may choose anew in it."""
+    def saw(self, mask: Mask, gradient: Tensors) -> None:
+        """Keep the gradient for the step, and where it is: the mask may choose anew in between."""
         self._g, self._over, self._moved = gradient, self.where(mask), mask.entries
 
 
@@ -122,12 +133,12 @@ class Subtract(Compares):
     Takes away what of the gradient at w is orthogonal to that at w + eps; u.g~ = ||g~||^2.
     """
 
-    def __init__(self, alpha: float = 0.4, over: Literal["all", "mask"] = "all"):
-        super().__init__(alpha, over)
+    alpha = 0.4
 
-    def combine(self, mask):
-        """u."""
+    def combine(self, mask: Mask) -> None:
+        """Turn g~ into u."""
         there, g, self._g = grads_on(self._over), self._g, None
+        assert g is not None, "the first pass was seen"
         aside = across(g, there)
         add_to_grads(self._over, torch._foreach_mul(aside, -self.alpha))
 
@@ -140,20 +151,18 @@ class Reuse(Compares):
 
     ready = False
     tensors = ("v",)
+    alpha = 0.7
 
-    def __init__(self, alpha: float = 0.7, over: Literal["all", "mask"] = "all"):
-        super().__init__(alpha, over)
-
-    def combine(self, mask):
-        """v; g~ stays as it is."""
+    def combine(self, mask: Mask) -> None:
+        """Keep v; g~ stays as it is."""
         g, self._g = self._g, None
-        aside = across(grads_on(self._over), g)
-        unit = torch._foreach_div(aside, length(aside) + _FLOOR)
-        torch._foreach_copy_(self.held(self._over, "v"), unit)
+        assert g is not None, "the first pass was seen"
+        v = unit(across(grads_on(self._over), g))
+        torch._foreach_copy_(self.held(self._over, "v"), v)
         self.ready = True
 
-    def reuse(self, mask):
-        """u; g before the first perturbed step."""
+    def reuse(self, mask: Mask) -> None:
+        """Turn g into u; before the first perturbed step u is g."""
         where = self.where(mask)
         v, size = self.held(where, "v"), length(grads_on(where))
         add_to_grads(where, torch._foreach_mul(v, self.alpha * size))
@@ -164,35 +173,34 @@ class Hardest(Descent):
 
     Descends on the int(gamma n) examples of a batch whose loss rose most from w to w + eps. The
     closure returns (n,) losses, whose mean is ascended. The authors run a third forward pass on
-    those examples alone, and lose the last one to a strict comparison.
+    those examples alone, and lose the last one to a strict comparison. Of several workers each
+    chooses among its own examples, int(gamma n) of its n: not the hardest of the whole batch.
 
     Args:
         gamma: the share of the examples, in (0, 1].
     """
 
-    compares = per_example = True
+    per_example = True
 
     def __init__(self, gamma: float = 0.5):
-        if not 0 < gamma <= 1:
-            raise ConfigError(f"gamma must be in (0, 1], not {gamma!r}")
-        self.gamma = gamma
+        self.gamma = within("gamma", gamma, "(0, 1]")
         self._before: Tensor | None = None
 
-    def first(self, losses):
-        """Their mean."""
+    def first(self, losses: Any) -> Tensor:
+        """The mean over all examples, whose losses are kept."""
         self._before = _per_example(losses).detach()
         return losses.mean()
 
-    def second(self, losses):
-        """The mean over those chosen."""
+    def second(self, losses: Any) -> Tensor:
+        """The mean over the examples whose loss rose most."""
         count = int(self.gamma * len(_per_example(losses)))
         if not count:
             raise ConfigError(f"gamma {self.gamma} of {len(losses)} examples selects none of them")
         rise, self._before = losses.detach() - self._before, None
         return losses[rise.topk(count).indices].mean()
 
-    def plain(self, losses):
-        """Their mean."""
+    def plain(self, losses: Any) -> Tensor:
+        """The mean over all examples."""
         return _per_example(losses).mean()
 
 
@@ -205,16 +213,17 @@ def _per_example(losses: Any) -> Tensor:
 
 def across(a: Tensors, b: Tensors) -> Tensors:
     """What of a is orthogonal to b: a - (a.b) / ||b||^2 b."""
-    share = dot(a, b) / (dot(b, b) + _FLOOR)
+    share = dot(a, b) / (dot(b, b) + FLOOR)
     return torch._foreach_sub(a, torch._foreach_mul(b, share))
 
 
 def add_to_grads(where: Where, change: Sequence[Tensor]) -> None:
     """Add to `.grad`, which a parameter that the loss does not reach has none of."""
-    found = [(p.grad, i[0] if i else None, c) for (_, p, *i), c in zip(where, change, strict=True)]
-    whole = [(g, c) for g, i, c in found if g is not None and i is None]
+    pairs = zip(where, change, strict=True)
+    found = [(e[1].grad, index_of(e), c) for e, c in pairs if e[1].grad is not None]
+    whole = [(g, c) for g, i, c in found if i is None]
     if whole:
         torch._foreach_add_(*map(list, zip(*whole, strict=True)))
     for g, i, c in found:
-        if g is not None and i is not None:
+        if i is not None:
             Saved([g], [i]).add([c])

@@ -9,26 +9,24 @@ docstrings; what could not be sourced is said to be ours. A member of your own i
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samlib.errors import ConfigError, choose
-from samlib.sam import source
+from samlib.sam import controls, source
 from samlib.sam.around import Slow, Stretch
 from samlib.sam.descent import Descent, Hardest, Reuse, Subtract
-from samlib.sam.felt import Felt
 from samlib.sam.geometry import Geometry
 from samlib.sam.masks.base import Mask
-from samlib.sam.penalty import Penalty
-from samlib.sam.perturbation import Perturbation, Plan, refuse_pairs
+from samlib.sam.perturbation import Perturbation, refuse_pairs
 from samlib.sam.radius import Radius
 from samlib.sam.sampa import Aux, Mix
-from samlib.sam.state import Stateful
 from samlib.sam.step import sam_step
+from samlib.sam.stepper import Stepper
 from samlib.sam.when import Adaptive, Every, Sometimes, When
 
 
@@ -81,6 +79,10 @@ class Member(NamedTuple):
     passes: str = "2"
 
 
+def _following(follows: Literal["lr", "sqrt_lr"]) -> Part:
+    return lambda run: Radius(follows=follows, largest_lr=run.known("lr"))
+
+
 def _ire(run: Setting, kappa: float = 1.0, rank: float = 0.1, every: int = 10) -> Stretch:
     # kappa is ours: the released default, 0, leaves it out. The start is theirs: epoch 70 of 200.
     start = int(0.35 * run.known("epochs"))
@@ -92,7 +94,11 @@ MEMBERS: dict[str, Member] = {
     "usam": Member(radius=lambda run: Radius(free=True)),
     "vasso": Member(source=lambda run, theta=0.9: source.Mean(theta)),
     "fsam": Member(source=lambda run, sigma=1.0, lam=0.6: source.Residual(sigma, lam)),
-    "obf": Member(source=lambda run: source.OtherLoss()),
+    "obf": Member(
+        source=lambda run, lam=1e-3, gamma=1.0, probabilities="sigmoid": source.OtherLoss(
+            lam=lam, gamma=gamma, probabilities=probabilities
+        )
+    ),
     "async_sam": Member(source=lambda run: source.LastClean()),
     "eigen_sam": Member(
         source=lambda run, alpha=0.2, every=100, power=5: source.Eigen(
@@ -101,18 +107,15 @@ MEMBERS: dict[str, Member] = {
         radius=lambda run: Radius(free=True),
         passes="2 + 6 per 100 steps",
     ),
-    # one pass
-    "random_sam": Member(source=lambda run: source.Noise(seed=run.seed), passes="1"),
+    # one pass; the first is a control
+    "random_sam": Member(source=lambda run: controls.Noise(seed=run.seed), passes="1"),
     "msam": Member(source=lambda run: source.Momentum(sign=-1), passes="1"),
     "msam_up": Member(source=lambda run: source.Momentum(sign=1), passes="1"),
     "last": Member(source=lambda run: source.Last(), passes="1"),
     "lesam": Member(source=lambda run: source.Drift(run.steps_per_epoch, sign=-1), passes="1"),
     "drift_on": Member(source=lambda run: source.Drift(run.steps_per_epoch, sign=1), passes="1"),
     # another descent; GSAM's radius runs from 0, which is ours: the authors' range is per task
-    "gsam": Member(
-        radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr")),
-        descent=lambda run, alpha=0.4: Subtract(alpha),
-    ),
+    "gsam": Member(radius=_following("lr"), descent=lambda run, alpha=0.4: Subtract(alpha)),
     "looksam": Member(
         when=lambda run, k=10: Every(k),
         descent=lambda run, alpha=0.7: Reuse(alpha),
@@ -131,12 +134,12 @@ MEMBERS: dict[str, Member] = {
     "every_k": Member(when=lambda run, k=5: Every(k), passes="1 + 1/5"),
     "ae_sam": Member(when=lambda run: Adaptive(run.known("steps")), passes="1 to 2"),
     # controls that test an explanation, ours but for the penalty
-    "downhill": Member(source=lambda run: source.Downhill()),
-    "felt_by_mask": Member(descent=lambda run: Felt("mask")),
-    "felt_by_others": Member(descent=lambda run: Felt("others")),
-    "penalty": Member(descent=lambda run: Penalty(), passes="1, a double backward"),
-    "rho_lr": Member(radius=lambda run: Radius(follows="lr", largest_lr=run.known("lr"))),
-    "rho_root_lr": Member(radius=lambda run: Radius(follows="sqrt_lr", largest_lr=run.known("lr"))),
+    "downhill": Member(source=lambda run: controls.Downhill()),
+    "felt_by_mask": Member(descent=lambda run: controls.Felt("mask")),
+    "felt_by_others": Member(descent=lambda run: controls.Felt("others")),
+    "penalty": Member(descent=lambda run: controls.Penalty(), passes="1, a double backward"),
+    "rho_lr": Member(radius=_following("lr")),
+    "rho_root_lr": Member(radius=_following("sqrt_lr")),
     # around
     "lookbehind": Member(around=lambda run, k=2, alpha=0.5: Slow(k, alpha), passes="4"),
     "ire": Member(around=_ire, passes="2 + 1 per 10 steps"),
@@ -144,71 +147,6 @@ MEMBERS: dict[str, Member] = {
 
 
 _ANY = Setting(lr=1.0, steps=1, epochs=1, logits=lambda: torch.zeros(()))
-
-
-@dataclass(frozen=True)
-class Stepper:
-    """A member's step, ready to be called batch after batch as `sam_step` is.
-
-    Attributes:
-        name: of `MEMBERS`.
-        perturbation: its ascent.
-        descent: what it descends on.
-        around: `sam_step`, or what is around it.
-    """
-
-    name: str
-    perturbation: Perturbation
-    descent: Descent = field(default_factory=Descent)
-    around: Callable = sam_step
-
-    def __call__(self, closure, optimizer, **options) -> Tensor:
-        """One step; arguments and result as of `sam_step`."""
-        if type(self.descent) is not Descent:
-            options["descent"] = self.descent
-        return self.around(closure, optimizer, self.perturbation, **options)
-
-    def plan(self, epoch: int | None = None) -> Plan:
-        """What the coming step does."""
-        return self.perturbation.plan(epoch)
-
-    @property
-    def recordable(self) -> bool:
-        """Whether steps of one plan are the same kernels, so that a graph may replay them."""
-        whole = self.around is sam_step and not self.descent.own_step
-        return whole and not self.perturbation.when.looks
-
-    @property
-    def shared(self) -> bool:
-        """Whether data-parallel workers must average the ascent's gradients to stay the same."""
-        p = self.perturbation
-        return p.source.shared or p.when.looks or self.descent.keeps_gradient
-
-    def averaged(self, average: Callable) -> "Stepper":
-        """The same with gradients of the ascent averaged among workers."""
-        return replace(self, perturbation=replace(self.perturbation, average=average))
-
-    def _parts(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {"descent": self.descent}
-        return parts | ({"around": self.around} if isinstance(self.around, Stateful) else {})
-
-    def state_dict(self) -> dict:
-        """What a checkpoint must hold to continue."""
-        parts = {kind: part.state_dict() for kind, part in self._parts().items()}
-        return {"member": self.name, "perturbation": self.perturbation.state_dict()} | parts
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`.
-
-        Raises:
-            ConfigError: the state is another member's.
-        """
-        if state["member"] != self.name:
-            raise ConfigError(f"the state is of member {state['member']}, this one is {self.name}")
-        self.perturbation.load_state_dict(state["perturbation"])
-        for kind, part in self._parts().items():
-            part.load_state_dict(state[kind])
-        self.descent.follow(self.descent.where(self.perturbation.mask))
 
 
 def losses(
@@ -224,12 +162,19 @@ def losses(
     """
     reduction = "none" if stepper and stepper.descent.per_example else "mean"
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction=reduction)
-    other = stepper and stepper.perturbation.source.other_loss
-    return (loss, source.obf(logits, labels)) if other else loss
+    ascended = stepper and stepper.perturbation.source
+    if isinstance(ascended, source.OtherLoss):
+        return loss, source.obf(logits, labels, **ascended.options)
+    return loss
 
 
 def make(
-    name: str, geometry: Geometry, rho: float, mask: Mask, run: Setting | None = None, **options
+    name: str,
+    geometry: Geometry,
+    rho: float,
+    mask: Mask,
+    run: Setting | None = None,
+    **options: Any,
 ) -> Stepper:
     """A member over a mask and a geometry.
 

@@ -48,16 +48,16 @@ class Geometry(ABC):
     p: ClassVar[float] = 2
     takes_eta: ClassVar[bool] = True  # whether eta is in the variant's formula
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         number = isinstance(self.eta, numbers.Real) and not isinstance(self.eta, bool)
         if not (number and math.isfinite(self.eta) and self.eta >= 0):
             raise ConfigError(f"eta must be finite and >= 0, not {self.eta!r}")
 
     @abstractmethod
-    def _T(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> Scale:
+    def _T(self, weights: Tensors, grads: Tensors) -> Scale:
         """T_w of every tensor, bias or not."""
 
-    def T(self, names: Sequence[str], weights: Sequence[Tensor], grads: Sequence[Tensor]) -> Scale:
+    def T(self, names: Sequence[str], weights: Tensors, grads: Tensors) -> Scale:
         """Diagonal of T_w: for each tensor one of its shape or a scalar; None is the identity.
 
         Args:
@@ -113,10 +113,10 @@ class L2(Geometry):
 
     takes_eta = False
 
-    def _T(self, weights, grads):
+    def _T(self, weights: Tensors, grads: Tensors) -> Scale:
         return None
 
-    def T(self, names, weights, grads):
+    def T(self, names: Sequence[str], weights: Tensors, grads: Tensors) -> Scale:
         """None: the identity."""
         return None
 
@@ -124,7 +124,7 @@ class L2(Geometry):
 class ElementwiseL2(Geometry):
     """ASAM (Kwon et al., 2021): T_w = |w| + eta per coordinate, p = 2."""
 
-    def _T(self, weights, grads):
+    def _T(self, weights: Tensors, grads: Tensors) -> Scale:
         T = torch._foreach_abs(weights)
         return torch._foreach_add(T, self.eta) if self.eta else T
 
@@ -142,7 +142,7 @@ class LayerwiseL2(Geometry):
     computes ||W||_2 (1 + eta) instead, the same at eta = 0 (specification 1.2, quirk 3).
     """
 
-    def _T(self, weights, grads):
+    def _T(self, weights: Tensors, grads: Tensors) -> Scale:
         T = list(torch._foreach_norm(weights))
         return torch._foreach_add(T, self.eta) if self.eta else T
 
@@ -157,7 +157,7 @@ class Fisher(Geometry):
 
     eta: float = 1.0
 
-    def _T(self, weights, grads):
+    def _T(self, weights: Tensors, grads: Tensors) -> Scale:
         squared = list(torch._foreach_abs(grads))
         torch._foreach_mul_(squared, squared)
         torch._foreach_mul_(squared, self.eta)
@@ -179,10 +179,10 @@ class _ChannelScales(Geometry):
     axis: ClassVar[int]
     takes_eta = False
 
-    def _T(self, weights, grads):
+    def _T(self, weights: Tensors, grads: Tensors) -> Scale:
         return list(weights)
 
-    def T(self, names, weights, grads):
+    def T(self, names: Sequence[str], weights: Tensors, grads: Tensors) -> Scale:
         """The weights themselves: the operator from scales to weights."""
         return self._T(weights, grads)
 
@@ -204,7 +204,9 @@ class _ChannelScales(Geometry):
         """||g_s||_2, a scalar tensor."""
         return super().norm(None, self._scales(T, grads))
 
-    def eps(self, rho, T, grads, norm=None):
+    def eps(
+        self, rho: float, T: Scale, grads: Tensors, norm: Tensor | float | None = None
+    ) -> Tensors:
         """The step on the weights that the step on their scales amounts to.
 
         Raises:
@@ -212,7 +214,7 @@ class _ChannelScales(Geometry):
         """
         factor = rho / ((self.norm(T, grads) if norm is None else norm) + _FLOOR)
         scales = torch._foreach_mul(self._scales(T, grads), factor)
-        return [s * w for s, w in zip(scales, T, strict=True)]
+        return [s * w for s, w in zip(scales, T or (), strict=True)]
 
 
 class OutputScales(_ChannelScales):

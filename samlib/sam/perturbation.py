@@ -69,7 +69,7 @@ class Perturbation:
     when: When = field(default_factory=When)
     average: Callable[[Sequence[Tensor]], None] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.rho, bool) or not isinstance(self.rho, numbers.Real):
             raise ConfigError(f"rho must be a number, not {self.rho!r}")
         if isinstance(self.source, list | tuple):
@@ -125,7 +125,7 @@ class Perturbation:
 
     @property
     def ready(self) -> bool:
-        """Whether the source has something to look along; the first step may be the base's."""
+        """Whether the source remembers anything yet; `Source` says what it does before."""
         return self.source.ready
 
     def plan(self, epoch: int | None = None) -> Plan:

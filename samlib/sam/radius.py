@@ -1,10 +1,12 @@
 """How far the ascent goes: by a ball or freely, and how that follows the learning rate."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from samlib.errors import ConfigError, choose
+from torch.optim import Optimizer
+
+from samlib.errors import ConfigError, choose, within
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,14 @@ class Radius:
     largest_lr: float | None = None
     least: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choose("follows", self.follows, ("constant", "lr", "sqrt_lr"))
-        largest = self.largest_lr
-        if self.follows != "constant" and not (largest and 0 < largest < math.inf):
-            raise ConfigError(f"to follow {self.follows} takes a largest_lr > 0, not {largest!r}")
-        if not 0 <= self.least < math.inf or (self.least and self.follows != "lr"):
-            raise ConfigError(f"least must be >= 0 and follow lr, not {self.least!r}")
+        if self.follows != "constant":
+            within(f"to follow {self.follows}, largest_lr", self.largest_lr, "(0, inf)")
+        if within("least", self.least, "[0, inf)") and self.follows != "lr":
+            raise ConfigError(f"least {self.least} is of a radius that follows 'lr'")
 
-    def rho(self, rho: float, optimizers) -> float:
+    def rho(self, rho: float, optimizers: Sequence[Optimizer]) -> float:
         """This step's rho, by the learning rate of the first optimizer's first group."""
         if self.follows == "constant":
             return rho

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from samlib.errors import ConfigError
-from samlib.sam.closure import losses
+from samlib.errors import ConfigError, within
+from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
+from samlib.sam.masks.base import Mask
 from samlib.sam.optimizers import zero_grad
-from samlib.sam.perturbation import Plan
+from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
 from samlib.sam.source.base import Source
-from samlib.sam.state import grads_on, on
-from samlib.sam.step import perturbed
+from samlib.sam.state import Stateful, Where, grads_on, on
+from samlib.sam.step import Backward, OnAscent, perturbed
 from samlib.sam.when import When
 
 
@@ -25,8 +26,10 @@ class Aux(Source):
     own_pass = False
     given: list[Tensor] | None = None
 
-    def direction(self, mask, gradient, optimizers):
-        """That gradient."""
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor]:
+        """The previewed gradient that `Mix` took before this pass."""
         if self.given is None:
             raise ConfigError("source Aux is part of SAMPa: give sam_step the descent Mix, too")
         return self.given
@@ -43,7 +46,7 @@ class Mix(Descent):
         lam: the share of the previewed gradient; 1 leaves the perturbation out.
     """
 
-    own_step = reads_grad = True
+    own_step = True
     over = "all"
     ready = False
     tensors = ("previewed", "ascended")
@@ -51,11 +54,9 @@ class Mix(Descent):
     reached: Sequence[bool] = ()  # by the loss of the last batch, parameter by parameter
 
     def __init__(self, lam: float = 0.2):
-        if not 0 <= lam <= 1:
-            raise ConfigError(f"lam must be in [0, 1], not {lam!r}")
-        self.lam = lam
+        self.lam = within("lam", lam, "[0, 1]")
 
-    def check(self, perturbation):
+    def check(self, perturbation: Perturbation) -> None:
         """Refuse another source, and steps left out."""
         if not isinstance(perturbation.source, Aux) or type(perturbation.when) is not When:
             raise ConfigError(
@@ -63,9 +64,21 @@ class Mix(Descent):
                 f"{perturbation.source.name} and {perturbation.when.name}"
             )
 
-    def step(self, closure, optimizers, perturbation, on_ascent, backward):
+    def reads(self, perturbation: Perturbation) -> Iterator[tuple[Stateful, Where]]:
+        """Mix itself reads `.grad`, of every parameter."""
+        yield self, perturbation.mask.trainable
+
+    def step(
+        self,
+        closure: Closure,
+        optimizers: Sequence[Optimizer],
+        perturbation: Perturbation,
+        on_ascent: OnAscent | None,
+        backward: Backward,
+    ) -> Tensor:
         """The whole step; returns the loss at y."""
-        mask = perturbation.mask
+        mask, source = perturbation.mask, perturbation.source
+        assert isinstance(source, Aux), "see `check`"
         where = mask.trainable
         previewed, ascended = self.held(where, "previewed"), self.held(where, "ascended")
         if self.ready:
@@ -90,7 +103,7 @@ class Mix(Descent):
         for each in optimizers:
             each.step()
         of = {id(p): g for (_, p), g in zip(where, previewed, strict=True)}
-        perturbation.source.given = on(mask.entries, [of[id(e.parameter)] for e in mask.entries])
+        source.given = on(mask.entries, [of[id(e.parameter)] for e in mask.entries])
         plan = Plan(active=True, perturb=True)
         with perturbed(closure, perturbation, on_ascent, optimizer=optimizers, plan=plan):
             self._pass(closure, optimizers, perturbation, backward)
@@ -100,7 +113,13 @@ class Mix(Descent):
         self.ready = True
         return loss
 
-    def _pass(self, closure, optimizers, perturbation, backward) -> Tensor:
+    def _pass(
+        self,
+        closure: Closure,
+        optimizers: Sequence[Optimizer],
+        perturbation: Perturbation,
+        backward: Backward,
+    ) -> Tensor:
         zero_grad(optimizers)
         loss = losses(closure, perturbation, self.second)[0]
         backward(loss)

@@ -12,6 +12,9 @@ from samlib.sam.restore import take
 
 Where = Sequence[tuple]  # name, parameter and perhaps flat indices: a mask's entries, or all
 
+# Added to a norm, so that zero gives zero, not NaN (the authors' value).
+FLOOR = 1e-16
+
 
 class Stateful:
     """Tensors over some coordinates, numbers and a generator, which a checkpoint continues.
@@ -22,7 +25,7 @@ class Stateful:
     Attributes:
         tensors: names of what is held per entry of the coordinates.
         numbers: names of attributes that a checkpoint holds, too.
-        ready: whether what is remembered is there to be used; False after every new start.
+        ready: whether anything is remembered; False after every new start of a part with state.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ()
@@ -90,27 +93,37 @@ class Stateful:
 
 def zeros(where: Where) -> list[Tensor]:
     """A tensor of zeros per entry, of its coordinates."""
+    pairs = [(each[1], index_of(each)) for each in where]
     return [
-        p.new_zeros(len(index[0]))
-        if index and index[0] is not None
-        else torch.zeros_like(p, requires_grad=False)
-        for _, p, *index in where
+        torch.zeros_like(p, requires_grad=False) if i is None else p.new_zeros(len(i))
+        for p, i in pairs
     ]
+
+
+def index_of(each: tuple) -> Tensor | None:
+    """Flat indices of an entry; None, for all of the parameter, where it is only a pair."""
+    return each[2] if len(each) > 2 else None
 
 
 def on(where: Where, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The coordinates of tensors that are shaped as the parameters."""
-    return [take(t, *(index or [None])) for t, (_, _, *index) in zip(tensors, where, strict=True)]
+    return [take(t, index_of(each)) for t, each in zip(tensors, where, strict=True)]
 
 
 def grads_on(where: Where) -> list[Tensor]:
     """The coordinates of `.grad`, 0 for a parameter without."""
-    return on(where, [torch.zeros_like(p) if p.grad is None else p.grad for _, p, *_ in where])
+    weights = [each[1] for each in where]
+    return on(where, [torch.zeros_like(p) if p.grad is None else p.grad for p in weights])
 
 
 def length(tensors: Tensors) -> Tensor:
     """Their common 2-norm, a scalar tensor."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
+def unit(tensors: Tensors) -> Tensors:
+    """Tensors over their common 2-norm; zeros stay zeros."""
+    return torch._foreach_div(tensors, length(tensors) + FLOOR)
 
 
 def dot(a: Tensors, b: Tensors) -> Tensor:

@@ -26,7 +26,7 @@ class Buffers:
         with torch.no_grad():
             self._kept = Saved(self._mask.norm_buffers)
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         back = self._kept if kind is None else self._before
         if back is not None:
             with torch.no_grad():

@@ -24,6 +24,7 @@ from samlib.sam.optimizers import one_or_several, zero_grad
 from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
 from samlib.sam.reuse import reuse
+from samlib.sam.source.base import Source
 from samlib.sam.statistics import Buffers
 from samlib.sam.watch import Watch, versions
 
@@ -149,7 +150,7 @@ def perturbed(
         on_ascent: called at w + eps with the `Ascent`, for whoever measures it.
         optimizer: one or several, for a source or a radius that reads them.
         plan: from `perturbation.plan()`, which `perturbation.after_step` wants again after the
-            optimizer's step where a source looks back on it; None asks.
+            optimizer's step; None asks, for a source that does not look back on that step.
 
     Yields:
         The unperturbed loss, detached; None where the source takes no pass of its own, so that the
@@ -158,10 +159,13 @@ def perturbed(
     Raises:
         ConfigError: the closure's result is no scalar with a gradient, or with none in the mask;
             what `checks` refuses: fp16, parameters frozen, unfrozen or halved since the mask was
-            made, weights that are changed inside the block, active epochs without an epoch.
+            made, weights that are changed inside the block, active epochs without an epoch, a
+            source that looks back on the optimizer's step (`Last`) without a plan.
     """
     torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
-    plan = perturbation.plan() if plan is None else plan
+    if plan is None:
+        _refuse_to_look_back(perturbation.source)
+        plan = perturbation.plan()
     if plan.perturb is False:
         with Buffers(perturbation.mask) as buffers:
             loss = None
@@ -255,6 +259,16 @@ def sam_step(
     if perturbation is not None:
         perturbation.after_step(plan)
     return result
+
+
+def _refuse_to_look_back(source: Source) -> None:
+    """Raise a ConfigError for a source that would never be told of a step."""
+    if type(source).after_step is not Source.after_step:
+        raise ConfigError(
+            f"source {source.name} looks back on the optimizer's step, of which a block does not "
+            "know: give perturbed plan=, made by perturbation.plan(), and call "
+            "perturbation.after_step(plan) after the optimizer's step"
+        )
 
 
 def _unmoved(closure: Closure, perturbation: Perturbation | None, descent: Descent) -> Tensor:

@@ -1,13 +1,12 @@
 """Which steps are perturbed, of those in the active epochs."""
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from samlib.errors import ConfigError
+from samlib.errors import within
+from samlib.sam.geometry import Tensors
 from samlib.sam.state import Stateful
 
 
@@ -24,7 +23,7 @@ class When(Stateful):
         """Called once before every active step: whether it is perturbed; None asks `sees`."""
         return True
 
-    def sees(self, gradient: Sequence[Tensor]) -> bool:
+    def sees(self, gradient: Tensors) -> bool:
         """Whether the step with this gradient on the mask is perturbed."""
         return True
 
@@ -35,12 +34,10 @@ class Every(When):
     numbers = ("steps",)
 
     def __init__(self, k: int):
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, not {k!r}")
-        self.k, self.steps = k, 0
+        self.k, self.steps = within("k", k, "[1, inf)", whole=True), 0
 
-    def plan(self):
-        """Count."""
+    def plan(self) -> bool:
+        """Whether the steps so far are a multiple of k; this step is counted."""
         self.steps += 1
         return (self.steps - 1) % self.k == 0
 
@@ -49,12 +46,11 @@ class Sometimes(When):
     """SS-SAM (Zhao et al., 2022): each step with probability p, from a generator of its own."""
 
     def __init__(self, p: float = 0.5, seed: int = 0):
-        if not 0 <= p <= 1:
-            raise ConfigError(f"p must be in [0, 1], not {p!r}")
-        self.p, self.generator = p, torch.Generator().manual_seed(seed)
+        self.p = within("p", p, "[0, 1]")
+        self.generator = torch.Generator().manual_seed(seed)
 
-    def plan(self):
-        """Draw."""
+    def plan(self) -> bool:
+        """Whether a number drawn from [0, 1) is below p."""
         return torch.rand((), generator=self.generator).item() < self.p
 
 
@@ -76,17 +72,18 @@ class Adaptive(When):
     numbers = ("t", "mean", "variance")
 
     def __init__(self, steps: int, delta: float = 0.9, early: float = 1.0, late: float = -1.0):
-        if steps < 1 or not 0 <= delta <= 1:
-            raise ConfigError(f"needs steps >= 1 and delta in [0, 1], not {steps} and {delta}")
-        self.steps, self.delta, self.early, self.late = steps, delta, early, late
+        self.steps = within("steps", steps, "[1, inf)", whole=True)
+        self.delta = within("delta", delta, "[0, 1]")
+        finite = "[-inf, inf]" if early == late else "(-inf, inf)"  # no way leads to infinity
+        self.early, self.late = within("early", early, finite), within("late", late, finite)
         self.t, self.mean, self.variance = 0, 0.0, 0.0
 
-    def plan(self):
+    def plan(self) -> None:
         """None: the gradient decides."""
         return None
 
-    def sees(self, gradient):
-        """Whether it is large."""
+    def sees(self, gradient: Tensors) -> bool:
+        """Whether the gradient on the mask is large, of which mean and variance take note."""
         n = float(torch.stack(torch._foreach_norm(gradient)).square().sum())
         self.mean += (1 - self.delta) * (n - self.mean)
         self.variance += (1 - self.delta) * ((n - self.mean) ** 2 - self.variance)

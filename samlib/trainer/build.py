@@ -50,7 +50,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, model: nn.Module, norm: flo
     """
     parameters = list(model.parameters())
 
-    def clip(*_) -> None:
+    def clip(*_: object) -> None:
         clip_grad_norm_(parameters, norm, foreach=True)
 
     if norm:

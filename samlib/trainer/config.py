@@ -131,7 +131,7 @@ class RunConfig:
     # the family
     member: str = "sam"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, kind in _field_types().items():
             object.__setattr__(self, name, _typed(name, kind, getattr(self, name)))
         choose("data set", self.dataset, info.names())
@@ -200,7 +200,7 @@ class RunConfig:
             choose("field", name, valid)
         return cls(**fields)
 
-    def replace(self, **changes) -> "RunConfig":
+    def replace(self, **changes: typing.Any) -> "RunConfig":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from samlib.errors import choose
+from samlib.errors import choose, first_line
 
 # Fewer steps than these are taken not to pay for the recording; by judgement, not measured.
 WORTH = 20
@@ -53,7 +53,7 @@ class CudaRecorder:
         self._last: torch.cuda.CUDAGraph | None = None  # keeps the pool's memory for the next
         self.refused: str | None = None
 
-    def plain(self, call):
+    def plain(self, call: Callable[[], None]) -> None:
         """Call the step on the recorder's stream, in order with the work queued around it."""
         around = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(around)
@@ -61,11 +61,11 @@ class CudaRecorder:
             call()
         around.wait_stream(self._stream)
 
-    def record(self, call):
-        """Capture it; threads that load data may go on meanwhile.
+    def record(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Capture the call in a graph; threads that load data may go on meanwhile.
 
-        Not by `torch.cuda.graph`, which waits for the device and gives its cached memory back each
-        time.
+        `torch.cuda.graph` is not used: before each capture it waits for the device and gives the
+        cached memory back.
         """
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
@@ -121,8 +121,7 @@ class Replayed:
             try:
                 return self._recorder.record(call)
             except RuntimeError as error:
-                reason = str(error).split("\n", 1)[0]
-                self._recorder.refused = f"a step cannot be recorded: {reason}"
+                self._recorder.refused = f"a step cannot be recorded: {first_line(error)}"
                 warnings.warn(
                     f"this process runs without CUDA graphs, as {self._recorder.refused}",
                     stacklevel=2,

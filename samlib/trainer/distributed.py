@@ -8,12 +8,12 @@ normalises each worker's share; its running statistics are averaged at the end o
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from samlib.data.image_folders import FolderSplits, batches
 from samlib.errors import ConfigError, choose
@@ -55,14 +55,18 @@ class _Shard:
             self.share = len(labels[mine]) / len(labels)
             yield images[mine], labels[mine]
 
-    def train_batches(self, augmentation, size, order, draws):
+    def train_batches(
+        self, augmentation: str, size: int, order: Generator, draws: Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's share of each training batch."""
         if isinstance(self.whole, FolderSplits):
             yield from self._decoded(augmentation, size, order, draws)
         else:
             yield from self._mine(self.whole.train_batches(augmentation, size, order, draws))
 
-    def _decoded(self, augmentation, size, order, draws):
+    def _decoded(
+        self, augmentation: str, size: int, order: Generator, draws: Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The same batches, without decoding the other workers' images."""
         rank, count = self.workers.rank, self.workers.count
         epoch = int(torch.randint(2**62, (), generator=draws))
@@ -75,12 +79,14 @@ class _Shard:
             self.share = len(labels) / whole
             yield images, labels
 
-    def plain_batches(self, split, size, most=None):
+    def plain_batches(
+        self, split: str, size: int, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's share of each batch of a split."""
         yield from self._mine(self.whole.plain_batches(split, size, most))
 
 
-class ParallelRun(Trainer):
+class ParallelTrainer(Trainer):
     """A run whose batches are shared among workers; see `train_distributed`."""
 
     def __init__(self, run: Trainer, workers: Workers, perturbation: str):
@@ -89,7 +95,7 @@ class ParallelRun(Trainer):
         here = run.device, run.data_dir
         super().__init__(run.config, run.model, self.shard, *here)  # type: ignore[arg-type]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.stepper is None:
             return
@@ -111,12 +117,15 @@ class ParallelRun(Trainer):
         """Never: a step waits for other workers, and collectives are not captured."""
         return self._gpu and "steps of several workers are not recorded"
 
-    def replayed(self, step):
-        """As it is."""
+    def replayed(self, step: Callable[..., None]) -> Callable[..., None]:
+        """The step itself: never a replayed one."""
         return step
 
     def backward(self, loss: Tensor) -> None:
-        """That of this worker's share, and the mean of all: before it is clipped."""
+        """The descent's backward pass on this worker's share; gradients become all workers' mean.
+
+        The mean is taken before gradients are clipped.
+        """
         super().backward(loss)
         self._average([p.grad for p in self.model.parameters() if p.grad is not None])
 
@@ -137,10 +146,11 @@ class ParallelRun(Trainer):
         if buffers:
             self.workers.average(buffers, 1 / self.workers.count)
 
-    def _accuracy(self, batches) -> float:
+    def _accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         with torch.no_grad():
             self.model.eval()
-            right = count = 0
+            right: float = 0
+            count = 0
             for images, labels in batches:
                 right += (self.forward(self.inputs(images)).argmax(1) == labels).sum().item()
                 count += len(labels)
@@ -153,7 +163,7 @@ class ParallelRun(Trainer):
 
     @property
     def among(self) -> dict:
-        """As the record has it."""
+        """Number of workers and kind of perturbation, as in the record."""
         return {"workers": self.workers.count, "perturbation": self.kind}
 
 
@@ -186,9 +196,9 @@ def train_distributed(
     started, first = time.perf_counter(), workers.rank == 0
     start = build_model(config).state_dict()
     with restored(config, start, device=workers.device, data_dir=data_dir) as begun:
-        run = ParallelRun(begun, workers, perturbation)
+        run = ParallelTrainer(begun, workers, perturbation)
         found = checkpoint.load(checkpoints) if checkpoints and first else None
-        state = workers.first_ones(found)
+        state = workers.from_first(found)
         single.resume(run, state)
         # Only the first worker writes and reports.
         single.until_done(

@@ -50,7 +50,7 @@ class Trainer:
     device: torch.device
     data_dir: Path | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         config = self.config
         self.optimizer = build_optimizer(config, self.model)
         steps = config.epochs * math.ceil(self.splits.count("train") / config.batch_size)
@@ -71,7 +71,7 @@ class Trainer:
     @property
     def perturbation(self) -> Perturbation | None:
         """The ascent step; None for the base optimizer alone."""
-        return self.stepper and self.stepper.perturbation
+        return None if self.stepper is None else self.stepper.perturbation
 
     @property
     def epoch(self) -> int:
@@ -80,7 +80,7 @@ class Trainer:
 
     @property
     def among(self) -> dict:
-        """Who trains this run, who alone may continue its checkpoint: see `distributed`."""
+        """Number of workers and kind of perturbation: those that may continue a checkpoint."""
         return {"workers": 1, "perturbation": "worker"}
 
     @property
@@ -131,7 +131,7 @@ class Trainer:
         for images, y in splits.train_batches(
             config.augment, config.batch_size, self.order, self.draws
         ):
-            plan = self.stepper and self.stepper.plan(self.epoch)
+            plan = None if self.stepper is None else self.stepper.plan(self.epoch)
             if plan not in steps:
                 steps[plan] = self.replayed(partial(step, plan=plan))
             steps[plan](images, y)
@@ -162,7 +162,6 @@ class Trainer:
             watched: given the shares of the first step; a few reductions.
         """
         epoch = self.epoch
-
         first: list[Callable[[Ascent], None]] = []
         if self.perturbation is not None:
             mask = self.perturbation.mask
@@ -243,8 +242,7 @@ class Trainer:
     def recalibrated_accuracy(self) -> float | None:
         """Test accuracy with BatchNorm statistics of the final weights over the training images.
 
-        As they are, without augmentation, at most the first 50,000; None for a network without
-        running statistics.
+        At most the first 50,000 images, not augmented; None without running statistics.
         """
         plain = self.splits.plain_batches("train", self.config.batch_size, _RECALIBRATED)
         # A last batch of one image has no variance.
@@ -279,11 +277,11 @@ class Trainer:
                 perturbation.
         """
         if any(state[name] != value for name, value in self.among.items()):
-            count = state["workers"]
+            by = f"{state['workers']} worker{'s' * (state['workers'] > 1)}"
             raise OtherWorkers(
-                f"the checkpoint of {self.config.run_id} was written by {count} "
-                f"worker{'s' * (count > 1)}, perturbation {state['perturbation']}: resume with the "
-                "same, or remove it from the folder checkpoints"
+                f"the checkpoint of {self.config.run_id} was written by {by}, perturbation "
+                f"{state['perturbation']}: resume with the same number of workers and the same "
+                "perturbation, or remove the checkpoint from the folder checkpoints"
             )
         self.model.load_state_dict(state["model"])
         continue_optimizer(self.optimizer, state["optimizer"])

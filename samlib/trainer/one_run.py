@@ -52,7 +52,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     on_epoch: Callable[[Trainer], None] | None = None,
 ) -> dict:
-    """Train one configuration and return the content of its record (see `records.store`).
+    """Train one configuration and return the content of its record.
 
     Args:
         config: the run.
@@ -62,6 +62,25 @@ def train(
         checkpoints: file to resume from, if it exists, and to write to at epoch ends.
         checkpoint_seconds: least time between two checkpoints.
         on_epoch: called after every epoch.
+
+    Returns:
+        The content of the record, ready for JSON; its file has a format's number and a checksum
+        beside it (`records.store`). Accuracies are in percent, times in seconds, shares from 0 to
+        1. None stands for what was not taken or is not finite.
+
+        - `run_id`, `config`: the name of the run, and `RunConfig.to_dict`.
+        - `status`: completed or diverged; `diverged_epoch` is counted from 0, None if completed.
+        - `test_accuracy`, `validation_accuracy`: after the last epoch; `best_test_accuracy` is the
+          largest of all epochs.
+        - `curves`: by name a value per epoch. `train_loss` and `train_accuracy` are means of what
+          the steps computed, `validation_accuracy` and `test_accuracy` follow the epoch, and
+          `weight_norm` is ||w|| outside the norm layers. `norm_share` and `gradient_share` are the
+          norm layers' share of ||eps||^2 and of ||T g||^2 in the epoch's first step.
+        - `mask`: `count` of perturbed and `total` of trainable coordinates; None without a mask.
+        - `measures`: gamma and beta at the end (`diagnostics.affine_measures`), each tensor's share
+          of ||T g||^2 (`tensor_shares`), and the `recalibrated_test_accuracy`.
+        - `provenance`: code, versions and hardware (`provenance.provenance`, `result_of`).
+        - `times`: `wall` of this call, and `epochs`, one of each epoch.
 
     Raises:
         ConfigError: the device is missing, or the configuration does not fit the data.

@@ -33,8 +33,8 @@ class Workers:
         dist.all_reduce(found)
         return found.tolist()
 
-    def first_ones(self, state: dict | None) -> dict | None:
-        """Send the first worker's state, such as a checkpoint, to all; no shared file is needed.
+    def from_first(self, state: dict | None) -> dict | None:
+        """The first worker's state, such as a checkpoint, sent to all; no shared file is needed.
 
         The state is pickled on the way: workers trust each other, as in PyTorch's process groups.
 

@@ -1,9 +1,11 @@
 """Runs on a real cluster of Ray's processes on this machine: the records of local execution."""
 
 import dataclasses
+import getpass
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -47,6 +49,15 @@ def expected(config):
 
 def found(folder):
     return {run_id: repeatable(record) for run_id, record in store.read(folder).items()}
+
+
+def test_a_node_whose_system_has_no_numbers_of_users_takes_their_names(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "getuid")
+    monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    site = ray_node.Site(ResultsFolder(tmp_path / "far"), None, "campaign", {}, "cpu", None)
+    with ray_node._apart(site, RunJob(LONG)) as folder:
+        assert folder.path == tmp_path / "samlib-somebody" / "campaign" / LONG.run_id
 
 
 def node_of(nodes, pid):

@@ -7,9 +7,10 @@ from samlib.campaign import torchrun
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan, profiles
+from samlib.study.cells import Needs
 from samlib.trainer import process_group
 
-NEEDS = [plan.Needs(plan.introduction(profiles.get("smoke")).cells[:1])]
+NEEDS = [Needs(plan.introduction(profiles.get("smoke")).cells[:1])]
 THERE, *MISSING = NEEDS[0].cells[0].runs({})
 
 

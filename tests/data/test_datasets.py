@@ -2,13 +2,20 @@
 
 import dataclasses
 import errno
+import gzip
+import importlib.util
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from conftest import one_line
+from sklearn.datasets import load_digits
 
 from samlib.data import datasets
 from samlib.data.arrays import Arrays, canonical, checksum
@@ -34,6 +41,56 @@ def test_digits_constants_are_those_of_the_data():
     pixels = arrays.train_images / 255
     assert info.mean == (round(pixels.mean(), 4),)
     assert info.std == (round(pixels.std(), 4),)
+
+
+def test_digits_are_those_of_scikit_learn():
+    found, given = datasets.load("digits"), load_digits()
+    images = np.rint(given.images * 255 / 16).astype(np.uint8)[..., None]
+    assert found.train_images.tobytes() == images.tobytes()
+    assert found.train_labels.dtype == np.int64
+    assert np.array_equal(found.train_labels, given.target)
+    assert found.test_images.shape == (0, 8, 8, 1)
+    assert found.classes.tolist() == given.target_names.astype(str).tolist()
+    assert found.classes.dtype.kind == "U"
+
+
+def test_a_run_on_digits_does_not_wait_for_scikit_learn():
+    code = (
+        "import sys\n"
+        "from samlib.trainer.config import RunConfig\n"
+        "from samlib.trainer.one_run import train\n"
+        "train(RunConfig(train_size=32, validation_size=0, epochs=1, batch_size=32))\n"
+        "print(sorted({'sklearn', 'scipy', 'pandas'} & {*sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def made_up_package(folder, monkeypatch):
+    """A scikit-learn with its digits as in `folder`; the file of the digits."""
+    spec = SimpleNamespace(submodule_search_locations=[str(folder)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    (folder / "datasets" / "data").mkdir(parents=True)
+    return folder / "datasets" / "data" / "digits.csv.gz"
+
+
+def test_digits_that_scikit_learn_keeps_elsewhere_are_asked_of_it(tmp_path, monkeypatch):
+    expected = datasets._digits_table()
+    made_up_package(tmp_path, monkeypatch)
+    found = datasets._digits_table()
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "content", [b"0,1\n", gzip.compress(b"0,1\n"), gzip.compress(b"0,1\n0,1\n")[:-9]]
+)
+def test_a_damaged_file_of_digits_is_named(tmp_path, monkeypatch, content):
+    path = made_up_package(tmp_path, monkeypatch)
+    path.write_bytes(content)
+    with pytest.raises(DataMissing, match="install scikit-learn again") as caught:
+        datasets._digits_table()
+    assert str(path) in one_line(caught)
 
 
 def test_data_dir_comes_from_the_environment(monkeypatch, tmp_path):

@@ -87,8 +87,8 @@ def test_with_torch_alone_there_is_the_step_and_one_line_for_the_rest(tmp_path, 
 def test_installed_without_its_checkout_it_keeps_out_of_site_packages(tmp_path, site):
     before = sorted(site.rglob("*.py"))
     run = (
-        "import sys; from samlib.study import plan; from samlib.__main__ import main\n"
-        "plan.NEEDS = {'introduction': lambda p: plan.Needs([])}\n"
+        "import sys; from samlib.study import cells, plan; from samlib.__main__ import main\n"
+        "plan.NEEDS = {'introduction': lambda p: cells.Needs([])}\n"
         "code = main(['run', '--profile', 'smoke'])\n"
         "main(['status', '--profile', 'smoke'])\n"
         "for verb in (['notebook', 'rho_sweep'], ['book'], ['notebook', 'none'], ['reproduce']):\n"

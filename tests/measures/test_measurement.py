@@ -1,5 +1,9 @@
 """Measurements: bound to the run they belong to, made from its weights, which can be made again."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from conftest import one_line
 from helpers import FIELDS, TOGETHER
@@ -15,7 +19,7 @@ from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.report.results import load
 from samlib.study import plan, profiles
-from samlib.study.cells import Cell, ToMeasure, missing_measurements
+from samlib.study.cells import Cell, Needs, ToMeasure, missing_measurements
 from samlib.study.methods import ALL, BASE, ON, Method
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
@@ -42,6 +46,30 @@ def test_it_is_taken_on_the_final_weights(place):
     assert found["values"] == {"sum": ends[-1]}
     kept = store.read(place.measures("sharpness"))[CONFIG.run_id]
     assert kept["of"] == store.read(place.runs)[CONFIG.run_id]["checksum"]
+
+
+def test_linear_algebra_has_one_thread_though_its_library_is_loaded_late(place):
+    """Scipy brings a BLAS of its own; a limit set before it is loaded would not reach it."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from threadpoolctl import threadpool_info\n"
+        "from samlib.measures import measurement\n"
+        "from samlib.records.results_folder import ResultsFolder\n"
+        "from samlib.trainer.config import RunConfig\n"
+        "assert 'scipy' not in sys.modules\n"
+        "def threads(run):\n"
+        "    import scipy.sparse.linalg\n"
+        "    found = [lib for lib in threadpool_info() if lib['user_api'] == 'blas']\n"
+        "    return {lib['filepath']: lib['num_threads'] for lib in found}\n"
+        "measurement.MEASURES['sharpness'] = threads\n"
+        f"job = measurement.MeasureJob(RunConfig(**{CONFIG.to_dict()}), 'sharpness')\n"
+        f"found = measurement.measure(job, ResultsFolder(Path({str(place.path)!r})))\n"
+        "print(sorted(found['values'].values()))\n"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.stdout.split() == [b"[1,", b"1]"], done.stderr.decode()
 
 
 def test_lost_weights_are_made_again_and_are_the_same(place):
@@ -213,7 +241,7 @@ def test_runs_are_measured_as_they_become_known():
 def test_a_campaign_trains_then_measures(tmp_path, monkeypatch, capsys):
     base = Cell(CONFIG, BASE, (0.0,), (1000,), (0, 1))
     monkeypatch.setattr("samlib.measures.sharpness.SETTINGS", ())
-    needs = [plan.Needs([base], [ToMeasure(base, "sharpness", 2)])]
+    needs = [Needs([base], [ToMeasure(base, "sharpness", 2)])]
     campaign = ResultsFolder(tmp_path / "some")
     outcome = run_missing(needs, campaign, workers=1)
     assert not outcome.failed

@@ -85,7 +85,7 @@ def fsam(r, steps, sigma=1.0, lam=0.6):
         r.step(r.B(d), t)
 
 
-def obf(r, steps, lam=1e-3):
+def obf(r, steps, lam=1e-3, gamma=1.0, probabilities="sigmoid"):
     for t in range(steps):
         labels = r.batches[t][1]
 
@@ -93,7 +93,9 @@ def obf(r, steps, lam=1e-3):
             total = 0.0
             for x, y in zip(logits, labels.tolist(), strict=True):
                 p = [1 / (1 + math.exp(-v)) for v in x.tolist()]
-                a = max(0.0, (1 - lam / p[y]) / (1 - lam))
+                if probabilities == "softmax":
+                    p = [math.exp(v) / sum(map(math.exp, x.tolist())) for v in x.tolist()]
+                a = gamma * max(0.0, (1 - lam / p[y]) / (1 - lam))
                 for c, v in enumerate(x):
                     total = total + v * (1 / len(p) - a * p[c] - (1 - a) * (c == y))
             return total / len(labels)
@@ -121,15 +123,24 @@ def on_mask(r, draw):
     return torch.cat(list(out.values()))
 
 
-def eigen_sam(r, steps, alpha=0.2):
+def normal(r):
+    """What a part with seed 0 draws first."""
     generator = torch.Generator().manual_seed(0)
-    draw = lambda shape: torch.randn(shape, generator=generator, dtype=r.w.dtype)  # noqa: E731
-    v = on_mask(r, draw)
-    for _ in range(5):  # products with P H P; the whole Hessian takes a minute
-        v = torch.autograd.functional.vhp(lambda w: r.losses(w, 0).mean(), r.w, v / v.norm())[1]
+    return on_mask(r, lambda shape: torch.randn(shape, generator=generator, dtype=r.w.dtype))
+
+
+def turned(r, t, v):
+    """v after five products with P H P; the whole Hessian takes a minute."""
+    for _ in range(5):
+        v = torch.autograd.functional.vhp(lambda w: r.losses(w, t).mean(), r.w, v / v.norm())[1]
         v = v * r.on
-    v = v / v.norm()
+    return v / v.norm()
+
+
+def eigen_sam(r, steps, alpha=0.2, every=100):
+    v = normal(r)
     for t in range(steps):
+        v = turned(r, t, v) if t % every == 0 else v
         g = r.g(r.w, t) * r.on
         unit = g / g.norm()
         cos = unit @ v
@@ -171,8 +182,17 @@ def drift_on(r, steps):
     lesam(r, steps, sign=1)
 
 
-def gsam(r, steps, alpha=0.4):
+def following(r, steps, power, halved):
+    """Steps with rho after the learning rate, which is halved before one of them."""
+    rho, largest = r.rho, r.lr
     for t in range(steps):
+        r.lr = largest / 2 if halved is not None and t >= halved else largest
+        r.rho = rho * (r.lr / largest) ** power
+        yield t
+
+
+def gsam(r, steps, alpha=0.4, halved=None):
+    for t in following(r, steps, 1, halved):
         g = r.g(r.w, t)
         there = r.g(r.w + r.B(g), t)
         r.w = r.base(there - alpha * (g - (g @ there) / (there @ there) * there))
@@ -192,8 +212,8 @@ def looksam(r, steps, alpha=0.7, k=10, masked=False):
         r.w = r.base(u)
 
 
-def looksam_mask(r, steps):
-    looksam(r, steps, masked=True)
+def looksam_mask(r, steps, k=10):
+    looksam(r, steps, k=k, masked=True)
 
 
 def sampa(r, steps, lam=0.2):
@@ -271,12 +291,13 @@ def penalty(r, steps):
         r.w = r.base(torch.autograd.grad(total, w)[0])
 
 
-def rho_lr(r, steps):
-    sam(r, steps)  # at one learning rate, the largest
+def rho_lr(r, steps, power=1.0, halved=None):
+    for t in following(r, steps, power, halved):
+        r.step(r.B(r.g(r.w, t)), t)
 
 
-def rho_root_lr(r, steps):
-    sam(r, steps)
+def rho_root_lr(r, steps, halved=None):
+    rho_lr(r, steps, 0.5, halved)
 
 
 def lookbehind(r, steps, k=2, alpha=0.5):
@@ -288,13 +309,14 @@ def lookbehind(r, steps, k=2, alpha=0.5):
         r.w = slow + alpha * (fast - slow)
 
 
-def ire(r, steps, kappa=1.0, rank=0.1):
+def ire(r, steps, kappa=1.0, rank=0.1, every=10):
     generator = torch.Generator().manual_seed(0)
-    p = r.logits(r.w, 0).float().softmax(1)
-    labels = p.multinomial(1, generator=generator).flatten()
-    fisher = r.g(r.w, 0, lambda logits: F.cross_entropy(logits, labels)) ** 2
-    flat = fisher <= fisher.sort(descending=True).values[int(rank * len(fisher)) - 1]
     for t in range(steps):
+        if t % every == 0:  # the Fisher is that of the first batch, always
+            p = r.logits(r.w, 0).float().softmax(1)
+            labels = p.multinomial(1, generator=generator).flatten()
+            fisher = r.g(r.w, 0, lambda logits, y=labels: F.cross_entropy(logits, y)) ** 2
+            flat = fisher <= fisher.sort(descending=True).values[int(rank * len(fisher)) - 1]
         before = r.w
         r.step(r.B(r.g(r.w, t)), t)
         r.w = r.w + kappa * flat * (r.w - before)

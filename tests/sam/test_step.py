@@ -323,7 +323,8 @@ def test_a_source_without_a_pass_of_its_own_calls_no_closure_in_a_step_left_out(
     calls = []
     perturbation = Perturbation(L2(), 0.5, masks.only_norm(net), source=Last(), when=Every(2))
     for _ in range(2):
-        with perturbed(lambda: calls.append(1) or closure(), perturbation) as loss:
+        plan = perturbation.plan()
+        with perturbed(lambda: calls.append(1) or closure(), perturbation, plan=plan) as loss:
             assert loss is None
     assert calls == []
 

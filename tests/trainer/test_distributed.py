@@ -163,7 +163,7 @@ def test_a_checkpoint_is_continued_by_as_many_workers_only(tmp_path):
         ],
     )
     assert resumed["curves"] == whole["curves"]
-    assert "perturbation worker: resume with the same, or" in other["error"]
+    assert "perturbation worker: resume with the same number of workers and" in other["error"]
     assert "was written by 1 worker, perturbation worker" in of_one["error"]
     (three,) = launch(tmp_path, [job], count=3)
     assert "was written by 2 workers" in three["error"]
@@ -195,11 +195,11 @@ def test_the_ascent_pass_sends_nothing_but_where_it_is_synchronised(monkeypatch,
 
 ONE_CELL = """
 import sys
-from samlib.study import plan
+from samlib.study import cells, plan
 from samlib.__main__ import main
 
 if __name__ == "__main__":
-    plan.NEEDS = {"introduction": lambda p: plan.Needs(plan.introduction(p).cells[:1])}
+    plan.NEEDS = {"introduction": lambda p: cells.Needs(plan.introduction(p).cells[:1])}
     sys.exit(main())
 """
 

@@ -38,6 +38,7 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 OF_THE_TRAINED = (
     "make the mask from the model that is trained, after a deepcopy or load_state_dict(assign=True)"
 )
+Sample = Callable[[int], tuple[Tensor, Tensor]]  # so many training examples: inputs, labels
 HALF = (torch.bfloat16, torch.float16, torch.complex32)
 
 
@@ -168,7 +169,7 @@ class Mask:
             ]
         )
 
-    def begin_epoch(self, epoch: int, sample: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+    def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Called by the trainer before each epoch; fixed masks ignore it.
 
         Args:

@@ -93,10 +93,11 @@ def find(model: nn.Module) -> Found:
 
 
 def norm_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Name and module of every normalization layer: BN, LN, GN, RMS, registered, or one by deed.
+    """Name and module of every normalization layer: BN, LN, GN, RMS, and others that normalize.
 
-    The authors find them by name, which misses the shortcut norms of most torchvision and timm
-    networks (specification 1.2, quirk 20).
+    A layer of another type counts if it is registered, or if a copy of the layer, tried, computes
+    the same output for x and c x, c > 0. The authors find norm layers by name, which misses the
+    shortcut norms of most torchvision and timm networks (specification 1.2, quirk 20).
     """
     return find(model).layers
 

@@ -3,11 +3,13 @@
 Each draws from a generator of its own, so that it never shifts the batches or the weights.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from samlib.errors import ConfigError
-from samlib.sam.masks.base import Entry, Mask, refuse_half, trainable
+from samlib.sam.masks.base import Entry, Mask, Sample, refuse_half, trainable
 
 
 def keep_count(total: int, sparsity: float) -> int:
@@ -40,12 +42,12 @@ class SparseMask(Mask):
         refuse_half(p for _, p in self.trainable)
 
     @property
-    def relies_on(self):
+    def relies_on(self) -> Sequence[tuple]:
         """All that can be selected: positions count through them."""
         return self.trainable
 
-    def would_select(self, parameter):
-        """It might."""
+    def would_select(self, parameter: nn.Parameter) -> bool:
+        """True: the next choice may hold any trainable coordinate."""
         return True
 
     @property
@@ -96,7 +98,7 @@ class _Random(SparseMask):
     def _draw(self) -> None:
         self.select(torch.randperm(self._total, generator=self.generator)[: self._count])
 
-    def begin_epoch(self, epoch, sample):
+    def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Draw anew, from the second epoch on, if asked to."""
         if self._redraw and epoch > 0:
             self._draw()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from samlib.errors import ConfigError
-from samlib.sam.masks.base import trainable
+from samlib.sam.masks.base import Sample, trainable
 from samlib.sam.masks.sparse import SparseMask, keep_count
 from samlib.sam.restore import evaluating
 
@@ -66,7 +66,7 @@ class _Fisher(SparseMask):
         super().__init__(model, torch.arange(count), "fisher", seed=0)
         self._count, self._samples, self._every = count, samples, every
 
-    def begin_epoch(self, epoch, sample):
+    def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Score anew every `every` epochs, the first one included."""
         if epoch % self._every == 0:
             scores = fisher_scores(self.model, *sample(self._samples))
@@ -76,13 +76,19 @@ class _Fisher(SparseMask):
 def fisher(model: nn.Module, *, sparsity: float, samples: int = 1024, every: int = 5) -> SparseMask:
     """SSAM-F: the coordinates with the largest empirical Fisher score (Mi et al., 2022).
 
+    The rule is the released one but for the scoring (`fisher_scores`) and the first update, which
+    comes before the first step (specification 2.1). The mask selects by score from its first
+    `begin_epoch` on, which a loop of your own calls before every epoch; until then it holds the
+    first coordinates of the model.
+
     Args:
         model: the network.
         sparsity: share of coordinates left out, in [0, 1).
         samples: training examples scored per update; the released default is 1024.
         every: epochs between updates; the released default is 5.
 
-    The mask exists from its first `begin_epoch` on; before, it holds the first coordinates.
+    Raises:
+        ConfigError: as `Mask`, no model, or a value out of range.
     """
     total = sum(p.numel() for _, p in trainable(model))
     if samples < 1 or every < 1:
@@ -91,14 +97,16 @@ def fisher(model: nn.Module, *, sparsity: float, samples: int = 1024, every: int
 
 
 class _Dynamic(SparseMask):
-    def __init__(self, model, count, drop_rate, every, epochs, seed):
+    def __init__(
+        self, model: nn.Module, count: int, drop_rate: float, every: int, epochs: int, seed: int
+    ):
         total = sum(p.numel() for _, p in trainable(model))
         super().__init__(model, torch.arange(1), "dynamic", seed)
         self._count, self._drop_rate, self._every, self._epochs = count, drop_rate, every, epochs
         self._total, self._epoch, self._due = total, 0, False
         self.select(torch.randperm(total, generator=self.generator)[:count])
 
-    def begin_epoch(self, epoch, sample):
+    def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Have the first ascent of every `every`-th epoch drop and grow."""
         self._epoch, self._due = epoch, epoch % self._every == 0
 
@@ -157,9 +165,10 @@ def dynamic(
 ) -> SparseMask:
     """SSAM-D: dynamic sparse training of the mask (Mi et al., 2022), as released.
 
-    Starts from a random mask; at the first ascent of every `every`-th epoch the live coordinates
+    The first mask is random. At the first ascent of every `every`-th epoch the live coordinates
     with the smallest |gradient| are dropped and as many dead ones grow at random, in force from
-    the next ascent on.
+    the next ascent on (specification 2.2, `drop_and_grow`). A loop of your own calls `begin_epoch`
+    before every epoch; without it the mask stays as it is.
 
     Args:
         model: the network.
@@ -168,6 +177,9 @@ def dynamic(
         drop_rate: share of live coordinates dropped at epoch 0, in [0, 1].
         every: epochs between updates.
         seed: of the first mask and of what grows.
+
+    Raises:
+        ConfigError: as `Mask`, no model, or a value out of range.
     """
     total = sum(p.numel() for _, p in trainable(model))
     if not 0 <= drop_rate <= 1 or every < 1 or epochs < 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from samlib.sam.masks.base import Entry, Mask, trainable
 from samlib.sam.masks.norms import find, norm_parameters, of_a_model
 
 
-def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool], **said) -> Mask:
+def _where(model: nn.Module, kind: str, keep: Callable[[nn.Parameter], bool], **said: Any) -> Mask:
     return Mask(model, [Entry(n, p) for n, p in trainable(model) if keep(p)], kind, **said)
 
 
@@ -47,38 +48,108 @@ def _by_norm(model: nn.Module, kind: str, leaf: str | None = None) -> Mask:
 
 
 def all_parameters(model: nn.Module) -> Mask:
-    """Every trainable parameter: SAM as published."""
+    """Every trainable parameter: SAM as published (Foret et al., 2021).
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `Mask`, or no model.
+    """
     why = words.why_nothing(of_a_model(model))
     return _where(model, "all", lambda p: True, empty=why, again=all_parameters)
 
 
 def only_norm(model: nn.Module) -> Mask:
-    """gamma and beta of every normalization layer: SAM-ON."""
+    """gamma and beta of every normalization layer: SAM-ON (Müller et al., 2023; specification 1.0).
+
+    Every parameter of such a layer is selected; frozen ones are left out. `norm_layers` says
+    which layers count, `register_norm` adds some.
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `Mask`, or no model; the message says why no parameter can be selected.
+
+    Warns:
+        UserWarning: a layer looks like a normalization layer and does not count as one.
+    """
     return _by_norm(model, "only_norm")
 
 
 def no_norm(model: nn.Module) -> Mask:
-    """Everything but the normalization layers."""
+    """Everything but the normalization layers: the complement of `only_norm` (specification 1.0).
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `only_norm`.
+
+    Warns:
+        UserWarning: as `only_norm`; the layer in question is then selected.
+    """
     return _by_norm(model, "no_norm")
 
 
 def only_gamma(model: nn.Module) -> Mask:
-    """Scales (`weight`, `gamma` or `scale`) of the normalization layers."""
+    """Scales (`weight`, `gamma` or `scale`) of the normalization layers.
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `only_norm`.
+
+    Warns:
+        UserWarning: as `only_norm`.
+    """
     return _by_norm(model, "only_gamma", "weight")
 
 
 def only_beta(model: nn.Module) -> Mask:
-    """Shifts (`bias`, `beta` or `shift`) of the normalization layers."""
+    """Shifts (`bias`, `beta` or `shift`) of the normalization layers.
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `only_norm`.
+
+    Warns:
+        UserWarning: as `only_norm`.
+    """
     return _by_norm(model, "only_beta", "bias")
 
 
 def only_alpha(model: nn.Module) -> Mask:
-    """The slope `alpha` of every DyT layer, one number each."""
+    """The slope `alpha` of every DyT layer, one number each (Zhu et al., 2025).
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `only_norm`.
+
+    Warns:
+        UserWarning: as `only_norm`.
+    """
     return _by_norm(model, "only_alpha", "alpha")
 
 
 def without_alpha(model: nn.Module) -> Mask:
-    """gamma and beta of every normalization layer, DyT's among them, without its slope `alpha`."""
+    """gamma and beta of every normalization layer, DyT's among them, without its slope `alpha`.
+
+    Args:
+        model: the network.
+
+    Raises:
+        ConfigError: as `only_norm`.
+
+    Warns:
+        UserWarning: as `only_norm`.
+    """
     return _by_norm(model, "without_alpha")
 
 

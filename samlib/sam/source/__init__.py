@@ -2,9 +2,8 @@
 
 from samlib.sam.source.base import Source
 from samlib.sam.source.eigen import Eigen
-from samlib.sam.source.one_pass import Drift, Last, Momentum, Noise
+from samlib.sam.source.one_pass import Drift, Last, Momentum
 from samlib.sam.source.this_step import (
-    Downhill,
     Gradient,
     LastClean,
     Mean,
@@ -14,7 +13,6 @@ from samlib.sam.source.this_step import (
 )
 
 __all__ = [
-    "Downhill",
     "Drift",
     "Eigen",
     "Gradient",
@@ -22,7 +20,6 @@ __all__ = [
     "LastClean",
     "Mean",
     "Momentum",
-    "Noise",
     "OtherLoss",
     "Residual",
     "Source",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from samlib.sam.geometry import Tensors
 from samlib.sam.masks.base import Mask
 from samlib.sam.state import Stateful
 
@@ -17,8 +18,9 @@ from samlib.sam.state import Stateful
 class Source(Stateful):
     """Along what the ascent looks.
 
-    A zero direction gives eps = 0: a step before anything is remembered (`ready` is False) is the
-    base optimizer's.
+    A zero direction gives eps = 0. Before anything is remembered (`ready` is False), a source with
+    nothing else to look along (`Last`, `LastClean`, `Momentum`, `Drift`) leaves the step to the
+    base optimizer; `Mean`, `Residual` and `Eigen` have this step's gradient, and perturb.
 
     Attributes:
         own_pass: whether it needs this step's gradient on the mask, a pass of its own.
@@ -40,7 +42,7 @@ class Source(Stateful):
         return returned, None
 
     def plan(self, mask: Mask, perturb: bool) -> bool:
-        """Called once before every step, outside of what is recorded: whether it refreshes.
+        """Called at w once before every step, outside of what is recorded: whether it refreshes.
 
         Args:
             mask: the coordinates that move.
@@ -64,7 +66,7 @@ class Source(Stateful):
 
     def direction(
         self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
-    ) -> list[Tensor] | None:
+    ) -> Tensors | None:
         """One tensor per entry of the mask, of its coordinates; None leaves the weights at w.
 
         Args:

@@ -1,17 +1,17 @@
 """Eigen-SAM: the gradient, turned towards the top eigenvector of the Hessian on the mask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from samlib.errors import ConfigError
+from samlib.errors import within
+from samlib.sam.geometry import Tensors
 from samlib.sam.masks.base import Mask
 from samlib.sam.restore import evaluating
 from samlib.sam.source.base import Source
-from samlib.sam.state import dot, length, on
-
-_FLOOR = 1e-16
+from samlib.sam.state import FLOOR, dot, length, on, unit
 
 
 class Eigen(Source):
@@ -34,12 +34,13 @@ class Eigen(Source):
     numbers = ("steps",)
 
     def __init__(self, alpha: float = 0.2, every: int = 100, power: int = 5, seed: int = 0):
-        if every < 1 or power < 1:
-            raise ConfigError(f"every and power must be at least 1, not {every} and {power}")
-        self.alpha, self.every, self.power, self.steps = alpha, every, power, 0
+        self.alpha = within("alpha", alpha, "(-inf, inf)")
+        self.every = within("every", every, "[1, inf)", whole=True)
+        self.power = within("power", power, "[1, inf)", whole=True)
+        self.steps = 0
         self.generator = torch.Generator().manual_seed(seed)
 
-    def plan(self, mask, perturb):
+    def plan(self, mask: Mask, perturb: bool) -> bool:
         """Whether v is renewed: every so many steps, and where the coordinates are new."""
         v = self.held(mask.entries, "v")
         if not perturb:
@@ -51,35 +52,42 @@ class Eigen(Source):
         self.steps += 1
         return due
 
-    def refresh(self, closure, mask, average):
+    def refresh(
+        self,
+        closure: Callable[[], Tensor],
+        mask: Mask,
+        average: Callable[[Sequence[Tensor]], None] | None,
+    ) -> None:
         """Power steps on the Hessian of the closure's loss."""
         v = self.held(mask.entries, "v")
         with evaluating(mask.model), torch.enable_grad():
             curved = _hessian(closure(), mask)
             for _ in range(self.power):
-                turned = curved(torch._foreach_div(v, length(v) + _FLOOR))
+                turned = curved(unit(v))
                 if average is not None:
                     average(turned)
                 torch._foreach_copy_(v, turned)
-        torch._foreach_div_(v, length(v) + _FLOOR)
+        torch._foreach_div_(v, length(v) + FLOOR)
         self.ready = True
 
-    def direction(self, mask, gradient, optimizers):
-        """d."""
-        v = self.held(mask.entries, "v")
-        unit = torch._foreach_div(gradient, length(gradient) + _FLOOR)
-        cos = dot(unit, v)
-        across = torch._foreach_sub(v, torch._foreach_mul(unit, cos))
-        return torch._foreach_add(unit, torch._foreach_mul(across, self.alpha * cos.sign()))
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> Tensors:
+        """The gradient, turned: d."""
+        assert gradient is not None, "a pass of its own gives one"
+        g, v = unit(gradient), self.held(mask.entries, "v")
+        cos = dot(g, v)
+        across = torch._foreach_sub(v, torch._foreach_mul(g, cos))
+        return torch._foreach_add(g, torch._foreach_mul(across, self.alpha * cos.sign()))
 
 
-def _hessian(loss: Tensor, mask: Mask):
+def _hessian(loss: Tensor, mask: Mask) -> Callable[[Tensors], list[Tensor]]:
     """v -> P H P v of the loss, by differentiating twice."""
     parameters = [e.parameter for e in mask.entries]
     grads = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     curved = [g for g in grads if g.requires_grad]
 
-    def product(v: list[Tensor]) -> list[Tensor]:
+    def product(v: Tensors) -> list[Tensor]:
         pairs = zip(grads, spread(mask, v), strict=True)
         given = [x for g, x in pairs if g.requires_grad]
         found = torch.autograd.grad(

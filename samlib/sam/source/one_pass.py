@@ -1,12 +1,14 @@
 """Sources without a pass of their own: a step is one pass, at w + eps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from samlib.errors import ConfigError
+from samlib.errors import ConfigError, within
+from samlib.sam.masks.base import Mask
 from samlib.sam.source.base import Source
 from samlib.sam.state import grads_on, on
 
@@ -22,12 +24,14 @@ class Last(Source):
     ready = False
     tensors = ("last",)
 
-    def direction(self, mask, gradient, optimizers):
-        """g~_(t-1)."""
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor]:
+        """The gradient kept after the last step; zeros before the first."""
         return self.held(mask.entries, "last")
 
-    def after_step(self, mask, refresh):
-        """Keep the gradient."""
+    def after_step(self, mask: Mask, refresh: bool) -> None:
+        """Keep the gradient that the optimizer has stepped with."""
         torch._foreach_copy_(self.held(mask.entries, "last"), grads_on(mask.entries))
         self.ready = True
 
@@ -46,19 +50,19 @@ class Momentum(Source):
     def __init__(self, sign: int = -1):
         self.factor = _sign(sign)
 
-    def direction(self, mask, gradient, optimizers):
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor] | None:
         """The buffers on the mask; None before the optimizer's first step."""
-        states = [_state(optimizers, e.parameter) for e in mask.entries]
+        _refuse_without_momentum(mask, optimizers)
+        weights = [e.parameter for e in mask.entries]
+        states: list[dict[str, Any]] = [
+            next((o.state[p] for o in optimizers if p in o.state), {}) for p in weights
+        ]
         self.ready = any(states)
         if not self.ready:
-            _refuse_without_momentum(optimizers)
             return None
-        pairs = zip(states, mask.entries, strict=True)
-        return on(mask.entries, [_buffer(s, e.parameter) for s, e in pairs])
-
-
-def _state(optimizers: Sequence[Optimizer], parameter: Tensor) -> dict:
-    return next((o.state[parameter] for o in optimizers if parameter in o.state), {})
+        return on(mask.entries, [_buffer(s, p) for s, p in zip(states, weights, strict=True)])
 
 
 def _buffer(state: dict, parameter: Tensor) -> Tensor:
@@ -70,11 +74,19 @@ def _buffer(state: dict, parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter)  # a parameter that has not been stepped
 
 
-def _refuse_without_momentum(optimizers: Sequence[Optimizer]) -> None:
+def _refuse_without_momentum(mask: Mask, optimizers: Sequence[Optimizer]) -> None:
+    """Raise a ConfigError where a weight of the mask is in a group of momentum 0, now or still."""
     if not optimizers:
         raise ConfigError("source Momentum reads the optimizer: give perturbed that, too")
-    if any(group.get("momentum", 1) == 0 for o in optimizers for group in o.param_groups):
-        raise ConfigError("source Momentum: the optimizer has momentum 0; choose another source")
+    groups = (group for o in optimizers for group in o.param_groups)
+    without = [group["params"] for group in groups if group.get("momentum", 1) == 0]
+    if without:  # which groups hold the mask's weights is asked only then: a step is short
+        ids = {id(p) for params in without for p in params}
+        name = next((e.name for e in mask.entries if id(e.parameter) in ids), None)
+        if name:
+            raise ConfigError(
+                f"source Momentum: the optimizer has momentum 0 for {name}; choose another source"
+            )
 
 
 def _sign(sign: int) -> float:
@@ -101,63 +113,30 @@ class Drift(Source):
     numbers = ("steps", "anchored")
 
     def __init__(self, every: int = 1, sign: int = -1):
-        if every < 1:
-            raise ConfigError(f"every must be at least 1, not {every!r}")
-        self.every, self.factor, self.steps, self.anchored = every, _sign(sign), 0, False
+        self.every = within("every", every, "[1, inf)", whole=True)
+        self.factor, self.steps, self.anchored = _sign(sign), 0, False
 
-    def begin(self, resumed):
+    def begin(self, resumed: bool) -> None:
         """Other coordinates have no anchor yet."""
         super().begin(resumed)
         self.anchored = self.anchored and resumed
 
-    def plan(self, mask, perturb):
-        """Whether a round ends with this step."""
+    def plan(self, mask: Mask, perturb: bool) -> bool:
+        """Where a round begins, measure the way of the last one."""
+        drift, begins = self.held(mask.entries, "drift"), self.steps % self.every == 0
         self.steps += 1
-        return self.steps % self.every == 0
-
-    def direction(self, mask, gradient, optimizers):
-        """D; zero in the first round."""
-        drift = self.held(mask.entries, "drift")
-        if not self.anchored:
-            torch._foreach_copy_(self.held(mask.entries, "anchor"), _weights(mask))
-            self.anchored = True
-        return drift
-
-    def after_step(self, mask, refresh):
-        """At the end of a round, measure its way."""
-        if refresh and self.anchored:
-            anchor, now = self.held(mask.entries, "anchor"), _weights(mask)
-            drift = self.held(mask.entries, "drift")
-            torch._foreach_copy_(drift, torch._foreach_sub(now, anchor))
+        if begins or not self.anchored:
+            anchor = self.held(mask.entries, "anchor")
+            now = on(mask.entries, [e.parameter.detach() for e in mask.entries])
+            if begins and self.anchored:
+                torch._foreach_copy_(drift, torch._foreach_sub(now, anchor))
+                self.ready = True
             torch._foreach_copy_(anchor, now)
-            self.ready = True
-
-
-def _weights(mask) -> list[Tensor]:
-    return on(mask.entries, [e.parameter.detach() for e in mask.entries])
-
-
-class Noise(Source):
-    """A random direction, normal on every coordinate: the control that ships with OBF's code.
-
-    Drawn on the CPU, so that every device sees the same, in a generator of its own.
-    """
-
-    own_pass = False
-    tensors = ("noise",)
-
-    def __init__(self, seed: int = 0):
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def begin(self, resumed):
-        """Noise on other coordinates is as good."""
-
-    def plan(self, mask, perturb):
-        """Draw this step's direction."""
-        for t in self.held(mask.entries, "noise"):
-            t.copy_(torch.randn(t.shape, generator=self.generator, dtype=t.dtype))
+            self.anchored = True
         return False
 
-    def direction(self, mask, gradient, optimizers):
-        """The draw."""
-        return self.held(mask.entries, "noise")
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor]:
+        """The way D of the last round, zero in the first."""
+        return self.held(mask.entries, "drift")

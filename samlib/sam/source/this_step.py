@@ -1,37 +1,44 @@
 """Sources that look along this step's gradient, or along something made of it."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from samlib.errors import ConfigError
+from samlib.errors import ConfigError, choose, within
+from samlib.sam.geometry import Tensors
+from samlib.sam.masks.base import Mask
 from samlib.sam.source.base import Source
 
 
 class Gradient(Source):
     """This step's gradient: SAM (Foret et al., 2021)."""
 
-    def direction(self, mask, gradient, optimizers):
-        """g_t."""
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor] | None:
+        """The gradient g_t as it is."""
         return gradient
-
-
-class Downhill(Gradient):
-    """This step's gradient with its sign turned: the loss falls, a control (ours)."""
-
-    factor = -1.0
 
 
 class OtherLoss(Gradient):
     """The gradient of another loss of the same batch (`obf`).
 
     The closure returns two scalars: the loss that is descended, and the one that is ascended.
+
+    Args:
+        options: of `obf`, for a closure that calls it by `family.losses`.
     """
 
     other_loss = True
 
-    def losses(self, returned):
+    def __init__(self, **options: Any):
+        obf(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), **options)  # or refused here
+        self.options = options
+
+    def losses(self, returned: Any) -> tuple[Any, Any]:
         """The pair that the closure returned."""
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise ConfigError(
@@ -59,9 +66,16 @@ def obf(
     Args:
         logits: (n, classes).
         labels: (n,) int64.
-        lam, gamma: the released 1/1000, and 1 of its ViT-S/32 (its ResNet-50 has 1e-12: a = 0).
+        lam: in [0, 1), the released 1/1000.
+        gamma: >= 0, the released 1 of its ViT-S/32 (its ResNet-50 has 1e-12: a = 0).
         probabilities: what p is.
+
+    Raises:
+        ConfigError: a value out of range.
     """
+    within("lam", lam, "[0, 1)")
+    within("gamma", gamma, "[0, inf)")
+    choose("probabilities", probabilities, ("sigmoid", "softmax"))
     x = logits.detach()
     p = x.sigmoid() if probabilities == "sigmoid" else x.softmax(1)
     a = gamma * ((1 - lam / p.gather(1, labels[:, None])) / (1 - lam)).clamp(min=0)
@@ -69,55 +83,53 @@ def obf(
     return ((1 / p.shape[1] - a * p - (1 - a) * correct) * logits).sum(1).mean()
 
 
-class _Averaging(Source):
-    """A source with an exponential mean m of gradients, m_0 = g_0."""
+class Mean(Source):
+    """VaSSO (Li and Giannakis, 2023): a_t = (1 - theta) a_(t-1) + theta g_t, a_0 = g_0."""
 
     shared = True
     ready = False
     tensors = ("mean",)
-    rate: float  # with which a gradient enters the mean
 
-    def begin(self, resumed):
+    def __init__(self, theta: float = 0.9):
+        self.theta = within("theta", theta, "[0, 1]")
+
+    def begin(self, resumed: bool) -> None:
         """The first gradient enters with weight 1, without a branch, so that it can be recorded."""
         super().begin(resumed)
         first = self._held["mean"][0]
-        self._weight = first.new_full((), self.rate if self.ready else 1.0)
+        self._weight = first.new_full((), self.theta if self.ready else 1.0)
 
-    def enter(self, mask, gradient: list[Tensor]) -> None:
-        """m <- m + rate (g - m), which leaves m = g as it is to the last bit."""
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> Tensors:
+        """The mean a_t, by a + theta (g - a), which leaves a = g as it is to the last bit."""
+        assert gradient is not None, "a pass of its own gives one"
         mean = self.held(mask.entries, "mean")
         step = torch._foreach_mul(torch._foreach_sub(gradient, mean), self._weight)
         torch._foreach_add_(mean, step)
-        self._weight.fill_(self.rate)
+        self._weight.fill_(self.theta)
         self.ready = True
+        return mean
 
 
-class Mean(_Averaging):
-    """VaSSO (Li and Giannakis, 2023): a_t = (1 - theta) a_(t-1) + theta g_t, a_0 = g_0."""
-
-    def __init__(self, theta: float = 0.9):
-        self.rate = theta
-
-    def direction(self, mask, gradient, optimizers):
-        """a_t."""
-        self.enter(mask, gradient)
-        return self.held(mask.entries, "mean")
-
-
-class Residual(_Averaging):
+class Residual(Mean):
     """F-SAM (Li et al., 2024): d_t = g_t - sigma m_(t-1), then m_t = lam m_(t-1) + (1 - lam) g_t.
 
     The mean is that before g_t entered, as in the authors' code; d_0 = g_0 = m_0.
     """
 
     def __init__(self, sigma: float = 1.0, lam: float = 0.6):
-        self.sigma, self.rate = sigma, 1 - lam
+        super().__init__(1 - within("lam", lam, "[0, 1]"))
+        self.sigma = within("sigma", sigma, "(-inf, inf)")
 
-    def direction(self, mask, gradient, optimizers):
-        """d_t."""
-        mean = torch._foreach_mul(self.held(mask.entries, "mean"), self.sigma)
-        self.enter(mask, gradient)
-        return torch._foreach_sub(gradient, mean)
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> Tensors:
+        """What g_t adds to the mean before it, d_t."""
+        assert gradient is not None, "a pass of its own gives one"
+        before = torch._foreach_mul(self.held(mask.entries, "mean"), self.sigma)
+        super().direction(mask, gradient, optimizers)
+        return torch._foreach_sub(gradient, before)
 
 
 class LastClean(Source):
@@ -127,8 +139,11 @@ class LastClean(Source):
     ready = False
     tensors = ("last",)
 
-    def direction(self, mask, gradient, optimizers):
-        """g_(t-1); g_t is kept."""
+    def direction(
+        self, mask: Mask, gradient: list[Tensor] | None, optimizers: Sequence[Optimizer]
+    ) -> list[Tensor]:
+        """The last step's gradient g_(t-1); g_t is kept for the next."""
+        assert gradient is not None, "a pass of its own gives one"
         kept = self.held(mask.entries, "last")
         last = [t.clone() for t in kept]
         torch._foreach_copy_(kept, gradient)

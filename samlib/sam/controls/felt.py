@@ -6,6 +6,7 @@ import torch
 
 from samlib.errors import choose
 from samlib.sam.descent import Compares, add_to_grads
+from samlib.sam.masks.base import Mask
 from samlib.sam.state import grads_on
 
 
@@ -19,11 +20,12 @@ class Felt(Compares):
 
     def __init__(self, by: Literal["mask", "others"]):
         self.by = choose("by", by, ("mask", "others"))
-        super().__init__(0.0, "all" if by == "mask" else "mask")
+        super().__init__(over="all" if by == "mask" else "mask")
 
-    def combine(self, mask):
-        """u."""
+    def combine(self, mask: Mask) -> None:
+        """Turn g~ into u."""
         g, self._g = self._g, None
+        assert g is not None, "the first pass was seen"
         felt = [t.clone() for t in grads_on(self._moved)]
         add_to_grads(self._over, torch._foreach_sub(g, grads_on(self._over)))
         if self.by == "mask":

@@ -1,17 +1,22 @@
 """A penalty on the gradient's length: what SAM's step is to first order, without an ascent."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
 from samlib.sam import checks
 from samlib.sam.ascent import Gradients, ascent, dense
-from samlib.sam.closure import losses
+from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
 from samlib.sam.optimizers import zero_grad
+from samlib.sam.perturbation import Perturbation
 from samlib.sam.source.eigen import spread
 from samlib.sam.source.this_step import Gradient
 from samlib.sam.state import dot
+from samlib.sam.step import Backward, OnAscent
 from samlib.sam.when import When
 
 
@@ -26,7 +31,7 @@ class Penalty(Descent):
 
     own_step = True
 
-    def check(self, perturbation):
+    def check(self, perturbation: Perturbation) -> None:
         """Refuse what is not SAM's eps at every step."""
         source, when = perturbation.source, perturbation.when
         if type(source) is not Gradient or type(when) is not When:
@@ -37,13 +42,20 @@ class Penalty(Descent):
         if perturbation.radius_over != "mask" or perturbation.radius.free:
             raise ConfigError("descent Penalty is on the mask's norm: radius_over 'mask', a ball")
 
-    def step(self, closure, optimizers, perturbation, on_ascent, backward) -> Tensor:
+    def step(
+        self,
+        closure: Closure,
+        optimizers: Sequence[Optimizer],
+        perturbation: Perturbation,
+        on_ascent: OnAscent | None,
+        backward: Backward,
+    ) -> Tensor:
         """The whole step; returns the loss without the penalty."""
         checks.weights(perturbation)
         zero_grad(optimizers)
         mask = perturbation.mask
         loss = losses(closure, perturbation, self.second)[0]
-        weights = [e.parameter for e in mask.entries]
+        weights: list[Tensor] = [e.parameter for e in mask.entries]
         grads = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
         g = dense(mask, mask.entries, weights, grads)
         now = [t.detach() for t in g]
