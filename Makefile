@@ -77,8 +77,8 @@ bench: $(READY) ## time steps, epochs, augmentation against floor and peers; pac
 gpu-plan: $(READY) ## on a GPU: its tests, calibration, records of cifar100-10k, benches; continues in KEEP
 	PYTHON=$(VENV)/bin/python KEEP=$(KEEP) tools/gpu_plan.sh $(STAGES)
 
-readme: $(READY) ## put the headline table and figure of the records into README.md
-	$(SAMLIB) readme --profile $(PROFILE) --results $(RESULTS)
+readme: $(READY) ## put the headline of the leading profile, or of PROFILE, into README.md
+	$(SAMLIB) readme --results $(RESULTS) $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE))
 
 clean: ## remove what was built, never results
 	rm -rf build book/_build

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from samlib.errors import ConfigError, DataMissing, RecordsMissing, SamlibError
+from samlib.extras import ExtraMissing
+from samlib.files import DiskError
 from samlib.sam import Perturbation, geometry, masks, perturbed, sam_step
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError",
     "DataMissing",
+    "DiskError",
+    "ExtraMissing",
     "Perturbation",
     "RecordsMissing",
     "SamlibError",

@@ -10,6 +10,7 @@ from samlib.cli.flags import parser
 from samlib.cli.verbs import VERBS
 from samlib.errors import SamlibError
 from samlib.extras import needed
+from samlib.files import DiskError
 
 _TRAINING = ("reproduce", "run", "notebook")
 
@@ -50,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 kept = "; finished runs are kept, the same command continues"
             return VERBS[args.verb](args)
     except SamlibError as error:
-        print(f"samlib: {error}", file=sys.stderr)
+        print(f"samlib: {error}{kept * isinstance(error, DiskError)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nsamlib: interrupted{kept}", file=sys.stderr)

@@ -10,7 +10,7 @@ from samlib.errors import ConfigError, SamlibError
 
 
 class DiskError(SamlibError):
-    """The results folder cannot be written: full, read-only or gone."""
+    """A file or its folder cannot be written: full, read-only or gone."""
 
 
 TEMPORARY = ".*.tmp"  # names of files on their way; a killed process leaves one behind
@@ -25,12 +25,10 @@ def as_disk_error(path: Path) -> Iterator[None]:
         advice = {
             errno.ENOSPC: "the disk is full: free some space",
             errno.EDQUOT: "the disk quota is used up: free some space",
-            errno.EROFS: "the file system is read-only: choose another folder with --results",
-            errno.EACCES: "no permission to write there: choose another folder with --results",
+            errno.EROFS: "the file system is read-only: choose another folder",
+            errno.EACCES: "no permission to write there: choose another folder",
         }.get(error.errno or 0, str(error))
-        raise DiskError(
-            f"cannot write {path}: {advice}; finished runs are kept, and the same command continues"
-        ) from error
+        raise DiskError(f"cannot write {path}: {advice}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

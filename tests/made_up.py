@@ -16,7 +16,7 @@ from samlib.measures import measurement, robustness, sharpness
 from samlib.records import store
 from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
-from samlib.study.cells import missing_measurements, missing_runs
+from samlib.study.cells import all_cells, missing_measurements, missing_runs
 from samlib.trainer.diagnostics import QUANTILES
 
 PROFILE = profiles.get("smoke")
@@ -246,7 +246,7 @@ def _write(results):
     steps_timed(results)
     folder = committed(results, PROFILE.name)
     for needs in plan.chapter_needs(PROFILE):
-        while todo := missing_runs(plan.all_cells([needs]), store.read(folder.runs)):
+        while todo := missing_runs(all_cells([needs]), store.read(folder.runs)):
             for run in todo:
                 store.write(folder.runs, made_up(run))
     runs = store.read(folder.runs)

@@ -10,7 +10,7 @@ from samlib.measures.measurement import MEASURES
 from samlib.report.counting import whole_tensors
 from samlib.report.results import Results
 from samlib.study import plan
-from samlib.study.cells import missing_measurements, missing_runs
+from samlib.study.cells import all_cells, missing_measurements, missing_runs
 from samlib.study.methods import ALL, ON
 
 SHARED, OWN = 1.0, 0.4  # standard deviations: of a seed for every method, of a run
@@ -86,7 +86,7 @@ def planted(profile, gains, folder, only=()):
     needs = needs or plan.chapter_needs(profile)
     runs, measures = {}, {name: {} for name in MEASURES}
     for need in needs:
-        while todo := missing_runs(plan.all_cells([need]), runs):
+        while todo := missing_runs(all_cells([need]), runs):
             runs |= {run.run_id: plant(run, gains) for run in todo}
     for need in needs:
         for job in missing_measurements(need.measured, runs, measures):

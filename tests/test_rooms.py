@@ -10,7 +10,7 @@ import samlib
 
 HOUSE = Path(samlib.__file__).parent
 FLOORS = (
-    *("errors", "files", "extras", "provenance"),
+    *("errors", "environment", "files", "extras", "provenance"),
     *("sam", "models", "data", "trainer", "records", "measures", "study"),
     *("campaign", "bench", "report", "chapters", "publish", "cli", "__main__", "__init__"),
 )
@@ -23,12 +23,16 @@ def room(parts):
 
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} is a relative import"
-            if (node.module or "").split(".")[0] == "samlib":
-                inside = node.module.split(".")[1:]
-                for name in node.names if not inside else [None]:
-                    yield node.lineno, inside or [name.name]
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for package, *inside in (module.split(".") for module in modules):
+            if package == "samlib" and inside:
+                yield node.lineno, inside
 
 
 @pytest.mark.parametrize("path", sorted(HOUSE.rglob("*.py")), ids=lambda p: p.stem)

@@ -16,7 +16,7 @@ from pathlib import Path
 from samlib.__main__ import main
 from samlib.campaign import jobs
 from samlib.study import plan, profiles
-from samlib.study.cells import ToMeasure
+from samlib.study.cells import Needs, ToMeasure
 from samlib.study.profile import Profile
 from samlib.trainer.one_run import train
 
@@ -30,10 +30,10 @@ TINY = replace(
 )
 
 
-def needs(profile: Profile) -> plan.Needs:
+def needs(profile: Profile) -> Needs:
     """The base optimizer, SAM and SAM-ON, and a measure of the first."""
     cells = plan.introduction(profile).cells[:3]
-    return plan.Needs(cells, [ToMeasure(cells[0], "sharpness", 2)])
+    return Needs(cells, [ToMeasure(cells[0], "sharpness", 2)])
 
 
 def train_with_checkpoints(config, *, on_epoch, **options):

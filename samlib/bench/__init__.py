@@ -1,15 +1,18 @@
 """What is timed, kind by kind: `python -m samlib bench KIND`.
 
-A kind is a module here: `Setting`, a frozen dataclass whose fields are its flags; `run`, which
-measures and writes one record to `<results>/bench`; `table`, the record as text.
+A kind is a module here: `Setting`, a frozen dataclass whose fields are its flags; `measure`, which
+returns a record; `table`, the record as text. `gpu` has a `run` of its own, which writes the
+records of its parts as it goes.
 """
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from samlib.errors import choose
+from samlib.records import store
 
-__all__ = ["KINDS", "growth", "kind", "memory", "networks", "plain_loop", "step", "timing"]
+__all__ = ["KINDS", "growth", "kind", "memory", "networks", "plain_loop", "run", "step", "timing"]
 
 # By kind, what it measures, as the command line says it.
 KINDS = {
@@ -31,3 +34,16 @@ def kind(name: str) -> ModuleType:
         ConfigError: an unknown name; the message lists the valid ones.
     """
     return import_module(f"samlib.bench.{choose('bench', name, KINDS)}")
+
+
+def run(kind: ModuleType, setting: object, results: Path) -> tuple[dict, Path]:
+    """Measure by a kind's setting, and write the record to `<results>/bench`.
+
+    Raises:
+        ConfigError: the setting's device is not there.
+        DiskError: the record cannot be written.
+    """
+    if hasattr(kind, "run"):
+        return kind.run(setting, results)
+    record = kind.measure(setting)
+    return record, store.write(results / "bench", record)

@@ -6,7 +6,6 @@ epoch is `Run.train_epoch`, in the same rounds. The target on a GPU is at most a
 
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -25,7 +24,6 @@ from samlib.bench.timing import (
 )
 from samlib.data.augment import augment
 from samlib.data.splits import Splits
-from samlib.records.store import write
 from samlib.trainer import cuda_graphs
 from samlib.trainer.one_run import usable_device
 
@@ -131,9 +129,3 @@ def table(record: dict) -> str:
             line(f"{name} by Pillow", record["ratios"][name], f"{name} by Pillow"),
         ]
     return "\n".join(lines)
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, write(results / "bench", record)

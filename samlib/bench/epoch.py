@@ -11,7 +11,6 @@ has three cores where ours has one: this favours the peer.
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,7 +31,6 @@ from samlib.bench.timing import (
 from samlib.data.augment import augment
 from samlib.data.splits import Splits
 from samlib.errors import ConfigError, choose
-from samlib.records.store import write
 from samlib.sam.restore import full_precision
 from samlib.trainer import cuda_graphs
 from samlib.trainer.config import PRECISIONS, RunConfig
@@ -243,9 +241,3 @@ def table(record: dict) -> str:
         f"at {limit['size']} x {limit['size']}; {record['operations'] / 1e9:.1f} Gflop a step"
     )
     return "\n".join(lines)
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, write(results / "bench", record)

@@ -6,7 +6,6 @@ from Python on every device: not every member's can be replayed.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -21,18 +20,21 @@ from samlib.bench.timing import (
     random_run,
 )
 from samlib.errors import ConfigError
-from samlib.records.store import write
+from samlib.sam.family import MEMBERS
 from samlib.study import members, profiles
 from samlib.study.methods import ON
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import usable_device
 
-# Steps after which costs repeat, or of which a mean is stable; 1 for a member that is not here.
-CYCLES = {
-    "every_k": 5,
-    **dict.fromkeys(("looksam", "looksam_mask", "ss_sam", "ae_sam", "ire"), 10),
-    "eigen_sam": 100,
-}
+CYCLES = {"every_k": 5, "eigen_sam": 100}  # steps after which costs repeat
+_STABLE = 10  # steps of which a mean is stable, where costs are drawn or adaptive
+
+
+def cycle_of(member: str) -> int:
+    """Steps of a member that are timed together: 1 where every step costs the same."""
+    passes = MEMBERS[member].passes
+    uneven = "+" in passes or "to" in passes
+    return CYCLES.get(member, _STABLE if uneven else 1)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def measure(setting: Setting) -> dict:
     """
     device, config = usable_device(setting.device), setting.config
     cycles = dict.fromkeys(("base", "base again"), 1)
-    cycles |= {name: CYCLES.get(name, 1) for name in setting.members}
+    cycles |= {name: cycle_of(name) for name in setting.members}
     on = {"geometry": ON.geometry, "mask": ON.mask, "rho": 0.1}
     with as_in_training(setting.threads, device):
         calls = {
@@ -129,9 +131,3 @@ def table(record: dict) -> str:
             f" {1000 * record['seconds'][name][1]:9.2f} ms"
         )
     return "\n".join(lines)
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, write(results / "bench", record)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from samlib import models
+from samlib import bench, models
 from samlib.bench import epoch, step
 from samlib.bench.timing import made_by
 from samlib.errors import ConfigError, choose
@@ -87,7 +87,7 @@ def _measured(kind: ModuleType, setting: step.Setting | epoch.Setting, results: 
     known = record is not None and record["setting"] == vars(setting)
     if known and all(record["provenance"][name] == now[name] for name in same):
         return record
-    return kind.run(setting, results)[0]
+    return bench.run(kind, setting, results)[0]
 
 
 def answers(records: list[dict]) -> dict[str, list[float]]:

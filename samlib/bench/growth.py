@@ -22,6 +22,7 @@ from samlib.records import store
 from samlib.records.frame import frame
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan, profiles
+from samlib.study.cells import Needs
 
 _SEEDS = 10  # of the copies: so many of them are one row of the table
 
@@ -76,7 +77,7 @@ def measure(setting: Setting) -> dict:
 def _campaign(campaign: ResultsFolder, cells: int, executor: str, workers: int) -> dict:
     """One campaign: runs per hour, and seconds per run beside its epochs."""
     profile = profiles.get("smoke")
-    needs = [plan.Needs(plan.rho_sweep(profile).cells[:cells])]
+    needs = [Needs(plan.rho_sweep(profile).cells[:cells])]
     with ray_cluster.simulated(workers) if executor == "ray" else nullcontext():
         begun = time.time()
         outcome = run_missing(needs, campaign, workers=workers, quiet=True, executor=executor)
@@ -183,9 +184,3 @@ def table(record: dict) -> str:
             f"{r['table_seconds']:.2f} s"
         )
     return "\n".join(lines)
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, store.write(results / "bench", record)

@@ -9,7 +9,6 @@ share.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -26,7 +25,6 @@ from samlib.bench.timing import (
 )
 from samlib.data.info import INFO
 from samlib.errors import ConfigError
-from samlib.records.store import write
 from samlib.study import profiles
 from samlib.study.profile import Profile
 from samlib.trainer import cuda_graphs
@@ -77,9 +75,9 @@ def networks() -> list[RunConfig]:
 
 def _bases(profile: Profile) -> list[RunConfig]:
     """A profile's base runs, and those of networks that its methods put in their place."""
-    changed = (row for row in profile.grids if row.method.changes and row.family)
+    changed = (row for row in profile.grids if row.method.changes and row.problem)
     base = [row for row in changed if row.method.geometry == NO_PERTURBATION]
-    replaced = [row.method.on(profile.bases[row.family], 0.0, 0) for row in base]
+    replaced = [row.method.on(profile.bases[row.problem], 0.0, 0) for row in base]
     return [*profile.bases.values(), *replaced]
 
 
@@ -154,9 +152,3 @@ def table(record: dict) -> str:
         cut = "" if entry["timed_batch"] == n["batch_size"] else f" from {entry['timed_batch']}"
         lines.append(f"  {name:48} {times}  batch {n['batch_size']}{cut}")
     return "\n".join(lines)
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, write(results / "bench", record)

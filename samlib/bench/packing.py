@@ -38,7 +38,7 @@ class Setting:
     Attributes:
         profile: whose network, data and batch size; None is quick on a CPU and cifar100-10k on a
             GPU.
-        family: which of its networks; None is the headline's.
+        problem: which of its networks; None is the headline's.
         epochs: of a run.
         images: in the training set; None is the profile's.
         workers: numbers of worker processes, one CPU thread each; None is 1 and 2 on a CPU, up to
@@ -49,7 +49,7 @@ class Setting:
     """
 
     profile: str | None = None
-    family: str | None = None
+    problem: str | None = None
     epochs: int = 4
     images: int | None = None
     workers: tuple[int, ...] | None = None
@@ -64,7 +64,7 @@ class Setting:
                 raise ConfigError(f"{name} must be at least 1")
         if not self.counts or min(self.counts) < 1:
             raise ConfigError("workers must be numbers of processes, each at least 1")
-        _ = self.config  # refuses an unknown profile or family
+        _ = self.config  # refuses an unknown profile or problem
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -81,18 +81,18 @@ class Setting:
         return profiles.get(self.profile or _PROFILE.get(self._kind, "quick"))
 
     @property
-    def _family(self) -> str:
-        return self.family or self._profile.headline
+    def _problem(self) -> str:
+        return self.problem or self._profile.headline
 
     @property
     def name(self) -> str:
         """Of the record: a file per network of a profile and kind of device."""
-        return f"packing-{self._profile.name}-{self._family}-{self._kind}"
+        return f"packing-{self._profile.name}-{self._problem}-{self._kind}"
 
     @property
     def config(self) -> RunConfig:
         """A run, but for its seed."""
-        base = self._profile.bases[choose("family", self._family, self._profile.bases)]
+        base = self._profile.bases[choose("problem", self._problem, self._profile.bases)]
         return base.replace(
             epochs=self.epochs,
             warmup_epochs=min(base.warmup_epochs, self.epochs - 1),
@@ -226,9 +226,3 @@ def table(record: dict) -> str:
             f"{entry['gain'][1]:.2f} times the first line's; per run {parts}"
         )
     return "\n".join(lines)
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, store.write(results / "bench", record)

@@ -10,7 +10,6 @@ matrices, whose rate is the device's limit.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -36,7 +35,6 @@ from samlib.bench.whole_steps import (
     whole_steps,
 )
 from samlib.errors import ConfigError, choose
-from samlib.records.store import write
 from samlib.study import profiles
 from samlib.trainer import cuda_graphs
 from samlib.trainer.config import PRECISIONS, RunConfig
@@ -49,7 +47,7 @@ class Setting:
 
     Attributes:
         profile: take network, image size, batch, optimizer and precision from there.
-        family: which of its networks; None is the headline's.
+        problem: which of its networks; None is the headline's.
         model: without a profile, a model of the zoo at 32 x 32 pixels and 100 classes, with SGD;
             None is resnet56.
         batch_size: None is the profile's, or 32.
@@ -59,7 +57,7 @@ class Setting:
     """
 
     profile: str | None = None
-    family: str | None = None
+    problem: str | None = None
     model: str | None = None
     batch_size: int | None = None
     precision: str | None = None
@@ -70,8 +68,8 @@ class Setting:
     def __post_init__(self):
         if self.profile is not None and self.model is not None:
             raise ConfigError("a profile brings its own model: give --profile or --model")
-        if self.profile is None and self.family is not None:
-            raise ConfigError("a family is one of a profile: give --profile, too")
+        if self.profile is None and self.problem is not None:
+            raise ConfigError("a problem is one of a profile: give --profile, too")
         if self.model is not None:
             choose("model", self.model, models.names())
         if self.precision is not None:
@@ -80,7 +78,7 @@ class Setting:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1")
-        _ = self.config  # refuses an unknown profile or family
+        _ = self.config  # refuses an unknown profile or problem
 
     @property
     def config(self) -> RunConfig:
@@ -91,7 +89,7 @@ class Setting:
             base = RunConfig(dataset="cifar100", model=model, batch_size=32, precision=precision)
         else:
             profile = profiles.get(self.profile)
-            base = profile.bases[choose("family", self.family or profile.headline, profile.bases)]
+            base = profile.bases[choose("problem", self.problem or profile.headline, profile.bases)]
         return base.replace(
             batch_size=self.batch_size or base.batch_size,
             precision=self.precision or base.precision,
@@ -190,7 +188,7 @@ def measure(setting: Setting) -> dict:
 
 
 def name(config: RunConfig, device: torch.device) -> str:
-    """A file per network and kind of device; what is usual goes without saying."""
+    """A file per network and kind of device; SGD and fp32 are not named."""
     found = network(config)
     unusual = [v for v in (config.optimizer, config.precision) if v not in ("sgd", "fp32")]
     size = f"{found['image_size']}px-batch{config.batch_size}"
@@ -239,9 +237,3 @@ def _memory_lines(found: dict | None) -> list[str]:
         beside = "" if kept is None else f", {kept / 1e6:.3f} MB kept between passes"
         lines.append(f"  {name:42} {peak / 1e6:9.3f} MB{beside}")
     return lines
-
-
-def run(setting: Setting, results: Path) -> tuple[dict, Path]:
-    """Measure and write the record to `<results>/bench`."""
-    record = measure(setting)
-    return record, write(results / "bench", record)

@@ -33,7 +33,7 @@ from samlib.chapters import (
     why,
 )
 
-__all__ = ["CHAPTERS", "introduction", "questions", "verdicts"]
+__all__ = ["CHAPTERS", "hypotheses", "introduction", "questions", "verdicts"]
 
 _IN_ORDER = (
     introduction,

@@ -120,9 +120,9 @@ def turned(results: Results, method: Method, when: str) -> pd.DataFrame:
 
 
 class NormLayers(NamedTuple):
-    """Norm layers of a family's network whose scale no later normalization undoes, or one does."""
+    """Norm layers of a problem's network whose scale no later normalization undoes, or one does."""
 
-    family: str
+    problem: str
     free: bool
     layers: list[str]
 
@@ -133,23 +133,23 @@ def norm_layers(results: Results) -> Iterator[NormLayers]:
     In a transformer every LayerNorm feeds a linear layer and then the residual stream: all are
     free. In a pre-activation network the last one is, before the classifier; elsewhere none is.
     """
-    for family in dict.fromkeys((results.profile.headline, *results.profile.transformers)):
+    for problem in dict.fromkeys((results.profile.headline, *results.profile.transformers)):
         try:
-            runs = [results.runs(results.cell(method, family)) for method in HEADLINE]
+            runs = [results.runs(results.cell(method, problem)) for method in HEADLINE]
         except RecordsMissing:
             continue
         names = [affine["layer"] for affine in runs[0][0]["measures"]["affine"]]
-        model = results.profile.bases[family].model
+        model = results.profile.bases[problem].model
         last = [name for name in names if model.startswith("wrn") and "." not in name]
         free = names if is_vit(model) else last
         for kind, layers in ((True, free), (False, [name for name in names if name not in free])):
             if layers:
-                yield NormLayers(family, kind, layers)
+                yield NormLayers(problem, kind, layers)
 
 
 def gamma(results: Results, method: Method, of: NormLayers) -> pd.Series:
     """Mean |gamma| over the layers, by seed."""
-    found = [shift.gammas(results, method, layer, of.family) for layer in of.layers]
+    found = [shift.gammas(results, method, layer, of.problem) for layer in of.layers]
     return pd.concat(found, axis=1).mean(axis=1, skipna=False)
 
 

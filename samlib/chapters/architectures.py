@@ -11,8 +11,8 @@ from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import (
     GEOMETRY_NAMES,
     OPTIMIZER_NAMES,
-    family_name,
     method_name,
+    problem_name,
 )
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, corrected
@@ -20,36 +20,36 @@ from samlib.report.text import listed
 from samlib.study.methods import ALL, BASE, ON, Method
 
 
-def _against(results: Results, worse: Method, family: str, geometry: str = "l2") -> Comparison:
+def _against(results: Results, worse: Method, problem: str, geometry: str = "l2") -> Comparison:
     """Only norm minus the base optimizer, or minus all, of one variant on one network."""
-    on = results.cell(Method(geometry, "only_norm"), family)
+    on = results.cell(Method(geometry, "only_norm"), problem)
     other = worse if worse == BASE else Method(geometry, "all")
-    return results.compare(on, results.cell(other, family))
+    return results.compare(on, results.cell(other, problem))
 
 
 def _rows(results: Results) -> list[tuple[str, str]]:
     """Every network with SAM, and transformers with their other variants."""
     profile = results.profile
     more = [(f, g) for f in profile.transformers for g in profile.geometries(f) if g != "l2"]
-    return [*((family, "l2") for family in profile.bases), *more]
+    return [*((problem, "l2") for problem in profile.bases), *more]
 
 
-def _label(results: Results, family: str, geometry: str) -> str:
+def _label(results: Results, problem: str, geometry: str) -> str:
     variant = "" if geometry == "l2" else f", {GEOMETRY_NAMES[geometry]}"
-    return family_name(results.profile, family) + variant
+    return problem_name(results.profile, problem) + variant
 
 
 def table(results: Results, worse: Method = ALL) -> tuple[pd.DataFrame, list[Comparison]]:
     """SAM-ON on every network, minus SAM or minus the base optimizer."""
     rows, comparisons = [], []
-    for family, geometry in _rows(results):
+    for problem, geometry in _rows(results):
         methods = BASE, Method(geometry, "all"), Method(geometry, "only_norm")
-        base, everything, on = (results.cell(m, family) for m in methods)
-        comparisons.append(_against(results, worse, family, geometry))
+        base, everything, on = (results.cell(m, problem) for m in methods)
+        comparisons.append(_against(results, worse, problem, geometry))
         rows.append(
             {
-                "network": _label(results, family, geometry),
-                "base": {"optimizer": method_name(results.profile, BASE, family)}
+                "network": _label(results, problem, geometry),
+                "base": {"optimizer": method_name(results.profile, BASE, problem)}
                 | tidy.spread(results.accuracies(base)),
                 "SAM": tidy.at_rho(results, everything),
                 "SAM-ON": tidy.at_rho(results, on),
@@ -93,18 +93,18 @@ def _reported_row(name: str, numbers: dict[str, paper.Number] | None) -> dict:
 def figure(results: Results) -> Figure:
     """SAM-ON minus SAM, and minus the base optimizer, on every network."""
     use_style()
-    families = list(results.profile.bases)
-    size = (8.6, 0.36 * len(families) + 1.1)
+    problems = list(results.profile.bases)
+    size = (8.6, 0.36 * len(problems) + 1.1)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, (worse, label) in zip(axes, ((ALL, "SAM"), (BASE, "base optimizer")), strict=True):
         differences = {
-            family_name(results.profile, family): (
-                results.accuracies(results.cell(ON, family))
-                - results.accuracies(results.cell(worse, family))
+            problem_name(results.profile, problem): (
+                results.accuracies(results.cell(ON, problem))
+                - results.accuracies(results.cell(worse, problem))
             ).dropna()
-            for family in families
+            for problem in problems
         }
-        draw_points(ax, long(differences, ["only_norm"] * len(families)), "value", "label")
+        draw_points(ax, long(differences, ["only_norm"] * len(problems)), "value", "label")
         ax.axvline(0, color="#444444", lw=0.8)
         ax.set_xlabel(f"SAM-ON − {label}, points")
     figure.tight_layout()
@@ -114,11 +114,11 @@ def figure(results: Results) -> Figure:
 def finding_fit(results: Results) -> str:
     """How far each network fits the labels it is trained on: what does not fit cannot overfit."""
     fitted = []
-    for family, base in results.profile.bases.items():
-        share = results.fitted(results.cell(BASE, family))
+    for problem, base in results.profile.bases.items():
+        share = results.fitted(results.cell(BASE, problem))
         right = 100 * (1 - wrong_labels(base))
         of = f", of which {right:.0f} % are right" if right < 100 else ""
-        fitted.append(f"{share:.0f} %{of} ({family_name(results.profile, family)})")
+        fitted.append(f"{share:.0f} %{of} ({problem_name(results.profile, problem)})")
     return (
         f"Share of the training labels that the base optimizer fits at the end: {listed(fitted)}. "
         "A network that does not fit the right labels is still learning: its gain need not be one "
@@ -159,14 +159,14 @@ def lion(results: Results) -> Answer:
 
 def _beats(results: Results, optimizer: str, *, at_least: bool) -> Answer:
     profile = results.profile
-    families = [f for f in profile.transformers if profile.bases[f].optimizer == optimizer]
-    found = [_against(results, worse, f) for f in families for worse in (BASE, ALL)]
+    problems = [f for f in profile.transformers if profile.bases[f].optimizer == optimizer]
+    found = [_against(results, worse, f) for f in problems for worse in (BASE, ALL)]
     ours = "; ".join(
-        (f"{family_name(profile, f)}: " if len(families) > 1 else "")
+        (f"{problem_name(profile, f)}: " if len(problems) > 1 else "")
         + f"{over_base} over {method_name(profile, BASE, f)}, {over_all} over SAM"
-        for f, over_base, over_all in zip(families, found[::2], found[1::2], strict=True)
+        for f, over_base, over_all in zip(problems, found[::2], found[1::2], strict=True)
     )
-    return each_of(found, ours, strict=[True, not at_least] * len(families))
+    return each_of(found, ours, strict=[True, not at_least] * len(problems))
 
 
 TABLES = {

@@ -15,7 +15,7 @@ from samlib.report.results import Results
 from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
 from samlib.report.text import number
 from samlib.study import plan
-from samlib.study.cells import Cell
+from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import ALL, ON
 
 Found = tuple[Comparison, str] | None  # what is compared, and what it is of
@@ -47,7 +47,7 @@ class Explanation:
 
 def finished(results: Results) -> list[Cell]:
     """Every tuned cell of the headline network whose runs are all there."""
-    wanted = plan.all_cells(plan.chapter_needs(results.profile))
+    wanted = all_cells(plan.chapter_needs(results.profile))
     base = results.profile.bases[results.profile.headline]
     return [cell for cell in wanted if cell.base == base and _is_there(results, cell)]
 

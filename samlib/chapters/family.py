@@ -69,8 +69,8 @@ def gap(results: Results, name: str) -> Comparison:
 
 def retention(results: Results, cell: Cell) -> Share | None:
     """R: a gain over the base optimizer as a share of SAM-ON's, on the seeds all three have."""
-    table = results.together(cell, results.cell(ON), results.cell(BASE))
-    return share_of_gain(table[0] - table[2], table[1] - table[2])
+    paired = results.together(cell, results.cell(ON), results.cell(BASE))
+    return share_of_gain(paired[0] - paired[2], paired[1] - paired[2])
 
 
 def rho_ratio(results: Results, name: str) -> float:
@@ -181,7 +181,7 @@ def finding(results: Results) -> str:
 
 
 def finding_one_pass(results: Results) -> str:
-    """What the members whose only-norm form loses have in common, by the parts they are made of."""
+    """Which members lose with only norm, and how many of them take one pass."""
     names = both_masks(results)[1:]
     if not names:
         return "No member runs under both masks in this profile."

@@ -9,7 +9,7 @@ from samlib.chapters import law, rho_sweep, verdicts
 from samlib.errors import RecordsMissing
 from samlib.report import tidy
 from samlib.report.answers import DESCRIBED, NOT_ANSWERED, PARTLY, Answer, each_of
-from samlib.report.names import family_name, method_name
+from samlib.report.names import method_name, problem_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, NOTHING, OPEN, SAME, SEEN, Comparison
 from samlib.report.text import listed, number
@@ -39,18 +39,18 @@ def one_factor(results: Results) -> Answer:
     """SAM-ON minus SAM where one factor of the problem is changed; described, not tested."""
     profile = results.profile
     changed = [f for f in profile.bases if f not in (profile.headline, *profile.transformers)]
-    leads = {family_name(profile, f): _compared(results, ON, ALL, f) for f in changed}
+    leads = {problem_name(profile, f): _compared(results, ON, ALL, f) for f in changed}
     if all(lead == NOTHING for lead in leads.values()):
         return NOT_ANSWERED
     return Answer(DESCRIBED, ", ".join(f"{lead} ({name})" for name, lead in leads.items()))
 
 
 def _compared(
-    results: Results, better: Method, worse: Method, family: str | None = None
+    results: Results, better: Method, worse: Method, problem: str | None = None
 ) -> Comparison:
     """One method minus another; nothing where one of them is not run."""
     try:
-        return results.compare(*(results.cell(method, family) for method in (better, worse)))
+        return results.compare(*(results.cell(method, problem) for method in (better, worse)))
     except RecordsMissing:
         return NOTHING
 

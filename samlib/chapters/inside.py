@@ -110,7 +110,7 @@ def gammas(results: Results) -> pd.DataFrame:
     """Mean |gamma| where no later normalization undoes the scale, and elsewhere, by network."""
     names, rows, comparisons = _names(results) | {BASE: "base"}, [], []
     for of in anatomy.norm_layers(results):
-        model = MODEL_NAMES[results.profile.bases[of.family].model]
+        model = MODEL_NAMES[results.profile.bases[of.problem].model]
         after = "no" if of.free else "yes"
         row = {"network": model, "normalized later": after, "layers": len(of.layers)}
         row |= {n: tidy.spread(anatomy.gamma(results, m, of)) for m, n in names.items()}

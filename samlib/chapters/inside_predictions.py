@@ -39,9 +39,9 @@ def _highest(results: Results) -> Found:
 def _free_gamma(pair: tuple[Method, Method], transformer: bool) -> Look:
     def look(results: Results) -> Found:
         for of in anatomy.norm_layers(results):
-            if of.free and transformer == (of.family in results.profile.transformers):
-                model = MODEL_NAMES[results.profile.bases[of.family].model]
-                names = (method_name(results.profile, method, of.family) for method in pair)
+            if of.free and transformer == (of.problem in results.profile.transformers):
+                model = MODEL_NAMES[results.profile.bases[of.problem].model]
+                names = (method_name(results.profile, method, of.problem) for method in pair)
                 what = f"mean |γ| of {model}, {' − '.join(names)}"
                 return anatomy.gamma_over(results, pair, of), what
         return None

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from samlib.report import campaign_cost, missing, paper, step_times, tidy
 from samlib.report.answers import HOLDS, NOT_ANSWERED, REFUTED, Answer, each_of
 from samlib.report.figures import draw_points, key_of, long, use_style
-from samlib.report.names import method_name, problem_name
+from samlib.report.names import headline_name, method_name
 from samlib.report.results import RECALIBRATED, Results
 from samlib.report.text import listed
 from samlib.report.wording import against, points, reading
@@ -43,7 +43,7 @@ def table(results: Results) -> pd.DataFrame:
 
 def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: pd.Series) -> dict:
     method, timed = cell.method, step_times.own_or_none(results)
-    missing = [math.nan] * 3
+    no_ratio = [math.nan] * 3
     over_base = None if method == BASE else results.judge(values - base)
     lead = None if method == ON else results.judge(on - values)
     key, name = key_of(method), method_name(results.profile, method)
@@ -57,7 +57,7 @@ def _row(results: Results, cell: Cell, values: pd.Series, base: pd.Series, on: p
         "minus base": over_base and tidy.difference(over_base),
         "share of SAM's gain": tidy.share(None if method == BASE else results.share(values)),
         "SAM-ON minus it": lead and tidy.difference(lead),
-        "step time": timed["ratios"].get(key_of(method), missing)[1] if timed else math.nan,
+        "step time": timed["ratios"].get(key_of(method), no_ratio)[1] if timed else math.nan,
         "seeds": len(values),
         "diverged": results.diverged(cell),
     }
@@ -83,7 +83,7 @@ def figure(results: Results) -> Figure:
         columns[name] = results.accuracies(cell)
     draw_points(left, long(columns, keys), "label", "value", jitter=0.18)
     left.set_ylabel("test accuracy, %")
-    left.set_title(f"{problem_name(results.profile)}, {len(cells[0].seeds)} seeds")
+    left.set_title(f"{headline_name(results.profile)}, {len(cells[0].seeds)} seeds")
     base, *_, everything, on = columns.values()
     pairs = {"SAM\n− base": everything - base, "SAM-ON\n− SAM": on - everything}
     differences = {label: values.dropna() for label, values in pairs.items()}
@@ -102,8 +102,8 @@ def problem(results: Results) -> str:
     images, _ = campaign_cost.images(base)
     steps = base.epochs * math.ceil(images / base.batch_size)
     return (
-        f"{problem_name(results.profile)}: {mask['total']:,} parameters, {mask['count']:,} of them "
-        f"({100 * mask['count'] / mask['total']:.2g} %) in normalization layers; {images:,} "
+        f"{headline_name(results.profile)}: {mask['total']:,} parameters, {mask['count']:,} of "
+        f"them ({100 * mask['count'] / mask['total']:.2g} %) in normalization layers; {images:,} "
         f"training images, {base.epochs} epochs, {steps:,} steps. The paper has larger networks, "
         "more images and longer schedules, so that differences can be compared with the paper's, "
         "and accuracies cannot."

@@ -17,14 +17,14 @@ from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
 from samlib.report.text import listed, number
 from samlib.study import plan
-from samlib.study.cells import Cell
+from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import Method
 
 
 def predictions(results: Results) -> dict[Cell, Prediction]:
-    """What the law says of every cell of the headline family whose rho has been chosen."""
+    """What the law says of every cell of the headline problem whose rho has been chosen."""
     base = results.profile.bases[results.profile.headline]
-    cells = plan.all_cells(plan.chapter_needs(results.profile))
+    cells = all_cells(plan.chapter_needs(results.profile))
     found = {}
     for cell in cells:
         own = cell.base == base and cell.method == cell.method.plain and len(cell.start) > 1

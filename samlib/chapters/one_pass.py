@@ -102,8 +102,8 @@ def _only_norm(results: Results) -> dict[str, Cell]:
 
 def enough(results: Results, cell: Cell) -> Comparison:
     """A gain over the base optimizer minus 70 % of SAM-ON's, in points."""
-    table = results.together(cell, results.cell(HEADLINE[-1]), results.cell(BASE))
-    return compare(table[0] - table[2] - GAIN * (table[1] - table[2]), margin=0.0)
+    paired = results.together(cell, results.cell(HEADLINE[-1]), results.cell(BASE))
+    return compare(paired[0] - paired[2] - GAIN * (paired[1] - paired[2]), margin=0.0)
 
 
 def goal(results: Results) -> Answer:
@@ -156,9 +156,8 @@ def prices(results: Results) -> pd.DataFrame:
 
 def _slowest(record: dict) -> float | None:
     """The longest of the steps of one pass with only norm over the base optimizer's."""
-    ratios = record["ratios"].items()
-    found = [r[1] for key, r in ratios if key.removesuffix(" on only_norm") in members.ONE_PASS]
-    return max(found, default=None)
+    ratios, keys = record["ratios"], (f"{n} on only_norm" for n in members.ONE_PASS)
+    return max((ratios[key][1] for key in keys if key in ratios), default=None)
 
 
 def finding_prices(results: Results) -> str:

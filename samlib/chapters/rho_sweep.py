@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from samlib.report import paper, tidy
 from samlib.report.answers import DESCRIBED, NOT_ANSWERED, Answer
 from samlib.report.figures import COLOURS, curves, legend, rho_axis, use_style
-from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, problem_name
+from samlib.report.names import GEOMETRY_NAMES, MASK_NAMES, headline_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed, number
@@ -145,7 +145,7 @@ def figure(results: Results) -> Figure:
     lowest = results.accuracies(results.cell(BASE)).mean()
     axes[1, 0].set_ylim(bottom=max(axes[1, 0].get_ylim()[0], lowest - _span(results, lowest)))
     axes[0, 0].set_ylabel("reported accuracy, %\nWRN-28-10, CIFAR-100")
-    axes[1, 0].set_ylabel(f"our accuracy, %\n{problem_name(results.profile)}")
+    axes[1, 0].set_ylabel(f"our accuracy, %\n{headline_name(results.profile)}")
     legend(figure, {mask: MASK_NAMES[mask] for mask in CURVES} | {"base": "base optimizer"})
     return figure
 

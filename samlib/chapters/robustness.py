@@ -115,8 +115,8 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         row["SAM-ON − SAM"] = tidy.difference(results.judge(_gain(results, ALL, read)))
         comparisons.append(excess(results, ALL, read, reference) if reference else None)
         rows.append(row)
-    table = tidy.judged(rows, "more than clean", comparisons, results.profile.where)
-    return table, [c for c in comparisons if c is not None]
+    judged = tidy.judged(rows, "more than clean", comparisons, results.profile.where)
+    return judged, [c for c in comparisons if c is not None]
 
 
 def duality(results: Results) -> pd.DataFrame:

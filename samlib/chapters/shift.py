@@ -24,10 +24,10 @@ CONTROLS = {"trained, decayed": {}, "fixed at 1 and 0": plan.FIXED, _UNDECAYED: 
 
 
 def gammas(
-    results: Results, method: Method, layer: str | None = None, family: str | None = None
+    results: Results, method: Method, layer: str | None = None, problem: str | None = None
 ) -> pd.Series:
     """Mean |gamma| at the end, by seed: over all channels, or of one layer."""
-    found = results.runs(results.cell(method, family))
+    found = results.runs(results.cell(method, problem))
     values = {r["config"]["seed"]: _gamma(r["measures"], layer) for r in found}
     return pd.Series(values, dtype=float)
 

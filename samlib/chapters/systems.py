@@ -27,6 +27,7 @@ class System(NamedTuple):
         around: what is around the step.
         member: of the family; "" if it is not one.
         instead: where it is, or why it is not here.
+        absent: it is not in this version.
     """
 
     name: str
@@ -37,13 +38,18 @@ class System(NamedTuple):
     around: str = ""
     member: str = ""
     instead: str = ""
+    absent: bool = False
 
 
-def _none(name: str, instead: str) -> System:
-    return System(name, "–", "–", "–", "–", instead=instead)
+def _none(name: str, instead: str, *, absent: bool = False) -> System:
+    return System(name, "–", "–", "–", "–", instead=instead, absent=absent)
 
 
-_TASK = "not in this version: needs a task of its own, "
+def _task(name: str, task: str) -> System:
+    """A method that needs a task of its own."""
+    return _none(name, f"not in this version: needs a task of its own, {task}", absent=True)
+
+
 SYSTEMS = (
     System("SAM (Foret et al., 2021)", member="sam"),
     System("USAM (Dai, Ahn and Sra, 2023)", radius="free", member="usam"),
@@ -101,19 +107,27 @@ SYSTEMS = (
         "Out of distribution (Schapiro and Zhao)",
         "here: corruptions, page Robustness; their data are not sourced",
     ),
-    _none("Lookahead-SAM (Yu, Zhang and Kwok)", "not here: its update rule is not sourced"),
     _none(
-        "bSAM (Moellenhoff and Khan, 2023)", "not here: an optimizer of its own, with a posterior"
+        "Lookahead-SAM (Yu, Zhang and Kwok)",
+        "not here: its update rule is not sourced",
+        absent=True,
+    ),
+    _none(
+        "bSAM (Moellenhoff and Khan, 2023)",
+        "not here: an optimizer of its own, with a posterior",
+        absent=True,
     ),
     _none("SA-SAM (Naganuma et al.)", "its radius is here, not its learning rate, an optimizer's"),
     _none(
-        "SAF and MESA (Du et al., 2022)", "not in this version: a term of the loss, no perturbation"
+        "SAF and MESA (Du et al., 2022)",
+        "not in this version: a term of the loss, no perturbation",
+        absent=True,
     ),
-    _none("FedLESAM, federated (Fan et al., 2024)", _TASK + "a federation of ten clients"),
-    _none("FP-BMA, SA-BMA (Lim et al.)", _TASK + "Bayesian transfer"),
-    _none("Multi-task transfer (Mueller, Dredze and Andrews)", _TASK + "several heads"),
-    _none("Retinal vessels (Mariam et al.)", _TASK + "segmentation"),
-    _none("Multi-head CLIP (Zhou et al.)", _TASK + "contrastive training"),
+    _task("FedLESAM, federated (Fan et al., 2024)", "a federation of ten clients"),
+    _task("FP-BMA, SA-BMA (Lim et al.)", "Bayesian transfer"),
+    _task("Multi-task transfer (Mueller, Dredze and Andrews)", "several heads"),
+    _task("Retinal vessels (Mariam et al.)", "segmentation"),
+    _task("Multi-head CLIP (Zhou et al.)", "contrastive training"),
 )
 
 
@@ -155,7 +169,7 @@ def finding(results: Results) -> str:
 def _kind(results: Results, s: System) -> str:
     if s.member:
         return "run" if family.of_member(results, s.member)[1] else "member"
-    return "absent" if s.instead.startswith("not ") else "here"
+    return "absent" if s.absent else "here"
 
 
 def opening(results: Results) -> dict[str, str]:

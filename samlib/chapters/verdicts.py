@@ -28,6 +28,7 @@ from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed
 from samlib.study import plan, profiles
+from samlib.study.cells import all_cells
 
 TIMED = ("11a",)  # claims that a bench answers, not a run
 _WORTH = {
@@ -145,7 +146,7 @@ def not_run(results: Results) -> pd.DataFrame:
     trained = {name: [k for k in keys if k not in TIMED] for name, keys in lacking.items()}
     trained = {name: trained[name] for name in CHAPTERS if trained.get(name)}
     if trained and not results.records:
-        cells = plan.all_cells(plan.chapter_needs(profile))
+        cells = all_cells(plan.chapter_needs(profile))
         claims = [claim.key for claim in CLAIMS if any(claim.key in k for k in trained.values())]
         cost = campaign_cost.expected(results, cells)
         runs = sum(campaign_cost.counted(cells).values())
@@ -208,4 +209,20 @@ def old_and_new(results: Results) -> pd.DataFrame:
     return tidy.table(rows)
 
 
-TABLES = {"verdicts": table, "verdicts_old_and_new": old_and_new}
+def comparisons(results: Results) -> pd.DataFrame:
+    """The numbers behind the verdicts: one row per comparison that a claim needs."""
+    rows = []
+    for claim in CLAIMS:
+        found = verdict(claim.key, results)
+        rows += [
+            {"": claim.key, "difference": tidy.comparison(each, found.where)}
+            for each in found.answer.comparisons
+        ]
+    return tidy.table(rows)
+
+
+TABLES = {
+    "verdicts": table,
+    "verdict_comparisons": comparisons,
+    "verdicts_old_and_new": old_and_new,
+}

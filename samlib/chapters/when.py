@@ -31,8 +31,8 @@ def recovered(results: Results, cell: Cell) -> Share | None:
 
     None where these seeds do not show that there is a gain.
     """
-    table = results.together(cell, results.cell(cell.method.plain), results.cell(BASE))
-    return share_of_gain(table[0] - table[2], table[1] - table[2])
+    paired = results.together(cell, results.cell(cell.method.plain), results.cell(BASE))
+    return share_of_gain(paired[0] - paired[2], paired[1] - paired[2])
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:

@@ -157,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p = verb("train", "train one configuration and print its record")
     p.add_argument("--profile", default="quick", help="profile of the base configuration")
-    p.add_argument("--family", help="network: wrn, resnet, ... (default: the headline's)")
+    p.add_argument(
+        "--problem", help="network and recipe: wrn, resnet, ... (default: the headline's)"
+    )
     p.add_argument(
         "--results", type=path, metavar="DIR", help="also write record and weights to DIR/PROFILE"
     )
@@ -197,14 +199,14 @@ def parser() -> argparse.ArgumentParser:
         help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()) + " (default: gpu)",
     )
     _results(p, "results folder")
-    group = p.add_argument_group("what is timed", "defaults: see the modules of samlib.bench")
+    group = p.add_argument_group("what is timed", "each flag with the kinds of bench that take it")
     for name, kind, note in (
         (
             "profile",
             str,
             "step, family, packing: the profile's headline network, at its image size",
         ),
-        ("family", str, "step, packing: another network of the profile"),
+        ("problem", str, "step, packing: another network of the profile"),
         ("model", str, "step, epoch, augment: a model at 32 x 32 pixels (default: resnet56)"),
         ("batch-size", int, "step, epoch, augment: images in a batch"),
         ("networks", networks, "gpu: models and batch sizes, such as resnet56:128,vit_t:64"),
@@ -221,6 +223,7 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=note)
     p = verb("readme", "put the headline figure and table of the records into README.md")
     _common(p)
+    p.set_defaults(profile=None)  # the one nearest to the paper that has records
     return whole
 
 

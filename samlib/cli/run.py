@@ -17,7 +17,7 @@ from samlib.publish import notebooks
 from samlib.records import compare, journal, results_folder
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan
-from samlib.study.plan import Needs
+from samlib.study.cells import Needs, all_cells
 from samlib.study.profile import Profile
 from samlib.trainer import one_run, process_group
 
@@ -73,7 +73,7 @@ def _check(args: argparse.Namespace, profile: Profile) -> None:
 
 
 def _check_data(needs: Sequence[Needs], data_dir: Path | None) -> None:
-    for name in {cell.base.dataset for cell in plan.all_cells(needs)}:
+    for name in {cell.base.dataset for cell in all_cells(needs)}:
         if INFO[name].folders:
             image_folders.check(name, data_dir)
         else:

@@ -94,7 +94,7 @@ def main(
                 _check(folder)
                 kept = _trained(folder, config.run_id)
             if among is not None:
-                kept = among.first_ones(kept)
+                kept = among.from_first(kept)
             if kept:
                 if first:
                     print(json.dumps(kept))

@@ -39,10 +39,10 @@ def _train(args: argparse.Namespace) -> int:
 
     train.check_alone(args.perturbation)
     profile, results = _profile(args)
-    family = choose("family", args.family or profile.headline, profile.bases)
+    problem = choose("problem", args.problem or profile.headline, profile.bases)
     names = {field.name for field in fields(RunConfig)}
     given = {k: v for k, v in vars(args).items() if k in names}
-    config = profile.bases[family].replace(**given)
+    config = profile.bases[problem].replace(**given)
     if config.geometry != NO_PERTURBATION and not config.rho and "rho" not in given:
         raise ConfigError(
             f"geometry {config.geometry} needs a radius: add --rho, such as --rho 0.1"
@@ -123,7 +123,7 @@ def _bench(args: argparse.Namespace) -> int:
     kind = bench.kind(what)
     for name in given:
         choose(f"flag of bench {what}", name, [f.name for f in fields(kind.Setting)])
-    record, path = kind.run(kind.Setting(**given), args.results)
+    record, path = bench.run(kind, kind.Setting(**given), args.results)
     print(kind.table(record))
     print(path)
     return 0
@@ -142,13 +142,17 @@ def _readme(args: argparse.Namespace) -> int:
 
     require("tables and figures", *notebooks.TABLES)
     from samlib.files import project_root
-    from samlib.publish import readme
+    from samlib.publish import pages, readme
 
-    (profile, results), root = _profile(args), project_root()
+    root = project_root()
+    if not args.results.is_relative_to(root):
+        raise ConfigError(
+            f"the README of {root} shows results within it, not those in {args.results}"
+        )
+    args.profile = args.profile or pages.shown(args.results)[0]
+    profile, results = _profile(args)
     if profile.name == "smoke":
         raise ConfigError("the smoke profile is no result, and the README shows results only")
-    if not results.is_relative_to(root):
-        raise ConfigError(f"the README of {root} shows results within it, not those in {results}")
     for path in readme.update(profile.name, results, root / "README.md"):
         print(path)
     return 0

@@ -1,3 +1,3 @@
 """Notebooks, book, tables and README, made from records."""
 
-__all__ = ["book", "notebooks", "readme", "tables"]
+__all__ = ["book", "notebooks", "pages", "readme", "tables"]

@@ -17,7 +17,7 @@ from samlib.report.formats import as_text
 from samlib.report.names import method_name
 from samlib.report.results import Results, load
 from samlib.study import plan
-from samlib.study.cells import count_runs
+from samlib.study.cells import all_cells, count_runs
 from samlib.study.methods import ALL, BASE, HEADLINE, ON
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
@@ -66,7 +66,7 @@ def _accuracies(results: Results) -> str:
 
 
 def _planned_runs(results: Results) -> int:
-    return count_runs(plan.all_cells(plan.chapter_needs(results.profile)), results.records)
+    return count_runs(all_cells(plan.chapter_needs(results.profile)), results.records)
 
 
 def _planned(results: Results) -> str:

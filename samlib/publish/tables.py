@@ -22,7 +22,7 @@ def complete(results: Results, chapter: str) -> bool:
 
 
 def made(results: Results) -> dict[str, str]:
-    """The CSV text of every table of the chapters that are complete, by name.
+    """The CSV text of every table of the chapters that are complete, by name; none without a row.
 
     Raises:
         RecordsMissing: none is.
@@ -31,9 +31,8 @@ def made(results: Results) -> dict[str, str]:
     if not {*ready} & {*plan.NEEDS}:
         results.require(plan.chapter_needs(results.profile)[0])
     modules = [*(CHAPTERS[name] for name in ready), verdicts]
-    return {
-        name: tidy.csv(make(results)) for module in modules for name, make in module.TABLES.items()
-    }
+    tables = {name: make(results) for m in modules for name, make in m.TABLES.items()}
+    return {name: tidy.csv(table) for name, table in tables.items() if len(table)}
 
 
 def write(profile: str, folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from samlib.report import tidy
 from samlib.report.results import Results
 from samlib.report.text import listed, number, span
 from samlib.study import plan, profiles
-from samlib.study.cells import Cell, known_runs, missing_runs
+from samlib.study.cells import Cell, all_cells, known_runs, missing_runs
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 DEVICES = (1, 8, 64)
@@ -104,7 +104,7 @@ def table(results: Results) -> pd.DataFrame:
     for profile in profiles.PROFILES.values():
         if profile.name in networks.SKIPPED:
             continue
-        cells = plan.all_cells(plan.chapter_needs(profile))
+        cells = all_cells(plan.chapter_needs(profile))
         about = {
             "profile": profile.name,
             "runs, about": sum(counted(cells).values()),
@@ -148,7 +148,7 @@ def finding(results: Results) -> str:
 
 def _check(results: Results, timings: list[dict]) -> str:
     """The estimate for this profile's runs beside the seconds in their records."""
-    cells = plan.all_cells(plan.chapter_needs(results.profile))
+    cells = all_cells(plan.chapter_needs(results.profile))
     done = known_runs(cells, results.records)
     if missing_runs(cells, results.records):
         return ""

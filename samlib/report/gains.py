@@ -72,7 +72,7 @@ def table(
                     "change on the same seeds": by and tidy.difference(by),
                 }
             )
-    table = tidy.judged(rows, "SAM-ON minus it", comparisons, results.profile.where)
+    judged = tidy.judged(rows, "SAM-ON minus it", comparisons, results.profile.where)
     columns = [
         label,
         "method",
@@ -81,7 +81,7 @@ def table(
         "SAM-ON minus it",
         "change on the same seeds",
     ]
-    return table[columns], [c for c in comparisons if c is not None]
+    return judged[columns], [c for c in comparisons if c is not None]
 
 
 def changed(comparison: Comparison) -> str:

@@ -17,7 +17,7 @@ from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN
 from samlib.report.text import p_value
 from samlib.study import plan
-from samlib.study.cells import known_runs
+from samlib.study.cells import all_cells, known_runs
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Image
@@ -134,7 +134,7 @@ def _escaped(text: str) -> str:
 def provenance(results: Results, notebook: str | None = None) -> "HTML":
     """One line under a page: which records (of one notebook, or all), their cost, made on what."""
     needs = plan.chapter_needs(results.profile, notebook)
-    wanted = {run.run_id for run in known_runs(plan.all_cells(needs), results.records)}
+    wanted = {run.run_id for run in known_runs(all_cells(needs), results.records)}
     runs = [record for run_id, record in results.records.items() if run_id in wanted]
     measured = {
         (m.measure, run.run_id): results.measures[m.measure][run.run_id]

@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
 
 
 def prediction(results: Results, method: Method) -> Prediction | None:
-    """What the law says of a method in the headline family; None if it says nothing.
+    """What the law says of a method in the headline problem; None if it says nothing.
 
     Raises:
         RecordsMissing: the runs of SAM that it is read from are not all there.

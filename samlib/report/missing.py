@@ -9,6 +9,7 @@ from samlib.campaign.progress import clock
 from samlib.records.results_folder import committed
 from samlib.report.results import Results, read
 from samlib.study import plan, profiles
+from samlib.study.cells import Needs
 from samlib.study.profile import Profile
 
 # Profiles, the nearest to the paper first.
@@ -23,7 +24,7 @@ class Missing(NamedTuple):
     seconds: float | None  # of one core, by the records that are there; None without any
 
 
-def counted(needs: Sequence[plan.Needs], found: Results) -> Missing:
+def counted(needs: Sequence[Needs], found: Results) -> Missing:
     """What some needs lack among the records of a profile."""
     backlog = Backlog(needs, found.records, found.measures)
     count, jobs = backlog.total - backlog.done, backlog.jobs()

@@ -122,16 +122,16 @@ CHANGE_NAMES = {
 _UNTUNED = {"law": ["at the law's ρ"], "reported": ["at the reported ρ"]}
 
 
-def method_name(profile: Profile, method: Method, family: str | None = None) -> str:
-    """How tables and figures call a method, in the headline family unless told otherwise."""
-    name = _plain_name(profile, method.plain, family or profile.headline)
+def method_name(profile: Profile, method: Method, problem: str | None = None) -> str:
+    """How tables and figures call a method, in the headline problem unless told otherwise."""
+    name = _plain_name(profile, method.plain, problem or profile.headline)
     more = [_change(field, value) for field, value in method.changes]
     return ", ".join([name, *more, *_UNTUNED.get(method.rho_from, ())])
 
 
-def _plain_name(profile: Profile, method: Method, family: str) -> str:
+def _plain_name(profile: Profile, method: Method, problem: str) -> str:
     if method in (BASE, DECAY):
-        name = OPTIMIZER_NAMES[profile.bases[family].optimizer]
+        name = OPTIMIZER_NAMES[profile.bases[problem].optimizer]
         return name if method == BASE else f"{name}, weight decay tuned"
     if method == ON:
         return "SAM-ON"
@@ -156,9 +156,9 @@ def _change(field: str, value: object) -> str:
     return CHANGE_NAMES[field, value]
 
 
-def family_name(profile: Profile, family: str) -> str:
+def problem_name(profile: Profile, problem: str) -> str:
     """The network, and what sets it apart from others like it in the profile."""
-    base = profile.bases[family]
+    base = profile.bases[problem]
     twins = [other for other in profile.bases.values() if other.model == base.model]
     apart = []
     if len({other.dataset for other in profile.bases.values()}) > 1:
@@ -182,7 +182,7 @@ def _differs(base: RunConfig, twins: Sequence[RunConfig], field: str) -> bool:
     return getattr(base, field) != getattr(alike[0], field)
 
 
-def problem_name(profile: Profile) -> str:
+def headline_name(profile: Profile) -> str:
     """Network and data set of the headline, for axes and titles."""
     base = profile.bases[profile.headline]
     return f"{MODEL_NAMES[base.model]}, {DATASET_NAMES[base.dataset]}"

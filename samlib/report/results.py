@@ -15,9 +15,8 @@ from samlib.records.results_folder import ResultsFolder, committed
 from samlib.records.store import Records
 from samlib.report.stats import MARGIN, Comparison, Share, compare, share_of_gain
 from samlib.study import plan, profiles
-from samlib.study.cells import Cell, missing_measurements, missing_runs
+from samlib.study.cells import Cell, Needs, missing_measurements, missing_runs
 from samlib.study.methods import ALL, BASE, Method
-from samlib.study.plan import Needs
 from samlib.study.profile import Profile
 
 # A column of `accuracies`: with BatchNorm statistics averaged anew over the training images.
@@ -46,9 +45,9 @@ class Results:
     measures: MeasureRecords
     folder: Path
 
-    def cell(self, method: Method, family: str | None = None) -> Cell:
-        """A method's cell, in the headline family unless told otherwise."""
-        return self.profile.cell(family or self.profile.headline, method)
+    def cell(self, method: Method, problem: str | None = None) -> Cell:
+        """A method's cell, in the headline problem unless told otherwise."""
+        return self.profile.cell(problem or self.profile.headline, method)
 
     def rho(self, cell: Cell) -> float:
         """The rho chosen on the validation split.
@@ -175,9 +174,9 @@ class Results:
         """Differences of accuracy by seed; a seed that one side does not have is NaN."""
         return compare(differences.dropna(), self.margin)
 
-    def share(self, accuracies: pd.Series, family: str | None = None) -> Share | None:
+    def share(self, accuracies: pd.Series, problem: str | None = None) -> Share | None:
         """The gain of some accuracies over the base optimizer, as a share of SAM's; see `Share`."""
-        base, everything = (self.accuracies(self.cell(m, family)) for m in (BASE, ALL))
+        base, everything = (self.accuracies(self.cell(m, problem)) for m in (BASE, ALL))
         gains = pd.DataFrame({"gain": accuracies - base, "whole": everything - base}).dropna()
         return share_of_gain(gains["gain"], gains["whole"])
 
@@ -236,12 +235,12 @@ def load(profile: str, results: str | Path, *, needs: str | None = None) -> Resu
 
 
 def read(
-    profile: Profile, campaign: ResultsFolder, *, reader: Callable[..., Records] = store.read
+    profile: Profile, folder: ResultsFolder, *, reader: Callable[..., Records] = store.read
 ) -> Results:
-    """What a campaign's folder holds of a profile; `reader` may stand in for `store.read`."""
-    runs = reader(campaign.runs)
-    measures = measurement.read(campaign, runs, reader=reader)
-    return Results(profile, runs, measures, campaign.path)
+    """What a results folder holds of a profile; `reader` may stand in for `store.read`."""
+    runs = reader(folder.runs)
+    measures = measurement.read(folder, runs, reader=reader)
+    return Results(profile, runs, measures, folder.path)
 
 
 def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -> Results:

@@ -75,8 +75,9 @@ def of_family(results: Results) -> dict[str, float]:
     """Step times of the members over the base optimizer's, with only norm, by name."""
     base, device = results.cell(BASE).base, results.profile.device
     found = timing.read(results.folder.parent, "family")
-    own = [r for r in found if r["run_id"] == f"family-{results.profile.name}-{device}"]
-    ratios = own[0]["ratios"] if own and own[0]["network"] == timing.network(base) else {}
+    of_profile = [r for r in found if r["run_id"] == f"family-{results.profile.name}-{device}"]
+    known = of_profile and of_profile[0]["network"] == timing.network(base)
+    ratios = of_profile[0]["ratios"] if known else {}
     return {name: ratio[1] for name, ratio in ratios.items()}
 
 

@@ -1,4 +1,7 @@
-"""Result tables: one number in a column, never text that holds one; `html` formats for the page.
+"""Result tables: one number in a column; `html` formats for the page.
+
+Sentences stand in the tables of verdicts, predictions and questions alone, beside a table or
+columns of their numbers.
 
 Columns have two levels: what stands together on the page ("SAM"), and the number's name within it
 (mean, sd, n, rho, at_edge, low, high, p, seen, where, ...), "" for a column that stands alone.
@@ -110,7 +113,7 @@ def quartiles(values: Sequence[float]) -> dict:
 
 
 def csv(tidy: pd.DataFrame) -> str:
-    """The table as a CSV file: one header line, six digits, signs as a keyboard has them."""
+    """The table as a CSV file: one header line, six digits, ASCII for minus and plus-minus."""
     names = [_typed(" ".join(filter(None, column))) for column in tidy.columns]
     cells = tidy.map(lambda cell: _typed(cell) if isinstance(cell, str) else cell)
     return cells.set_axis(names, axis=1).to_csv(index=False, float_format="%.6g")

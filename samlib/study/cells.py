@@ -4,9 +4,10 @@ The seeds that choose rho are never compared. Which runs a cell still needs foll
 it has: the values searched so far, then the evaluation seeds at the chosen one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from samlib.measures.measurement import MeasureJob, MeasureRecords
 from samlib.records.store import Records
@@ -164,3 +165,25 @@ def missing_measurements(
         if job.config.run_id not in measures[job.measure]
         and all(run.run_id in runs for run in job.runs)
     ]
+
+
+class Needs(NamedTuple):
+    """Runs and measurements of a chapter.
+
+    Attributes:
+        cells, measured: without them the chapter has nothing to say.
+        beside: cells whose rows say that they are not run yet; the chapter stands without them.
+    """
+
+    cells: Sequence[Cell]
+    measured: Sequence[ToMeasure] = ()
+    beside: Sequence[Cell] = ()
+
+    def with_beside(self) -> "Needs":
+        """The same with nothing left out."""
+        return Needs(all_cells([self]), self.measured)
+
+
+def all_cells(needs: Iterable[Needs]) -> list[Cell]:
+    """Every cell once, in order."""
+    return list(dict.fromkeys(cell for need in needs for cell in (*need.cells, *need.beside)))

@@ -38,7 +38,7 @@ QUICK = {
     "penalty": (None, 0.5),
 }
 # Of `cifar100-10k`, only norm: those of one pass, after what the rest of the profile costs.
-CIFAR = dict.fromkeys(("msam", "msam_up", "last", "lesam"), (None, 0.25))
+CIFAR = dict.fromkeys(("msam", "msam_up", "last", "lesam", "drift_on"), (None, 0.25))
 SMOKE = ("msam", "usam", "felt_by_mask")  # one of each kind; the others would only take time
 
 Starts = Mapping[str, tuple[float | None, float | None]]
@@ -53,10 +53,10 @@ def member(method: Method) -> str:
     return dict(method.changes).get("member", "sam")
 
 
-def rows(starts: Starts, family: str, seeds: int | None = None) -> tuple[Row, ...]:
+def rows(starts: Starts, problem: str, seeds: int | None = None) -> tuple[Row, ...]:
     """A row per member and mask, its ladder from its first value on."""
     return tuple(
-        Row(method.but(member=name), ladder(start), family, seeds)
+        Row(method.but(member=name), ladder(start), problem, seeds)
         for name, pair in starts.items()
         for method, start in zip((ALL, ON), pair, strict=True)
         if start is not None
@@ -68,7 +68,7 @@ def methods(profile: Profile, names: Iterable[str] = FAMILY) -> list[Method]:
     found = {
         (member(row.method), row.method.mask): row.method
         for row in profile.grids
-        if member(row.method) != "sam" and row.family == profile.headline
+        if member(row.method) != "sam" and row.problem == profile.headline
     }
     wanted = ((name, mask) for name in names for mask in ("all", "only_norm"))
     return [found[key] for key in wanted if key in found]

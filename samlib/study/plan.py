@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from samlib.data.info import INFO
 from samlib.errors import choose
 from samlib.study import members
-from samlib.study.cells import Cell, ToMeasure
+from samlib.study.cells import Cell, Needs, ToMeasure
 from samlib.study.methods import (
     ALL,
     BASE,
@@ -34,23 +33,6 @@ RANKED_SEEDS = 1  # where networks are ranked, one of each is enough
 SWITCHES = (0.5,)
 
 
-class Needs(NamedTuple):
-    """Runs and measurements of a chapter.
-
-    Attributes:
-        cells, measured: without them the chapter has nothing to say.
-        beside: cells whose rows say that they are not run yet; the chapter stands without them.
-    """
-
-    cells: Sequence[Cell]
-    measured: Sequence[ToMeasure] = ()
-    beside: Sequence[Cell] = ()
-
-    def with_beside(self) -> "Needs":
-        """The same with nothing left out."""
-        return Needs(all_cells([self]), self.measured)
-
-
 def introduction(profile: Profile) -> Needs:
     """Base optimizer, SAM and SAM-ON; beside them a tuned weight decay, and rho as reported."""
     beside = _of_headline(profile, _known(profile, (DECAY, *REPORTED)))
@@ -63,16 +45,16 @@ def variants(profile: Profile) -> Needs:
     A network that is run with plain SAM alone is in `architectures` only.
     """
     cells = [
-        profile.cell(family, method)
-        for family in varied(profile)
-        for method in (BASE, *_pairs(profile.geometries(family)))
+        profile.cell(problem, method)
+        for problem in varied(profile)
+        for method in (BASE, *_pairs(profile.geometries(problem)))
     ]
     return Needs(cells)
 
 
 def varied(profile: Profile) -> list[str]:
-    """The BatchNorm families that are run with more variants than plain SAM."""
-    return [family for family in profile.families if len(profile.geometries(family)) > 1]
+    """The BatchNorm problems that are run with more variants than plain SAM."""
+    return [p for p in profile.problems if len(profile.geometries(p)) > 1]
 
 
 def _pairs(geometries: Iterable[str]) -> list[Method]:
@@ -81,11 +63,11 @@ def _pairs(geometries: Iterable[str]) -> list[Method]:
 
 def architectures(profile: Profile) -> Needs:
     """Base optimizer, SAM and SAM-ON on every network, transformers with more variants."""
-    cells = [profile.cell(family, method) for family in profile.bases for method in HEADLINE]
+    cells = [profile.cell(problem, method) for problem in profile.bases for method in HEADLINE]
     cells += [
-        profile.cell(family, method)
-        for family in profile.transformers
-        for method in _pairs(profile.geometries(family))
+        profile.cell(problem, method)
+        for problem in profile.transformers
+        for method in _pairs(profile.geometries(problem))
     ]
     return Needs(cells)
 
@@ -295,7 +277,10 @@ def has(profile: Profile, notebook: str) -> bool:
 
 def groups(profile: Profile) -> list[Needs]:
     """Runs that come before the chapters, so that they exist if time runs out."""
-    return [Needs([profile.cell(f, method) for f, method in group]) for group in profile.order]
+    return [
+        Needs([profile.cell(problem, method) for problem, method in group])
+        for group in profile.order
+    ]
 
 
 def _in(profile: Profile) -> list[Callable[[Profile], Needs]]:
@@ -312,8 +297,3 @@ def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
         of_profile = f"notebook of profile {profile.name}"
         return [NEEDS[choose(of_profile, only, chapters(profile))](profile)]
     return [*groups(profile), *(needs(profile) for needs in _in(profile))]
-
-
-def all_cells(needs: Iterable[Needs]) -> list[Cell]:
-    """Every cell once, in order."""
-    return list(dict.fromkeys(cell for need in needs for cell in (*need.cells, *need.beside)))

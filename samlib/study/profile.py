@@ -21,14 +21,14 @@ class Row:
         method: with its changes, if the changed method has a search of its own.
         start: values its search begins with, a factor of 2 apart; none for the base optimizer, one
             for a rho that is reported.
-        family: the network of the row; None means every network.
+        problem: the network of the row; None means every network.
         seeds: number of compared seeds; None means the profile's default, which also applies to a
             method that differs from the row's.
     """
 
     method: Method
     start: tuple[float, ...] = ()
-    family: str | None = None
+    problem: str | None = None
     seeds: int | None = None
 
 
@@ -40,11 +40,11 @@ class Profile:
         name: of the profile and of its results folder.
         about: one line for the book.
         where: the problem in two or three words, as verdicts name it: "on noisy digits".
-        bases: configuration of the base optimizer by family: wrn, resnet, resnext or vit, and
+        bases: configuration of the base optimizer by problem: wrn, resnet, resnext or vit, and
             after a dash what it differs in (wrn-autoaugment, vit-lion).
-        headline: the family of the headline, the rho curves and the masks.
+        headline: the problem of the headline, the rho curves and the masks.
         grids: which methods are run, and where each search begins. A row with the method's changes
-            comes before a row without, and a row of the family before a row for all families. A
+            comes before a row without, and a row of the problem before a row for all problems. A
             variant with rows for all and only_norm joins the table of variants, a mask with a row
             for l2 the table of masks.
         seeds: seeds of a comparison, unless its row says otherwise.
@@ -53,7 +53,7 @@ class Profile:
         measured_seeds: seeds of the base optimizer, SAM and SAM-ON whose final weights are
             measured.
         refine: whether a search is extended and refined; see `search.search`.
-        order: what is run before the chapters, group by group: pairs of family and method.
+        order: what is run before the chapters, group by group: pairs of problem and method.
         chapters: the chapters of the profile; None means all.
         device: default device of the runs, cpu or cuda.
     """
@@ -73,79 +73,79 @@ class Profile:
     chapters: tuple[str, ...] | None = None
     device: str = "cpu"
 
-    def cell(self, family: str, method: Method) -> Cell:
-        """The cell of a method in a family.
+    def cell(self, problem: str, method: Method) -> Cell:
+        """The cell of a method in a problem.
 
         Raises:
             ConfigError: the profile has no row for the method.
         """
-        row = self.row(family, method)
+        row = self.row(problem, method)
         count = self._count(row) if row.method == method else self.seeds
-        seeds = self._seeds(self._most_seeds(family) if method == BASE else count)
+        seeds = self._seeds(self._most_seeds(problem) if method == BASE else count)
         cell = Cell(
-            self.bases[family], method, row.start or (0.0,), self.tuning, seeds, self.refine
+            self.bases[problem], method, row.start or (0.0,), self.tuning, seeds, self.refine
         )
         if method.rho_from == "plain":
-            return replace(cell, like=self.cell(family, method.plain))
+            return replace(cell, like=self.cell(problem, method.plain))
         if method.rho_from == "law":
-            like = self.cell(family, Method(method.geometry, "all"))
-            counted = self.cell(family, ON) if method.mask == "random" else None
+            like = self.cell(problem, Method(method.geometry, "all"))
+            counted = self.cell(problem, ON) if method.mask == "random" else None
             return replace(cell, like=like, counted=counted)
         return cell
 
-    def row(self, family: str, method: Method) -> Row:
+    def row(self, problem: str, method: Method) -> Row:
         """The row where a method's search begins.
 
         Raises:
             ConfigError: the profile has no row for the method.
         """
-        found = self._row(family, method)
+        found = self._row(problem, method)
         if found is None:
             raise ConfigError(
-                f"profile {self.name} has no values of rho for {method} on {family}: add a row to "
+                f"profile {self.name} has no values of rho for {method} on {problem}: add a row to "
                 "its grids in samlib/study/profiles"
             )
         return found
 
-    def _row(self, family: str, method: Method) -> Row | None:
+    def _row(self, problem: str, method: Method) -> Row | None:
         wanted = [replace(method, rho_from="search"), method.plain]
         if method.rho_from == "reported":
             wanted = [method]  # a search's row does not name that value
-        rows = {(row.family, row.method): row for row in self.grids}
-        found = (rows.get((f, m)) for m in wanted for f in (family, None))
+        rows = {(row.problem, row.method): row for row in self.grids}
+        found = (rows.get((f, m)) for m in wanted for f in (problem, None))
         return next((row for row in found if row is not None), None)
 
-    def has(self, family: str, method: Method) -> bool:
+    def has(self, problem: str, method: Method) -> bool:
         """Whether the profile runs a method on a network."""
-        return self._row(family, method) is not None
+        return self._row(problem, method) is not None
 
-    def _rows(self, family: str) -> Iterator[Row]:
-        return (row for row in self.grids if row.family in (None, family))
+    def _rows(self, problem: str) -> Iterator[Row]:
+        return (row for row in self.grids if row.problem in (None, problem))
 
     def _count(self, row: Row) -> int:
         return self.seeds if row.seeds is None else row.seeds
 
-    def _most_seeds(self, family: str) -> int:
+    def _most_seeds(self, problem: str) -> int:
         """Seeds of the base optimizer, which is compared with every method."""
-        return max(self._count(row) for row in self._rows(family))
+        return max(self._count(row) for row in self._rows(problem))
 
     def _seeds(self, count: int) -> tuple[int, ...]:
         return tuple(range(self.first_seed, self.first_seed + count))
 
     @property
-    def families(self) -> tuple[str, ...]:
-        """The BatchNorm families this profile runs, in its order."""
+    def problems(self) -> tuple[str, ...]:
+        """The BatchNorm problems this profile runs, in its order."""
         return tuple(f for f in self.bases if f not in self.transformers)
 
     @property
     def transformers(self) -> tuple[str, ...]:
-        """The LayerNorm families this profile runs, in its order."""
+        """The LayerNorm problems this profile runs, in its order."""
         return tuple(f for f, base in self.bases.items() if is_vit(base.model))
 
-    def geometries(self, family: str) -> tuple[str, ...]:
+    def geometries(self, problem: str) -> tuple[str, ...]:
         """The rows of the variants table: those with rows for all and for only_norm."""
         pairs = {g: [Method(g, mask) for mask in ("all", "only_norm")] for g in VARIANTS}
-        return tuple(g for g, pair in pairs.items() if all(self.has(family, m) for m in pair))
+        return tuple(g for g, pair in pairs.items() if all(self.has(problem, m) for m in pair))
 
     @property
     def masks(self) -> tuple[Method, ...]:

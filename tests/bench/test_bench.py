@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from samlib import masks
+from samlib import bench, masks
 from samlib.__main__ import main
 from samlib.bench import limits, memory, networks, pieces, step, timing, whole_steps
 from samlib.errors import ConfigError
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def timed(tmp_path_factory):
     """A record of a small network, and where it was written."""
     setting = step.Setting(profile="quick", batch_size=2, rounds=2)
-    return step.run(setting, tmp_path_factory.mktemp("results"))
+    return bench.run(step, setting, tmp_path_factory.mktemp("results"))
 
 
 def test_contenders_are_timed_together_and_recorded(timed):
@@ -65,9 +65,9 @@ def test_memory_counts_what_a_gradient_takes():
     assert 2 * 1200 < found.peak < 4 * 1200
 
 
-@pytest.mark.parametrize("family", ["wrn", "vit"])
-def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(family):
-    config = step.Setting(profile="quick", family=family).config
+@pytest.mark.parametrize("problem", ["wrn", "vit"])
+def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(problem):
+    config = step.Setting(profile="quick", problem=problem).config
     with timing.threads(1):
         steps = whole_steps.whole_steps(config, CPU)
         found = whole_steps.memory(steps, CPU)
@@ -77,11 +77,11 @@ def test_a_step_keeps_what_it_perturbs_and_the_norm_buffers(family):
     everything = masks.MASKS["all"](model, config)
     assert found["parameters"] == 4 * everything.total
     buffers, loss = sum(b.nbytes for b in everything.norm_buffers), 4
-    assert (buffers > 0) == (family == "wrn")
+    assert (buffers > 0) == (problem == "wrn")
     for name in step.MASKS:
         count = masks.MASKS[name](model, config).count
         assert found["between"][name] == 4 * count + buffers + loss
-    if family == "wrn":
+    if problem == "wrn":
         assert found["between"]["pytorch-optimizer's SAM"] == found["parameters"]
     assert found["between"].keys() == found["peak"].keys() - {"base", "base again", *step.ONE_PASS}
     assert found["peak"]["base"] == found["peak"]["base again"]
@@ -103,7 +103,7 @@ def test_a_profiles_network_is_timed_on_its_own_data_size(timed):
     base = profiles.get("quick").bases["wrn"]
     assert timed[0]["network"] == timing.network(base) | {"batch_size": 2}
     assert timed[0]["network"]["image_size"] == 8
-    config = step.Setting(profile="cifar100-10k", family="vit-lion").config
+    config = step.Setting(profile="cifar100-10k", problem="vit-lion").config
     assert (config.model, config.optimizer, config.batch_size) == ("vit_mini", "lion", 128)
     assert step.name(config, CPU) == "step-vit_mini-32px-batch128-lion-bf16-cpu"
     zoo = step.Setting(model="resnet8").config
@@ -124,9 +124,9 @@ def test_a_floor_is_the_gradients_and_the_optimizer_less_what_is_reused():
     assert pieces.floor(took, "blocks_3") == [13.0, 26.0]
 
 
-@pytest.mark.parametrize("family", ["wrn", "vit"])
-def test_pieces_leave_the_network_as_it_is(family):
-    config = step.Setting(profile="quick", family=family, batch_size=2).config
+@pytest.mark.parametrize("problem", ["wrn", "vit"])
+def test_pieces_leave_the_network_as_it_is(problem):
+    config = step.Setting(profile="quick", problem=problem, batch_size=2).config
     runs = []
 
     def remembered(*arguments):
@@ -170,7 +170,7 @@ def test_a_peer_that_is_not_there_is_said(timed, monkeypatch):
     assert whole_steps.PEER not in whole_steps.whole_steps(config, CPU)
     record = timed[0] | {"peer": reason}
     assert f"{whole_steps.PEER}  {reason}" in step.table(record)
-    lion = step.Setting(profile="cifar100-10k", family="vit-lion").config
+    lion = step.Setting(profile="cifar100-10k", problem="vit-lion").config
     assert whole_steps.missing_peer(lion) == "timed over SGD, not lion"
 
 
@@ -185,7 +185,7 @@ def test_what_is_timed_on_a_gpu_is_replayed_and_beside_it_plain(tmp_path, monkey
     monkeypatch.setattr(step, "on_gpu", lambda device: True)
     monkeypatch.setattr(step, "as_trained", as_trained)
     monkeypatch.setitem(limits.SIZES, "cpu", (16, 32))
-    record, _ = step.run(step.Setting(model="resnet8", batch_size=2, rounds=2), tmp_path)
+    record, _ = bench.run(step, step.Setting(model="resnet8", batch_size=2, rounds=2), tmp_path)
     names = list(record["ratios"])
     assert whole_steps.PEER in names
     assert len(replayed) == len(names) - 1 + len(record["pieces"])
@@ -356,9 +356,9 @@ def test_short_steps_are_timed_for_half_a_second(monkeypatch):
         {"rounds": 0},
         {"batch_size": -1},
         {"profile": "quik"},
-        {"profile": "quick", "family": "resnet56"},
+        {"profile": "quick", "problem": "resnet56"},
         {"profile": "quick", "model": "resnet8"},
-        {"family": "wrn"},
+        {"problem": "wrn"},
     ],
 )
 def test_bad_settings_are_refused(wrong):
@@ -384,7 +384,7 @@ def test_the_command_line_times_and_prints(tmp_path, capsys):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_steps_are_timed_on_a_gpu(tmp_path):
-    record, _ = step.run(step.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
+    record, _ = bench.run(step, step.Setting(model="resnet8", rounds=2, device="cuda"), tmp_path)
     assert record["provenance"]["replayed"] is True
     assert record["plain_seconds"]["all"][1] > record["seconds"]["all"][1]
     assert timing.hardware(record) == torch.cuda.get_device_name()

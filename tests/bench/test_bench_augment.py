@@ -3,6 +3,7 @@ import torch
 from conftest import one_line
 from PIL import Image
 
+from samlib import bench
 from samlib.__main__ import main
 from samlib.bench import augment, plain_loop, timing
 from samlib.data.info import INFO
@@ -14,7 +15,7 @@ CPU = torch.device("cpu")
 
 def test_augmentation_is_timed_against_pillow_and_recorded(tmp_path):
     setting = augment.Setting(model="resnet8", batch_size=4, images=6, rounds=2)
-    record, path = augment.run(setting, tmp_path)
+    record, path = bench.run(augment, setting, tmp_path)
     assert path.name == "augment-resnet8-32px-batch4-fp32-cpu.json"
     assert timing.read(tmp_path, "augment") == [store.read_one(path)]
     assert record["images"] == 6
@@ -82,6 +83,6 @@ def test_the_command_line_refuses_what_it_does_not_take(capsys):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_augmentation_is_timed_on_a_gpu(tmp_path):
     setting = augment.Setting(model="resnet8", images=2000, rounds=2, device="cuda")
-    record, _ = augment.run(setting, tmp_path)
+    record, _ = bench.run(augment, setting, tmp_path)
     assert record["run_id"].endswith("-bf16-cuda")
     assert timing.hardware(record) == torch.cuda.get_device_name()

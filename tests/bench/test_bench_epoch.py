@@ -6,6 +6,7 @@ import torch
 from conftest import one_line
 from torch import nn
 
+from samlib import bench
 from samlib.__main__ import main
 from samlib.bench import epoch, limits, plain_loop, timing
 from samlib.errors import ConfigError
@@ -28,7 +29,7 @@ def timed(tmp_path_factory):
     setting = epoch.Setting(model="resnet8", batch_size=4, images=6, rounds=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(limits.SIZES, "cpu", (16, 32))
-        return epoch.run(setting, tmp_path_factory.mktemp("results"))
+        return bench.run(epoch, setting, tmp_path_factory.mktemp("results"))
 
 
 def test_an_epoch_is_timed_against_the_plain_loop_and_recorded(timed):
@@ -222,7 +223,7 @@ def test_the_command_line_refuses_what_an_epoch_does_not_take(capsys):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_an_epoch_is_timed_on_a_gpu(tmp_path):
     setting = epoch.Setting(model="resnet8", images=4000, rounds=2, device="cuda")
-    record, path = epoch.run(setting, tmp_path)
+    record, path = bench.run(epoch, setting, tmp_path)
     assert path.stem.endswith("-bf16-cuda")
     assert timing.hardware(record) == torch.cuda.get_device_name()
     assert 0 < record["utilisation"][1] < 1

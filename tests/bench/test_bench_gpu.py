@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import one_line
 
+from samlib import bench
 from samlib.__main__ import main
 from samlib.bench import epoch, gpu, limits, step
 from samlib.errors import ConfigError
@@ -58,7 +59,7 @@ def test_what_was_measured_otherwise_is_measured_anew(tmp_path, monkeypatch, wha
     provenance = gpu.made_by(torch.device("cpu"), False)
     kept = {"run_id": name, "setting": vars(setting), "provenance": provenance}
     path = store.write(tmp_path / "bench", kept)
-    monkeypatch.setattr(kind, "run", lambda setting, results: ("anew", path))
+    monkeypatch.setattr(bench, "run", lambda kind, setting, results: ("anew", path))
     assert gpu._measured(kind, setting, tmp_path)["run_id"] == name
     if what == "damaged":
         path.write_text("{")

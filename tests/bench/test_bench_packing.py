@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from samlib import bench
 from samlib.__main__ import main
 from samlib.bench import packing, timing
 from samlib.campaign.jobs import Outcome
@@ -34,17 +35,17 @@ def test_numbers_of_workers_follow_the_device():
 def test_a_run_is_the_profiles_but_shorter():
     config = packing.Setting(epochs=3, images=64).config
     assert (config.model, config.epochs, config.train_size) == ("wrn10_1", 3, 64)
-    config = packing.Setting(family="vit", epochs=2).config
+    config = packing.Setting(problem="vit", epochs=2).config
     assert (config.model, config.epochs, config.warmup_epochs) == ("vit_micro", 2, 1)
     assert config.train_size == 500
-    assert packing.Setting(family="vit").name == "packing-quick-vit-cpu"
+    assert packing.Setting(problem="vit").name == "packing-quick-vit-cpu"
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"profile": "quik"},
-        {"family": "resnet56"},
+        {"problem": "resnet56"},
         {"workers": ()},
         {"workers": (0, 1)},
         *({name: 0} for name in ("epochs", "images", "runs", "rounds")),
@@ -66,7 +67,7 @@ def test_packing_is_measured_and_recorded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(packing._Gang, "run", noted)
     setting = packing.Setting(profile="smoke", epochs=1, workers=(1, 2), runs=2, rounds=2)
-    record, path = packing.run(setting, tmp_path)
+    record, path = bench.run(packing, setting, tmp_path)
     assert path == tmp_path / "bench" / "packing-smoke-wrn-cpu.json"
     assert store.read_one(path)["packed"] == record["packed"]
     assert timing.read(tmp_path, "packing") == [store.read_one(path)]
@@ -123,11 +124,11 @@ def test_a_run_that_fails_is_an_error_with_its_reason(tmp_path, monkeypatch):
 def test_the_command_line_takes_numbers_of_workers(tmp_path, monkeypatch, capsys):
     given = []
 
-    def run(setting, results):
+    def run(kind, setting, results):
         given.append(setting)
         return {}, results / "record.json"
 
-    monkeypatch.setattr(packing, "run", run)
+    monkeypatch.setattr(bench, "run", run)
     monkeypatch.setattr(packing, "table", lambda record: "a table")
     arguments = ["--workers", "1,4", "--runs", "2", "--epochs", "1", "--results", str(tmp_path)]
     assert main(["bench", "packing", *arguments]) == 0
@@ -142,6 +143,6 @@ def test_the_command_line_takes_numbers_of_workers(tmp_path, monkeypatch, capsys
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_runs_are_packed_on_a_gpu(tmp_path):
     setting = packing.Setting(epochs=1, workers=(1, 2), runs=2, rounds=1, device="cuda")
-    record, _ = packing.run(setting, tmp_path)
+    record, _ = bench.run(packing, setting, tmp_path)
     assert [entry["workers"] for entry in record["packed"]] == [1, 2]
     assert torch.cuda.get_device_name() in packing.table(record)

@@ -1,5 +1,6 @@
 import pytest
 
+from samlib import bench
 from samlib.bench import growth
 from samlib.records import store
 
@@ -7,7 +8,7 @@ from samlib.records import store
 @pytest.mark.slow
 def test_growth_is_measured_and_recorded(tmp_path):
     setting = growth.Setting(sizes=(12,), cells=1, workers=(1,), nodes=0)
-    record, path = growth.run(setting, tmp_path)
+    record, path = bench.run(growth, setting, tmp_path)
     assert path == tmp_path / "bench" / "growth-cpu.json"
     assert store.read_one(path)["reading"] == record["reading"]
     (campaign,) = record["campaigns"]

@@ -13,7 +13,7 @@ from samlib.records import store
 from samlib.report import campaign_cost, formats, step_times
 from samlib.report.text import span
 from samlib.study import plan, profiles
-from samlib.study.cells import Cell, count_runs
+from samlib.study.cells import Cell, all_cells, count_runs
 from samlib.study.methods import ALL, BASE, ON
 from samlib.trainer.config import RunConfig
 
@@ -261,7 +261,7 @@ def test_hardware_that_was_not_timed_is_not_estimated(rewritten):
     assert table.loc["quick", where]["device-hours"] > 0
     assert math.isnan(table.loc["quick", "GPU"]["device-hours"])
     assert math.isnan(table.loc["paper", where]["device-hours"])
-    runs = count_runs(plan.all_cells(plan.chapter_needs(profiles.get("quick"))), {})
+    runs = count_runs(all_cells(plan.chapter_needs(profiles.get("quick"))), {})
     assert table.loc["quick", where]["runs, about"] == runs
     said = campaign_cost.finding(found)
     assert "a perturbed step counts 2.00 times" in said

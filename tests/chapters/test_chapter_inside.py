@@ -200,7 +200,7 @@ def test_a_network_whose_runs_are_not_there_is_left_out(smoke):
     ids = {run.run_id for run in smoke.cell(ON, "vit").runs(smoke.records)}
     few = {i: r for i, r in smoke.records.items() if i not in ids}
     found = replace(smoke, records=few)
-    assert {of.family for of in anatomy.norm_layers(found)} == {"wrn"}
+    assert {of.problem for of in anatomy.norm_layers(found)} == {"wrn"}
     assert outcome_of("the toy in a transformer (SAM)", found) == NOT_RUN
 
 

@@ -16,12 +16,12 @@ from samlib import __main__
 from samlib.campaign.jobs import Outcome, RunJob, run_job
 from samlib.cli import run as cli_run
 from samlib.data import datasets
-from samlib.files import project_root
-from samlib.publish import notebooks, readme, tables
+from samlib.files import as_disk_error, project_root
+from samlib.publish import notebooks, pages, readme, tables
 from samlib.records import store
 from samlib.records.results_folder import committed
 from samlib.study import plan, profiles
-from samlib.study.cells import missing_runs
+from samlib.study.cells import Needs, missing_runs
 from samlib.trainer.config import RunConfig
 
 
@@ -200,9 +200,32 @@ def test_what_needs_optional_packages_says_so_first(capsys, monkeypatch, verb):
     assert f"need matplotlib: pip install -e '{project_root()}[book]'" in err
 
 
-def test_readme_says_what_it_wrote(capsys, monkeypatch):
-    monkeypatch.setattr(readme, "update", lambda *arguments: [Path("README.md"), Path("figure")])
-    assert run(capsys, "readme") == (0, "README.md\nfigure\n", "")
+@pytest.mark.parametrize(
+    ("arguments", "profile"), [((), "paper"), (("--profile", "quick"), "quick")]
+)
+def test_readme_shows_the_leading_profile_and_says_what_it_wrote(
+    capsys, monkeypatch, arguments, profile
+):
+    given = []
+    monkeypatch.setattr(pages, "shown", lambda results: ["paper", "quick"])
+    monkeypatch.setattr(readme, "update", lambda *a: given.append(a) or [Path("README.md")])
+    assert run(capsys, "readme", *arguments) == (0, "README.md\n", "")
+    assert [name for name, *_ in given] == [profile]
+
+
+@pytest.mark.parametrize(("verb", "kept"), [("run", True), ("tables", False)])
+def test_a_full_disk_is_one_line_and_says_what_is_kept_where_runs_are_made(
+    capsys, monkeypatch, verb, kept
+):
+    def full(args):
+        with as_disk_error(Path("there")):
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setitem(__main__.VERBS, verb, full)
+    code, _, err = run(capsys, verb)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "cannot write there: the disk is full: free some space" in err
+    assert ("finished runs are kept" in err) == kept
 
 
 @pytest.mark.parametrize("verb", ["status", "run"])
@@ -241,7 +264,7 @@ def test_only_what_trains_continues_after_an_interrupt(capsys, monkeypatch, verb
 
 
 def test_an_unknown_family_lists_the_profiles(capsys):
-    code, _, err = run(capsys, "train", "--family", "vgg")
+    code, _, err = run(capsys, "train", "--problem", "vgg")
     assert code == 2
     assert "valid: wrn, resnet, resnext" in err
 
@@ -261,9 +284,10 @@ def _start(results, *more):
     """The command line's campaign of a few runs, which does not import Ray."""
     # A test run in the background inherits an ignored SIGINT, which Python would rightly keep.
     code = (
-        "import signal, sys; from samlib.__main__ import main; from samlib.study import plan\n"
+        "import signal, sys; from samlib.__main__ import main\n"
+        "from samlib.study import cells, plan\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"plan.NEEDS['rho_sweep'] = lambda p: plan.Needs(plan.rho_sweep(p).cells[:{FEW}])\n"
+        f"plan.NEEDS['rho_sweep'] = lambda p: cells.Needs(plan.rho_sweep(p).cells[:{FEW}])\n"
         "code = main(sys.argv[1:]); assert 'ray' not in sys.modules; sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "run", "--profile", "smoke", "--only", "rho_sweep"]
@@ -320,7 +344,7 @@ def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command line prints it
 def test_a_damaged_record_is_set_aside_and_run_again(tmp_path, capsys, monkeypatch):
-    needs = plan.Needs(plan.introduction(profiles.get("smoke")).cells[:1])
+    needs = Needs(plan.introduction(profiles.get("smoke")).cells[:1])
     monkeypatch.setattr(plan, "NEEDS", {"introduction": lambda profile: needs})
     arguments = ["run", "--profile", "smoke", "--results", str(tmp_path), "--workers", "1"]
     place = committed(tmp_path, "smoke")

@@ -16,7 +16,7 @@ from samlib.trainer import process_group
 from samlib.trainer.one_run import train
 
 TINY = ["--train-size", "40", "--validation-size", "20", "--epochs", "1", "--batch-size", "20"]
-SMOKE = ["train", "--profile", "smoke", "--family", "resnet", "--seed", "3"]
+SMOKE = ["train", "--profile", "smoke", "--problem", "resnet", "--seed", "3"]
 CONFIG = profiles.get("smoke").bases["resnet"].replace(seed=3)
 
 

@@ -366,7 +366,7 @@ APT = {
     "profile": [*profiles.PROFILES],
     "name": [*notebooks.names()],
     "only": [*notebooks.names()],
-    "family": [*profiles.get("quick").bases],
+    "problem": [*profiles.get("quick").bases],
     "device": ["cpu"],
     "dataset": [*INFO],
     "p": ["profile", "results", "missing", "smoke", "made", "error"],

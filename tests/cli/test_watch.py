@@ -21,6 +21,7 @@ from samlib.measures.measurement import MEASURES, MeasureJob
 from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder, committed, in_progress, replace_committed
 from samlib.study import plan
+from samlib.study.cells import Needs
 from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train
 
@@ -296,7 +297,7 @@ def test_a_terminal_is_drawn_over_and_not_overfilled(monkeypatch):
 
 def test_a_failing_run_shows_why_where_it_stopped(tmp_path, capsys, monkeypatch):
     cells = plan.introduction(PROFILE).cells[:1]
-    monkeypatch.setattr(plan, "NEEDS", {"introduction": lambda profile: plan.Needs(cells)})
+    monkeypatch.setattr(plan, "NEEDS", {"introduction": lambda profile: Needs(cells)})
     target = committed(tmp_path, "smoke")
     run = first_runs()[0]
     target.checkpoint(run.run_id).mkdir(parents=True)  # cannot be read as a checkpoint

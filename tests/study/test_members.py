@@ -22,7 +22,7 @@ def test_a_row_begins_where_its_line_says(starts):
     for row in rows:
         mask = ("all", "only_norm").index(row.method.mask)
         assert row.start[0] == starts[members.member(row.method)][mask]
-        assert (row.family, row.seeds) == ("wrn", 8)
+        assert (row.problem, row.seeds) == ("wrn", 8)
 
 
 def test_a_member_without_a_row_of_its_own_is_not_run():
@@ -46,7 +46,7 @@ def test_quick_runs_both_masks_of_a_member_beside_the_headline():
 def test_the_one_pass_members_come_last_on_cifar():
     profile = profiles.get("cifar100-10k")
     last = [profile.cell(f, m) for f, m in profile.order[-1]]
-    assert [members.member(c.method) for c in last] == ["msam", "msam_up", "last", "lesam"]
+    assert [members.member(c.method) for c in last] == [*members.CIFAR]
     assert {c.method.mask for c in last} == {"only_norm"}
     assert {len(c.seeds) for c in last} == {8}
     earlier = [m for group in profile.order[:-1] for _, m in group]

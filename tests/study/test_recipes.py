@@ -67,12 +67,12 @@ VARIANT = {
     ),
     "samlib/study/profiles/quick.py": (
         '    Row(Method("l2", "no_norm")',
-        '    *_pair("halved", 0.5, 0.5, family="wrn"),\n',
+        '    *_pair("halved", 0.5, 0.5, problem="wrn"),\n',
     ),
 }
 NETWORK = {
     "samlib/models/zoo.py": ('    "vit_micro": ', '    "wrn16_1": partial(_wrn, 16, 1),\n'),
-    "tests/test_models.py": (
+    "tests/models/test_models.py": (
         "def test_zoo_lists_",
         """def test_wrn16_1():
     assert counts(on_meta("wrn16_1")) == (175_066, 928, 13)
@@ -203,12 +203,14 @@ TESTS = (
     *("only_first", "halved", "wrn16_1", "every_other", "recall", "names_of_masks"),
     *("of_the_paper", "dense_reference", "of_the_family_or_a_control", "is_a_system"),
     *("in_the_contents", "table_of_contents", "has_a_module", "those_below_it"),
+    *("unknown_one_all_of_it", "differ_have_a_cycle"),
 )
 PLACES = (
-    *("sam/test_masks.py", "sam/test_geometry.py", "sam/test_family.py", "test_models.py"),
+    *("sam/test_masks.py", "sam/test_geometry.py", "sam/test_family.py", "models/test_models.py"),
     *("measures/test_recall.py", "study/test_study.py", "study/test_members.py"),
     *("publish/test_pages.py", "publish/test_notebooks.py", "test_rooms.py"),
     *("chapters/test_chapter_recall.py", "chapters/test_chapter_family.py"),
+    *("campaign/test_jobs.py", "trainer/test_launches.py", "bench/test_bench_family.py"),
 )
 SHOW = """
 import sys

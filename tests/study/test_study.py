@@ -10,7 +10,7 @@ from samlib.cli import status
 from samlib.errors import ConfigError
 from samlib.sam.geometry import GEOMETRIES, L2, VARIANTS
 from samlib.study import plan, profiles
-from samlib.study.cells import Cell, count_runs
+from samlib.study.cells import Cell, all_cells, count_runs
 from samlib.study.methods import ALL, BASE, DECAY, ON, RANDOM, REPORTED, SPARSE_MASKS, Method
 from samlib.study.profile import Row
 from samlib.study.search import ladder
@@ -52,7 +52,7 @@ def test_rho_maximises_validation_accuracy_and_never_looks_at_the_test_set(cell)
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_no_seed_that_chooses_a_value_is_compared(name):
     profile = profiles.get(name)
-    for cell in plan.all_cells(plan.chapter_needs(profile)):
+    for cell in all_cells(plan.chapter_needs(profile)):
         assert not {*cell.tuning} & {*cell.seeds}
         assert cell.tuning == profile.tuning
 
@@ -91,7 +91,7 @@ def test_a_weight_decay_is_tuned_as_a_rho_is():
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_every_method_is_given_as_many_values_a_factor_of_two_apart(name):
-    cells = plan.all_cells(plan.chapter_needs(profiles.get(name)))
+    cells = all_cells(plan.chapter_needs(profiles.get(name)))
     starts = {cell.start for cell in cells if len(cell.start) > 1}
     assert len({len(start) for start in starts}) == 1
     for start in starts:
@@ -102,10 +102,10 @@ def test_every_method_is_given_as_many_values_a_factor_of_two_apart(name):
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_the_base_optimizer_has_every_seed_it_is_compared_on(name):
     profile = profiles.get(name)
-    cells = plan.all_cells(plan.chapter_needs(profile))
-    for family, base in profile.bases.items():
+    cells = all_cells(plan.chapter_needs(profile))
+    for problem, base in profile.bases.items():
         seeds = {seed for cell in cells if cell.base == base for seed in cell.seeds}
-        assert seeds <= {*profile.cell(family, BASE).seeds}
+        assert seeds <= {*profile.cell(problem, BASE).seeds}
 
 
 def test_a_mask_joins_the_study_by_its_line_in_a_grid():
@@ -126,8 +126,8 @@ def test_a_variant_joins_the_study_by_its_two_lines_in_a_grid(monkeypatch):
     more = replace(quick, grids=(*quick.grids, *lines))
     assert more.geometries("wrn")[-1] == "mine"
     cells = plan.variants(more).cells
-    for family in quick.families:
-        assert more.cell(family, Method("mine", "only_norm")) in cells
+    for problem in quick.problems:
+        assert more.cell(problem, Method("mine", "only_norm")) in cells
 
 
 def test_a_method_without_a_grid_is_named_with_what_to_do():
@@ -138,10 +138,10 @@ def test_a_method_without_a_grid_is_named_with_what_to_do():
     one_line(c)
 
 
-def test_a_network_is_a_transformer_by_what_it_is_not_by_its_familys_name():
+def test_a_network_is_a_transformer_by_what_it_is_not_by_its_problems_name():
     quick = profiles.get("quick")
     more = replace(quick, bases=quick.bases | {"mine": quick.bases["wrn"]})
-    assert "mine" in more.families
+    assert "mine" in more.problems
     assert "mine" not in more.transformers
 
 
@@ -152,10 +152,10 @@ def test_every_chapter_with_needs_has_a_module():
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_what_decides_most_comes_first_and_adds_nothing(name):
     profile = profiles.get(name)
-    chapters = {*plan.all_cells(plan.NEEDS[name](profile) for name in plan.chapters(profile))}
+    chapters = {*all_cells(plan.NEEDS[name](profile) for name in plan.chapters(profile))}
     needs = plan.chapter_needs(profile)
-    assert set(plan.all_cells(needs)) == chapters
-    assert plan.all_cells(needs[:1]) == plan.all_cells([plan.introduction(profile)])
+    assert set(all_cells(needs)) == chapters
+    assert all_cells(needs[:1]) == all_cells([plan.introduction(profile)])
 
 
 def test_the_evidence_is_run_in_the_order_of_its_plan():
@@ -182,7 +182,7 @@ def test_quick_has_the_seeds_the_design_asks_for():
     quick = profiles.get("quick")
     for cell in plan.introduction(quick).cells:
         assert len(cell.seeds) >= 16
-    assert all(len(cell.seeds) >= 5 for cell in plan.all_cells(plan.chapter_needs(quick)))
+    assert all(len(cell.seeds) >= 5 for cell in all_cells(plan.chapter_needs(quick)))
 
 
 def test_runs_of_different_methods_are_paired():
@@ -196,7 +196,7 @@ def test_runs_of_different_methods_are_paired():
 def test_the_sparsity_chapter_has_every_sparse_mask():
     needs = plan.sparsity(profiles.get("quick"))
     assert RANDOM in {cell.method for cell in needs.cells}
-    methods = {cell.method for cell in plan.all_cells([needs])}
+    methods = {cell.method for cell in all_cells([needs])}
     assert {m.mask for m in methods} > {*SPARSE_MASKS}
 
 

@@ -50,7 +50,7 @@ _BY_LAW = (
 
 _10K_GRIDS = (
     Row(BASE, seeds=6),
-    Row(BASE, family="wrn", seeds=16),
+    Row(BASE, problem="wrn", seeds=16),
     Row(DECAY, ladder(5e-4), "wrn", seeds=16),
     Row(ALL, ladder(0.025), "wrn", seeds=16),
     Row(ON, ladder(0.25), "wrn", seeds=16),
@@ -58,15 +58,15 @@ _10K_GRIDS = (
     Row(Method("l2", "fisher"), ladder(0.125), "wrn", seeds=8),
     Row(Method("l2", "dynamic"), ladder(0.25), "wrn", seeds=8),
     Row(Method("l2", "no_norm"), ladder(0.025), "wrn", seeds=8),
-    *_pair("elementwise_l2", 0.5, 1.0, family="wrn", seeds=8),
-    *_pair("layerwise_l2", 0.01, 0.1, family="wrn", seeds=8),
-    *_pair("elementwise_linf", 0.002, 0.02, family="wrn", seeds=8),
-    *_pair("fisher", 0.025, 0.25, family="wrn", seeds=8),
+    *_pair("elementwise_l2", 0.5, 1.0, problem="wrn", seeds=8),
+    *_pair("layerwise_l2", 0.01, 0.1, problem="wrn", seeds=8),
+    *_pair("elementwise_linf", 0.002, 0.02, problem="wrn", seeds=8),
+    *_pair("fisher", 0.025, 0.25, problem="wrn", seeds=8),
     Row(Method("l2", "only_gamma"), ladder(0.25), "wrn", seeds=8),
     Row(Method("l2", "only_beta"), ladder(0.25), "wrn", seeds=8),
     *_pair("l2", 0.025, 0.25, seeds=6),
-    *_pair("l2", 0.0125, 0.05, family="vit", seeds=6),
-    *_pair("l2", 0.0125, 0.05, family="vit-lion", seeds=6),
+    *_pair("l2", 0.0125, 0.05, problem="vit", seeds=6),
+    *_pair("l2", 0.0125, 0.05, problem="vit-lion", seeds=6),
     *members.rows(members.CIFAR, "wrn", seeds=8),
 )
 _HEADLINE = tuple(("wrn", m) for m in (BASE, ALL, ON, DECAY))
@@ -98,7 +98,7 @@ CIFAR100_10K = Profile(
             *(("wrn", Method("l2", mask)) for mask in ("only_gamma", "only_beta")),
             *(("wrn", m.but(rho_from="plain", batchnorm="first")) for m in (ALL, ON)),
         ),
-        tuple((family, method) for family in FACTORS for method in (BASE, ALL, ON)),
+        tuple((problem, method) for problem in FACTORS for method in (BASE, ALL, ON)),
         tuple(("vit", method) for method in (BASE, ALL, ON)),
         tuple(("wrn", ON.but(member=name)) for name in members.CIFAR),
     ),
@@ -134,8 +134,8 @@ def _paper_bases() -> dict[str, RunConfig]:
         ("-cifar10", {"dataset": "cifar10"}),
         ("-cifar10-autoaugment", {"dataset": "cifar10", "augment": "autoaugment"}),
     ):
-        for family, model in names.items():
-            bases[family + suffix] = _CIFAR100.replace(model=model, **changes)
+        for problem, model in names.items():
+            bases[problem + suffix] = _CIFAR100.replace(model=model, **changes)
     for suffix, changes in (("", {}), ("-cifar10", {"dataset": "cifar10"})):
         bases["vit" + suffix] = _CIFAR_VIT.replace(**changes)
         bases["vit-s" + suffix] = _CIFAR_VIT.replace(model="vit_s", **changes)

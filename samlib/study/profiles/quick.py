@@ -53,10 +53,10 @@ _GRIDS = (
     Row(ALL, ladder(0.125), "wrn", seeds=16),
     Row(ON, ladder(0.5), "wrn", seeds=16),
     *_pair("l2", 0.125, 0.5, seeds=6),
-    *_pair("l2", 0.003125, 0.0125, family="vit"),
-    *_pair("elementwise_l2", 0.5, 0.5, family="wrn"),
-    *_pair("elementwise_linf", 0.0125, 0.05, family="wrn"),
-    *_pair("layerwise_l2", 0.0125, 0.125, family="wrn"),
+    *_pair("l2", 0.003125, 0.0125, problem="vit"),
+    *_pair("elementwise_l2", 0.5, 0.5, problem="wrn"),
+    *_pair("elementwise_linf", 0.0125, 0.05, problem="wrn"),
+    *_pair("layerwise_l2", 0.0125, 0.125, problem="wrn"),
     Row(Method("l2", "no_norm"), ladder(0.125), "wrn"),
     Row(Method("elementwise_l2", "no_norm"), ladder(0.25), "wrn"),
     Row(Method("l2", "random"), ladder(2.0), "wrn", seeds=8),
@@ -69,7 +69,7 @@ _GRIDS = (
     Row(Method("l2", "blocks_23"), ladder(2.0), "wrn"),
     Row(Method("output_scales", "convolutions"), ladder(1.0), "wrn"),
     Row(Method("input_scales", "weights"), ladder(0.5), "wrn"),
-    Row(BASE.but(**DYT), family="vit"),
+    Row(BASE.but(**DYT), problem="vit"),
     Row(ALL.but(**DYT), ladder(0.003125), "vit"),
     Row(ON.but(**DYT), ladder(0.00025), "vit"),
     *members.rows(members.QUICK, "wrn"),
@@ -107,7 +107,7 @@ SMOKE = replace(
     about="two epochs on a hundred digits: every notebook end to end, no result",
     where="in a smoke test",
     bases={
-        family: base.replace(
+        problem: base.replace(
             epochs=2,
             warmup_epochs=0,
             train_size=100,
@@ -115,7 +115,7 @@ SMOKE = replace(
             mask_samples=16,
             eval_every=1,
         )
-        for family, base in QUICK.bases.items()
+        for problem, base in QUICK.bases.items()
     },
     grids=tuple(_short(row) for row in _GRIDS if _in_smoke(row)),
     seeds=2,
