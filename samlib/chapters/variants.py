@@ -86,7 +86,7 @@ def reported_table(results: Results) -> pd.DataFrame:
 
 
 def figure(results: Results) -> Figure:
-    """Only-norm minus all by variant, sorted by mean, and pooled, in every problem."""
+    """Only-norm minus all by variant, sorted by mean, and pooled, on every network."""
     use_style()
     problems = plan.varied(results.profile)
     most = max(len(results.profile.geometries(problem)) for problem in problems)
