@@ -212,11 +212,11 @@ def one_pass(profile: Profile) -> Needs:
 
 def is_it_norm(profile: Profile) -> Needs:
     """Three routes to claim 14: DyT for LayerNorm, scales outside norm layers, gamma released."""
-    scales, replaced = _known(profile, SCALES), dyt(profile)
-    if not (scales or replaced):
+    own, replaced = _known(profile, SCALES), dyt(profile)
+    if not (own or replaced):
         return Needs([])
-    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *scales)]
-    methods = (*HEADLINE, *_known(profile, PARTS[:1]), *scales, *(fixed if scales else ()))
+    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *own)]
+    methods = (*HEADLINE, *_known(profile, PARTS[:1]), *own, *(fixed if own else ()))
     return Needs([*_of_headline(profile, methods), *replaced])
 
 

@@ -8,6 +8,7 @@ from samlib.models import is_vit
 from samlib.sam.geometry import VARIANTS
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, ON, SPARSE_MASKS, Method
+from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
 TUNING = (1000, 1001)  # seeds that choose a value and are never compared
@@ -30,6 +31,14 @@ class Row:
     start: tuple[float, ...] = ()
     problem: str | None = None
     seeds: int | None = None
+
+
+def pair(geometry: str, everything: float, only_norm: float, **row) -> tuple[Row, Row]:
+    """Rows of a SAM variant: masks all and only norm, each with the first of its four values."""
+    return (
+        Row(Method(geometry, "all"), ladder(everything), **row),
+        Row(Method(geometry, "only_norm"), ladder(only_norm), **row),
+    )
 
 
 @dataclass(frozen=True)

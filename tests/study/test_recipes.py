@@ -67,7 +67,7 @@ VARIANT = {
     ),
     "samlib/study/profiles/quick.py": (
         '    Row(Method("l2", "no_norm")',
-        '    *_pair("halved", 0.5, 0.5, problem="wrn"),\n',
+        '    *pair("halved", 0.5, 0.5, problem="wrn"),\n',
     ),
 }
 NETWORK = {

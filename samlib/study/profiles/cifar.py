@@ -4,17 +4,9 @@ from dataclasses import replace
 
 from samlib.study import members
 from samlib.study.methods import ALL, BASE, DECAY, ON, REPORTED, SPARSE_MASKS, Method
-from samlib.study.profile import Profile, Row
+from samlib.study.profile import Profile, Row, pair
 from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
-
-
-def _pair(geometry: str, everything: float, only_norm: float, **row) -> tuple[Row, Row]:
-    """A SAM variant: all and only-norm, each with the first of its four values."""
-    return (
-        Row(Method(geometry, "all"), ladder(everything), **row),
-        Row(Method(geometry, "only_norm"), ladder(only_norm), **row),
-    )
 
 
 # --- cifar100-10k: what two cores can train with seeds -------------------------------------------
@@ -58,15 +50,15 @@ _10K_GRIDS = (
     Row(Method("l2", "fisher"), ladder(0.125), "wrn", seeds=8),
     Row(Method("l2", "dynamic"), ladder(0.25), "wrn", seeds=8),
     Row(Method("l2", "no_norm"), ladder(0.025), "wrn", seeds=8),
-    *_pair("elementwise_l2", 0.5, 1.0, problem="wrn", seeds=8),
-    *_pair("layerwise_l2", 0.01, 0.1, problem="wrn", seeds=8),
-    *_pair("elementwise_linf", 0.002, 0.02, problem="wrn", seeds=8),
-    *_pair("fisher", 0.025, 0.25, problem="wrn", seeds=8),
+    *pair("elementwise_l2", 0.5, 1.0, problem="wrn", seeds=8),
+    *pair("layerwise_l2", 0.01, 0.1, problem="wrn", seeds=8),
+    *pair("elementwise_linf", 0.002, 0.02, problem="wrn", seeds=8),
+    *pair("fisher", 0.025, 0.25, problem="wrn", seeds=8),
     Row(Method("l2", "only_gamma"), ladder(0.25), "wrn", seeds=8),
     Row(Method("l2", "only_beta"), ladder(0.25), "wrn", seeds=8),
-    *_pair("l2", 0.025, 0.25, seeds=6),
-    *_pair("l2", 0.0125, 0.05, problem="vit", seeds=6),
-    *_pair("l2", 0.0125, 0.05, problem="vit-lion", seeds=6),
+    *pair("l2", 0.025, 0.25, seeds=6),
+    *pair("l2", 0.0125, 0.05, problem="vit", seeds=6),
+    *pair("l2", 0.0125, 0.05, problem="vit-lion", seeds=6),
     *members.rows(members.CIFAR, "wrn", seeds=8),
 )
 _HEADLINE = tuple(("wrn", m) for m in (BASE, ALL, ON, DECAY))
@@ -146,16 +138,16 @@ def _paper_bases() -> dict[str, RunConfig]:
 # Around the best points of the authors' figure for WRN-28-10; variants and masks that are not in
 # the figure start where their nearest relative does.
 _SWEPT_PAIRS = (
-    *_pair("l2", 0.05, 0.2),
-    *_pair("elementwise_l2", 1.25, 2.5),
-    *_pair("elementwise_linf", 0.0025, 0.025),
-    *_pair("layerwise_l2", 0.0125, 0.125),
+    *pair("l2", 0.05, 0.2),
+    *pair("elementwise_l2", 1.25, 2.5),
+    *pair("elementwise_linf", 0.0025, 0.025),
+    *pair("layerwise_l2", 0.0125, 0.125),
 )
 _OTHER_PAIRS = (
-    *_pair("elementwise_l2_orig", 0.5, 2.5),
-    *_pair("elementwise_linf_orig", 0.0025, 0.025),
-    *_pair("layerwise_l2_orig", 0.0125, 0.125),
-    *_pair("fisher", 0.05, 0.2),
+    *pair("elementwise_l2_orig", 0.5, 2.5),
+    *pair("elementwise_linf_orig", 0.0025, 0.025),
+    *pair("layerwise_l2_orig", 0.0125, 0.125),
+    *pair("fisher", 0.05, 0.2),
 )
 _LEVELS = (None, 0.5, 0.9995)  # as many as the norm layers have, half, and the paper's 99.95 %
 _MASKS = (

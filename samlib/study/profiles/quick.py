@@ -5,7 +5,7 @@ from dataclasses import replace
 from samlib.study import members
 from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 from samlib.study.plan import DYT
-from samlib.study.profile import Profile, Row
+from samlib.study.profile import Profile, Row, pair
 from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
@@ -38,25 +38,17 @@ _DIGITS_VIT = _DIGITS.replace(
 )
 
 
-def _pair(geometry: str, everything: float, only_norm: float, **row) -> tuple[Row, Row]:
-    """A SAM variant: all and only-norm, each with the first of its four values."""
-    return (
-        Row(Method(geometry, "all"), ladder(everything), **row),
-        Row(Method(geometry, "only_norm"), ladder(only_norm), **row),
-    )
-
-
 # Where a ladder starts was read off earlier records of this profile; the search goes on from there.
 _GRIDS = (
     Row(BASE),
     Row(DECAY, ladder(2.5e-4), "wrn", seeds=16),
     Row(ALL, ladder(0.125), "wrn", seeds=16),
     Row(ON, ladder(0.5), "wrn", seeds=16),
-    *_pair("l2", 0.125, 0.5, seeds=6),
-    *_pair("l2", 0.003125, 0.0125, problem="vit"),
-    *_pair("elementwise_l2", 0.5, 0.5, problem="wrn"),
-    *_pair("elementwise_linf", 0.0125, 0.05, problem="wrn"),
-    *_pair("layerwise_l2", 0.0125, 0.125, problem="wrn"),
+    *pair("l2", 0.125, 0.5, seeds=6),
+    *pair("l2", 0.003125, 0.0125, problem="vit"),
+    *pair("elementwise_l2", 0.5, 0.5, problem="wrn"),
+    *pair("elementwise_linf", 0.0125, 0.05, problem="wrn"),
+    *pair("layerwise_l2", 0.0125, 0.125, problem="wrn"),
     Row(Method("l2", "no_norm"), ladder(0.125), "wrn"),
     Row(Method("elementwise_l2", "no_norm"), ladder(0.25), "wrn"),
     Row(Method("l2", "random"), ladder(2.0), "wrn", seeds=8),
