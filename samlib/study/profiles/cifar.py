@@ -8,7 +8,6 @@ from samlib.study.profile import Profile, Row, pair
 from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
-
 # --- cifar100-10k: what two cores can train with seeds -------------------------------------------
 
 _PATCHES = RunConfig(
