@@ -10,11 +10,14 @@ Set before the runs. Each difference is above zero if normalization layers are w
    is left of it when the norm layers are never released.
 """
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from samlib.chapters.family import lines
 from samlib.report import tidy
 from samlib.report.answers import Answer, each_of
+from samlib.report.figures import draw_intervals, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, SEEN, Comparison
@@ -90,6 +93,17 @@ def table(results: Results) -> pd.DataFrame:
     found = [(n, name, c) for n, route in routes(results).items() for name, c in route.items()]
     rows = [{"route": str(n), "compared": name} for n, name, _ in found]
     return tidy.judged(rows, "difference", [c for *_, c in found], results.profile.where)
+
+
+def figure(results: Results) -> Figure:
+    """Every comparison of the three routes with its interval; above zero speaks for norm layers."""
+    use_style()
+    found = {f"{n}: {k}": c for n, route in routes(results).items() for k, c in route.items()}
+    figure, ax = plt.subplots(figsize=(7.6, 0.4 * len(found) + 1.0))
+    draw_intervals(ax, found)
+    ax.set_xlabel("points; above zero speaks for normalization layers")
+    figure.tight_layout()
+    return figure
 
 
 def parts(results: Results) -> pd.DataFrame:

@@ -3,11 +3,14 @@
 from collections import Counter
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from samlib.chapters import family
 from samlib.report import tidy
 from samlib.report.answers import DESCRIBED
+from samlib.report.figures import draw_intervals, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import SEEN, corrected
@@ -154,6 +157,19 @@ def _result(results: Results, s: System) -> dict:
         return {"only norm − base": None, "here": s.instead or "a member, not run in this profile"}
     found = results.compare(on, results.cell(BASE))
     return {"only norm − base": tidy.difference(found), "here": "a member"}
+
+
+def figure(results: Results) -> Figure:
+    """What every member with only norm gains over the base optimizer, with its 95 % interval."""
+    use_style()
+    base = results.cell(BASE)
+    cells = {s.name: family.of_member(results, s.member)[1] for s in SYSTEMS if s.member}
+    gains = {name: results.compare(on, base) for name, on in cells.items() if on}
+    figure, ax = plt.subplots(figsize=(7.6, 0.3 * len(gains) + 1.0))
+    draw_intervals(ax, gains)
+    ax.set_xlabel(f"only norm − {method_name(results.profile, BASE)}, points")
+    figure.tight_layout()
+    return figure
 
 
 def finding(results: Results) -> str:

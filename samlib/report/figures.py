@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
-from samlib.report.stats import interval
+from samlib.report.stats import Comparison, interval
 from samlib.study.methods import BASE, SWEPT, Method
 
 # Okabe and Ito's palette, told apart with any colour vision; markers say the same once more.
@@ -117,6 +117,17 @@ def draw_points(ax: Axes, table: pd.DataFrame, x: str, y: str, *, jitter: float 
         legend=False,
     )
     ax.set(xlabel="", ylabel="")
+
+
+def draw_intervals(ax: Axes, found: Mapping[str, Comparison]) -> None:
+    """A comparison per row, the first on top: its mean and its 95 % interval, beside zero."""
+    for row, c in enumerate(found.values()):
+        ends = [[c.mean - c.low], [c.high - c.mean]]
+        look = {"fmt": MARKERS["only_norm"], "color": COLOURS["only_norm"], "mec": "white"}
+        ax.errorbar(c.mean, row, xerr=ends, ms=7, elinewidth=2, **look)
+    ax.axvline(0, color="#444444", lw=0.8)
+    ax.set_yticks(range(len(found)), labels=list(found))
+    ax.set_ylim(len(found) - 0.5, -0.5)
 
 
 def long(columns: dict[str, Sequence[float]], keys: Sequence[str]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_up import PROFILE, RATIOS, steps_timed, with_accuracies
 
@@ -221,6 +222,11 @@ def test_every_member_of_the_family_is_a_system_with_one_number_or_a_reason(smok
     assert {*ran} >= {"sam", "usam", "msam"}
     assert empty.sum() == len(systems.SYSTEMS) - len(ran)
     assert (table.loc[empty, ("here", "")].str.len() > 0).all()
+    (ax,) = systems.figure(found).axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [s.name for s in systems.SYSTEMS if s.member in ran]
+    row = labels.index("MSAM (Becker et al., 2024)")
+    assert ax.containers[row][0].get_xydata() == pytest.approx(np.array([[5, row]]))
     sees = systems.opening(found)["sees"]
     gain = f"{len(ran)} of {len(ran)} members gain over SGD after Holm's correction"
     assert f"{gain}, on the 2 seeds" in sees

@@ -168,6 +168,9 @@ def test_claim_14_needs_every_route(smoke, given, seen):
     assert by_route[3] == pytest.approx([10 - given[3]])
     assert f"All three together: {seen}." in is_it_norm.finding(found)
     assert len(is_it_norm.table(found)) == 4
+    (ax,) = is_it_norm.figure(found).axes
+    drawn = [bar[0].get_xdata()[0] for bar in ax.containers]
+    assert drawn == pytest.approx([mean for route in by_route.values() for mean in route])
     assert is_it_norm.opening(found)["seen"] == seen
 
 
