@@ -8,15 +8,18 @@ that are ranked are the base optimizer, and SAM and every member under each of i
 import math
 from collections.abc import Iterator
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.stats import kendalltau, norm
 
 from samlib.chapters import family
 from samlib.errors import RecordsMissing
 from samlib.report import tidy
+from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
 from samlib.report.names import MEMBER_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import LEVEL, OPEN, REVERSED, SEEN, Comparison
+from samlib.report.stats import LEVEL, NOT_RUN, OPEN, REVERSED, SEEN, Comparison
 from samlib.report.text import number
 from samlib.study.cells import Cell
 from samlib.study.methods import BASE
@@ -119,6 +122,21 @@ def rank_table(results: Results) -> pd.DataFrame:
     )
 
 
+def figure(results: Results) -> Figure:
+    """Accuracy on corrupted and on attacked images against that on the same images, clean."""
+    use_style()
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.8))
+    for ax, (column, clean) in zip(axes, CLEAN.items(), strict=True):
+        for _, cell in _networks(results):
+            mean, key = accuracies(results, cell).mean(), key_of(cell.method)
+            ax.plot(mean[clean], mean[column], MARKERS[key], color=COLOURS[key], mec="white", ms=7)
+        ax.set_xlabel("clean, %")
+        ax.set_title(f"{SHIFTED[column]}, %")
+    base = method_name(results.profile, BASE)
+    legend(figure, {"base": base, "all": "all", "only_norm": "only norm"}, dashed=())
+    return figure
+
+
 def finding(results: Results) -> str:
     """Whether the rankings agree."""
     found = rankings(results)
@@ -134,3 +152,22 @@ def finding(results: Results) -> str:
         f"Over {count} networks, Kendall's tau of clean accuracy with {', with '.join(told)}. "
         f"The hypothesis is a tau above {AGREE}."
     )
+
+
+def verdict(results: Results) -> str:
+    """Seen if both rankings agree, reversed if one does not, else open; or not run."""
+    words = {c.seen for c in rankings(results).values()}
+    if not words:
+        return NOT_RUN
+    return REVERSED if REVERSED in words else SEEN if words == {SEEN} else OPEN
+
+
+def opening(results: Results) -> dict[str, str]:
+    """What is said, what is seen, and the verdict with what it is worth."""
+    says = "Nothing: the question is that of Schapiro and Zhao, asked of the family."
+    taus = ", ".join(f"{number(c.mean)} ({column})" for column, c in rankings(results).items())
+    return family.lines(results, says, f"Kendall's tau {taus or 'not run'}.", verdict(results))
+
+
+TABLES = {"robust_family": table, "robust_ranks": rank_table}
+DECIDES: dict = {}

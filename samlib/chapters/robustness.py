@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.chapters import robust_family
 from samlib.errors import RecordsMissing
 from samlib.measures import corruptions
 from samlib.measures.robustness import ATTACKS, DUALITY, Attack
@@ -250,7 +249,5 @@ TABLES = {
     "robustness": lambda results: table(results)[0],
     "corruptions": by_corruption,
     "duality": duality,
-    "robust_family": robust_family.table,
-    "robust_ranks": robust_family.rank_table,
 }
 DECIDES = {"13": beyond_clean}

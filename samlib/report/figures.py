@@ -126,6 +126,7 @@ def draw_intervals(ax: Axes, found: Mapping[str, Comparison]) -> None:
         look = {"fmt": MARKERS["only_norm"], "color": COLOURS["only_norm"], "mec": "white"}
         ax.errorbar(c.mean, row, xerr=ends, ms=7, elinewidth=2, **look)
     ax.axvline(0, color="#444444", lw=0.8)
+    ax.locator_params(axis="x", nbins=6)
     ax.set_yticks(range(len(found)), labels=list(found))
     ax.set_ylim(len(found) - 0.5, -0.5)
 

@@ -60,9 +60,10 @@ def _verdict(fields: dict) -> str:
     if pd.isna(fields["seen"]):
         return ""
     text = badge(fields["seen"], fields["where"])
-    low, high, needed = (fields.get(name, math.nan) for name in ("low", "high", "needed"))
-    if fields["seen"] == OPEN and low * high > 0:  # clear alone, not among the table's many
-        text += f" <small>(corrected p\u00a0{p_value(fields['p'])})</small>"
+    low, high, p, needed = (fields.get(k, math.nan) for k in ("low", "high", "p", "needed"))
+    # Clear alone, and not among the table's many.
+    if fields["seen"] == OPEN and low * high > 0 and not math.isnan(p):
+        text += f" <small>(corrected p\u00a0{p_value(p)})</small>"
     return (
         text if pd.isna(needed) else f"{text} <small>(needs\u00a0{needed:.0f}\u00a0seeds)</small>"
     )

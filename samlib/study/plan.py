@@ -169,15 +169,9 @@ def batchnorm(profile: Profile) -> Needs:
 
 
 def robustness(profile: Profile) -> Needs:
-    """The headline runs on corrupted and attacked test images, or on ImageNet's shifted sets.
-
-    Where members of the family are run they are ranked beside the headline's three, in short.
-    """
+    """The headline runs on corrupted and attacked test images, or on ImageNet's shifted sets."""
     cells, measure = _tuned(profile), robustness_measure(profile)
-    wanted = [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells]
-    of_family = family(profile).cells if measure == "robustness" else []
-    wanted += [ToMeasure(cell, "robustness_in_short", RANKED_SEEDS) for cell in of_family]
-    return Needs([*cells, *of_family], wanted)
+    return Needs(cells, [ToMeasure(cell, measure, profile.measured_seeds) for cell in cells])
 
 
 def robustness_measure(profile: Profile) -> str:
@@ -203,6 +197,12 @@ def family(profile: Profile) -> Needs:
 def _beside_headline(profile: Profile, methods: Sequence[Method]) -> Needs:
     """Base optimizer, SAM and SAM-ON, and what is read against them; nothing where that is none."""
     return Needs(_of_headline(profile, (*HEADLINE, *methods)) if methods else [])
+
+
+def robust_family(profile: Profile) -> Needs:
+    """A run of every member on corrupted and attacked test images, in short."""
+    cells = family(profile).cells if robustness_measure(profile) == "robustness" else []
+    return Needs(cells, [ToMeasure(cell, "robustness_in_short", RANKED_SEEDS) for cell in cells])
 
 
 def one_pass(profile: Profile) -> Needs:
@@ -258,6 +258,7 @@ NEEDS: dict[str, Callable[[Profile], Needs]] = {
     "inside": inside,
     "one_pass": one_pass,
     "family": family,
+    "robust_family": robust_family,
     "why": why,
     "is_it_norm": is_it_norm,
     "systems": systems,

@@ -13,7 +13,7 @@ from samlib.chapters import robust_family
 from samlib.chapters.robust_family import MEASURE, agreement
 from samlib.measures.robustness import DUALITY
 from samlib.report import formats
-from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN
 from samlib.study import members, plan, profiles
 from samlib.study.methods import HEADLINE
 from samlib.trainer.config import RunConfig
@@ -85,6 +85,7 @@ def test_every_network_is_ranked_and_the_hypothesis_decided(smoke):
     table = robust_family.rank_table(found)
     assert table["Kendall's tau with clean", "where"].tolist() == [PROFILE.where] * 2
     assert "Over 7 networks" in robust_family.finding(found)
+    assert robust_family.opening(found)["seen"] == robust_family.verdict(found)
     assert "that on corrupted images is 1.00 [1.00, 1.00] (seen)" in robust_family.finding(found)
 
 
@@ -122,16 +123,46 @@ def test_what_is_not_measured_is_no_row(smoke):
     assert robust_family.table(found).empty
     assert robust_family.rank_table(found).empty
     assert "not been measured" in robust_family.finding(found)
+    assert robust_family.verdict(found) == NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        ((SEEN, SEEN), SEEN),
+        ((SEEN, OPEN), OPEN),
+        ((OPEN, OPEN), OPEN),
+        ((SEEN, REVERSED), REVERSED),
+        ((REVERSED, OPEN), REVERSED),
+    ],
+)
+def test_the_hypothesis_is_about_both_rankings(smoke, monkeypatch, words, seen):
+    tau = agreement(pd.Series(range(9)), pd.Series(range(9)))
+    found = {c: replace(tau, seen=w) for c, w in zip(robust_family.CLEAN, words, strict=True)}
+    monkeypatch.setattr(robust_family, "rankings", lambda results: found)
+    assert robust_family.verdict(smoke) == seen
+    assert (
+        robust_family.opening(smoke)["sees"] == "Kendall's tau 1.00 (corrupted), 1.00 (attacked)."
+    )
+
+
+def test_a_mark_per_network_on_both_panels(smoke):
+    rules = (lambda clean, on: clean - 20, lambda clean, on: clean / 2)
+    corrupted, attacked = robust_family.figure(shifted(smoke, *rules)).axes
+    assert [line.get_ydata()[0] for line in corrupted.lines] == pytest.approx(
+        [line.get_xdata()[0] - 20 for line in corrupted.lines]
+    )
+    assert len(corrupted.lines) == len(attacked.lines) == 7
 
 
 def test_the_plan_measures_one_network_of_every_member_in_short():
-    found = [w for w in plan.robustness(PROFILE).measured if w.measure == MEASURE]
+    found = [w for w in plan.robust_family(PROFILE).measured if w.measure == MEASURE]
     assert {w.seeds for w in found} == {1}
     methods = [w.cell.method for w in found]
     assert methods[:3] == list(HEADLINE)
     assert len(methods) == 7
     bare = replace(PROFILE, grids=tuple(r for r in PROFILE.grids if not r.method.changes))
-    assert {w.measure for w in plan.robustness(bare).measured} == {"robustness"}
+    assert plan.robust_family(bare).cells == []
 
 
 def test_the_attacks_are_the_duality_papers(smoke):
@@ -141,7 +172,7 @@ def test_the_attacks_are_the_duality_papers(smoke):
 
 @pytest.mark.parametrize(("noise", "seen"), [(0.3, SEEN), (30.0, REVERSED)])
 def test_a_planted_order_of_the_whole_family_is_found_through_noise(noise, seen):
-    quick = planted(profiles.get("quick"), {}, None, only=("robustness",))
+    quick = planted(profiles.get("quick"), {}, None, only=("robust_family",))
 
     def change(config, values):
         config = RunConfig.from_dict(config)

@@ -22,7 +22,7 @@ from samlib.publish import readme, tables
 from samlib.records import compare, store
 from samlib.report import formats, html, paper, tidy
 from samlib.report.results import load
-from samlib.report.stats import Comparison
+from samlib.report.stats import OPEN, Comparison
 from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, ON, Method
 
@@ -322,3 +322,11 @@ def test_the_readme_says_where_a_plan_came_before_the_runs(tmp_path):
     assert "[fixed before the runs](book/preregistration.md). Of the 12 hypotheses of " in block
     assert "| question | here, on CIFAR-100, 10,000 images | the paper, on CIFAR-100 |" in block
     assert "**Seen on CIFAR-100, 10,000 images: SAM-ON beats SAM, " in block
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.08, True), (math.nan, False)])
+def test_an_open_interval_without_zero_says_its_corrected_p_if_it_has_one(p, said):
+    """A tau that is held against 0.7 has no p."""
+    values = {"mean": 0.8, "low": 0.6, "high": 0.9, "n": 9, "p": p, "needed": None}
+    table = tidy.table([{"tau": values | {"seen": OPEN, "where": "here"}}])
+    assert ("corrected p" in html.show(table).data) == said

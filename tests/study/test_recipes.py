@@ -175,7 +175,7 @@ TABLES = {"recall": table}
 DECIDES = {}
 ''',
     "samlib/chapters/__init__.py": (
-        *("    rho_sweep,\n    robustness,\n    scales,", "    recall,\n"),
+        *("    rho_sweep,\n    robust_family,\n    robustness,", "    recall,\n"),
         *("    rho_sweep,\n    robustness,\n    cost,", "    recall,\n"),
     ),
     "notebooks/recall.ipynb": "",  # below
