@@ -1,7 +1,7 @@
 """The jobs a profile still needs, and their expected time."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from samlib.campaign.jobs import Job, RunJob
@@ -79,6 +79,31 @@ class Backlog:
             *map(RunJob, missing_runs(cells, self.runs)),
             *missing_measurements(measured, self.runs, self.measures),
         ]
+
+    def one_by_one(self) -> Iterator[Job | None]:
+        """Jobs that can start now, each once, of the first chapter that has one; None for none.
+
+        Asked again after every job, so that a worker with nothing left of one chapter begins the
+        next, and what a search finds out is run before later chapters.
+        """
+        handed: set[str] = set()
+        left = list(self.needs)
+        while True:
+            found = None
+            for need in list(left):
+                todo = self.jobs([need])
+                found = next((job for job in todo if job.name not in handed), None)
+                if found is not None:
+                    handed.add(found.name)
+                    break
+                if not todo and not self._expected([need]):
+                    left.remove(need)
+            yield found
+
+    def _expected(self, needs: Sequence[Needs]) -> int:
+        """Jobs that are not known yet."""
+        cells = sum(cell.expected(self.runs) for cell in all_cells(needs))
+        return cells + sum(m.expected(self.runs) for need in needs for m in need.measured)
 
     @property
     def total(self) -> int:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -143,7 +143,7 @@ class LocalExecutor:
 
     def run(
         self,
-        jobs: Iterable[Job],
+        jobs: Iterable[Job | None],
         *,
         may_start: Callable[[Job], bool] = lambda job: True,
         on_done: Callable[[Job, str | None], None] = lambda job, failure: None,
@@ -151,7 +151,7 @@ class LocalExecutor:
         """Run jobs; their records do not depend on the number of workers.
 
         Args:
-            jobs: jobs, in the order of the work.
+            jobs: jobs, in the order of the work; None is no job until another has ended.
             may_start: called before each start; False skips the job.
             on_done: called after every job, with the reason if the job failed.
 
@@ -160,14 +160,19 @@ class LocalExecutor:
             OtherCode: a new worker would run changed code.
         """
         outcome, deaths = Outcome(), Counter()
-        waiting: deque[Job] = deque(jobs)
-        while waiting or self._busy:
-            while waiting and len(self._busy) < self.workers:
-                job = waiting.popleft()
+        again: list[Job] = []  # whose worker died
+        source = iter(jobs)
+        while True:
+            while len(self._busy) < self.workers:
+                job = again.pop() if again else next(source, None)
+                if job is None:
+                    break
                 if may_start(job):
                     self._start(job)
                 else:
                     outcome.skipped.append(job.name)
+            if not self._busy:
+                return outcome
             for future in wait(self._busy, return_when=FIRST_COMPLETED)[0]:
                 job, worker = self._busy.pop(future)
                 self._idle.append(worker)
@@ -177,7 +182,7 @@ class LocalExecutor:
                     journal.add(self._folder, job.name, f"its worker died{cause}")
                     if not job.record(self._folder).exists():  # else it died with its work done
                         if deaths[job.name] < ATTEMPTS:
-                            waiting.appendleft(job)
+                            again.append(job)
                             continue
                         failure = f"its worker died {ATTEMPTS} times{cause}"
                 else:
@@ -187,7 +192,6 @@ class LocalExecutor:
                 else:
                     outcome.failed[job.name] = failure
                 on_done(job, failure)
-        return outcome
 
     def _start(self, job: Job) -> None:
         worker = self._idle.pop() if self._idle else _Worker()

@@ -37,13 +37,16 @@ class Progress:
         self.live = self.stream.isatty()
         self._every, self._last, self._shown = every, -every, -1
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to print: once in a while, on a terminal every second."""
+        return time.monotonic() - self._last >= (1.0 if self.live else self._every)
+
     def show(self, left: float | None, final: bool = False) -> None:
         """Print the state if an update is due; `left` is the expected time in seconds."""
-        now = time.monotonic()
-        due = self.live or final or now - self._last >= self._every
-        if not due or (final and self._shown == self.done):
+        if not (final or self.due) or (final and self._shown == self.done):
             return
-        self._last, self._shown = now, self.done
+        self._last, self._shown = time.monotonic(), self.done
         text = f"{bar(self.done, self.total)} {self.done}/{self.total} runs, {clock(left)} left"
         if self.failed:
             text += f", {self.failed} failed"

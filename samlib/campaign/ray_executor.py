@@ -110,7 +110,7 @@ class RayExecutor:
 
     def run(
         self,
-        jobs: Iterable[Job],
+        jobs: Iterable[Job | None],
         *,
         may_start: Callable[[Job], bool] = lambda job: True,
         on_done: Callable[[Job, str | None], None] = lambda job, failure: None,
@@ -123,18 +123,23 @@ class RayExecutor:
             ClusterError: the cluster has had no node for a minute.
         """
         outcome, deaths = Outcome(), Counter()
-        waiting: deque[Job] = deque(jobs)
-        while waiting or self._flying:
+        waiting: deque[Job] = deque()  # the next job, after those whose worker died
+        source = iter(jobs)
+        while True:
             room = self._room()
             self._check_for_nodes(room)
-            while waiting and self._fits(waiting[0], room):
+            while True:
+                if not waiting and (job := next(source, None)) is not None:
+                    waiting.append(job)
+                if not waiting or not self._fits(waiting[0], room):
+                    break
                 job = waiting.popleft()
                 if may_start(job):
                     self._start(job)
                 else:
                     outcome.skipped.append(job.name)
             if not self._flying:
-                continue
+                return outcome
             self.workers = max(self.workers, len(self._flying))
             for flown in self._ray.wait(list(self._flying), timeout=_LOOK)[0]:
                 job = self._flying.pop(flown)
@@ -152,7 +157,6 @@ class RayExecutor:
                 else:
                     outcome.failed[job.name] = answer.failure
                 on_done(job, answer.failure)
-        return outcome
 
     def _room(self) -> Counter:
         return Counter(self._ray.cluster_resources())

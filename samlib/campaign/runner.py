@@ -65,7 +65,8 @@ def run_missing(
     """Train and measure the runs of some chapters that have no record yet.
 
     Args:
-        needs: chapter by chapter, the most decisive first; each is complete before the next begins.
+        needs: chapter by chapter, the most decisive first; a later one begins where a worker has
+            nothing left of those before it.
         folder: results folder; the caller holds its lock.
         workers, device, data_dir: as in `start_executor`.
         time_budget: seconds; no job is started that is expected to end later.
@@ -82,16 +83,17 @@ def run_missing(
     runs = store.read(folder.runs, set_aside=True)
     backlog = Backlog(needs, runs, measurement.read(folder, runs, set_aside=True))
     estimate = Estimate(backlog.runs, backlog.measures)
-    outcome = Outcome()
+    failed: set[str] = set()
     progress = Progress(backlog.total, 0)
 
     def report(final: bool = False) -> None:
-        todo = [job for job in backlog.jobs() if job.name not in outcome.failed]
+        if quiet or not (final or progress.due):
+            return
+        todo = [job for job in backlog.jobs() if job.name not in failed]
         progress.done, progress.total = backlog.done, backlog.total
-        progress.failed = len(outcome.failed)
+        progress.failed = len(failed)
         left = estimate.total(todo, max(0, backlog.total - progress.done - len(todo)))
-        if not quiet:
-            progress.show(None if left is None else left / at_work.workers, final)
+        progress.show(None if left is None else left / at_work.workers, final)
 
     def may_start(job: Job) -> bool:
         if time_budget is None:
@@ -103,7 +105,7 @@ def run_missing(
         if failure is None:
             estimate.add(backlog.learn(job, folder))
         else:
-            outcome.failed[job.name] = failure
+            failed.add(job.name)
             journal.note_failure(folder, job.name, failure)
             if not quiet:
                 log = folder.log(job.name)
@@ -112,19 +114,11 @@ def run_missing(
 
     todo = backlog.jobs()
     if not todo:
-        return outcome
+        return Outcome()
     for said in () if quiet else origins.of_joined(runs.values(), device):
         print(f"warning: {said}", file=sys.stderr)
     with start_executor(executor, folder, workers, device, data_dir, todo) as at_work:
         report()
-        for chapter in needs:
-            while True:  # once for the sweeps, then for the rho they chose and the measures
-                tried = {*outcome.failed, *outcome.skipped}
-                todo = [job for job in backlog.jobs([chapter]) if job.name not in tried]
-                if not todo:
-                    break
-                part = at_work.run(todo, may_start=may_start, on_done=on_done)
-                outcome.done += part.done
-                outcome.skipped += part.skipped
+        outcome = at_work.run(backlog.one_by_one(), may_start=may_start, on_done=on_done)
     report(final=True)
     return outcome
