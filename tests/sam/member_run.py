@@ -9,6 +9,7 @@ from torch import nn
 from samlib import geometry, masks
 from samlib.sam import source
 from samlib.sam.family import MEMBERS, Setting, make
+from samlib.sam.masks.ssam import dynamic
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.step import sam_step
 
@@ -83,3 +84,10 @@ def stepped(*batches, lr=0.1, optimizer=None, descent=None, around=sam_step, **p
 
 def same(a, b, atol=1e-12):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+def choosing(net):
+    """A mask that chooses other coordinates inside its first step."""
+    mask = dynamic(net, sparsity=0.5, epochs=2, every=1)
+    mask.begin_epoch(0, None)
+    return mask

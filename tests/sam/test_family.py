@@ -5,11 +5,12 @@ import io
 
 import pytest
 import torch
-from conftest import flat, identical, one_line, selected
+from conftest import flat, identical, one_line, selected, small_net
 from dense_family import MEMBERS as DENSE
 from dense_family import Dense
 from member_run import BATCHES, ONE_PASS, SPOTS, Run, every_member, same
 
+from samlib import masks
 from samlib.errors import ConfigError
 from samlib.sam import family
 from samlib.sam.family import MEMBERS
@@ -345,3 +346,17 @@ def test_a_gradient_that_nobody_drops_is_named(name):
     with pytest.raises(ConfigError, match=r"conv1\.weight is trainable and in none of") as caught:
         run.steps(0)
     one_line(caught)
+
+
+def test_what_a_member_keeps_under_a_mask_is_four_or_eight_bytes_a_coordinate():
+    net = small_net()  # 20 of its parameters are gamma and beta
+    total = sum(p.numel() for p in net.parameters())
+    on, everything = masks.only_norm(net), masks.all_parameters(net)
+    sizes = {n: (family.kept(n, on), family.kept(n, everything)) for n in MEMBERS}
+    assert sizes["sam"] == sizes["msam"] == (0, 0)
+    assert sizes["last"] == sizes["vasso"] == (4 * 20, 4 * total)
+    assert sizes["lesam"] == (8 * 20, 8 * total)
+    assert sizes["looksam"] == (4 * total, 4 * total)
+    assert sizes["looksam_mask"] == (4 * 20, 4 * total)
+    with pytest.raises(ConfigError, match="unknown member"):
+        family.kept("nobody", on)

@@ -1,5 +1,7 @@
 """Measures on a model: what they leave as it was, and what counts as a norm layer's."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,9 @@ from samlib import masks
 from samlib.sam.geometry import L2, ElementwiseL2, Fisher
 from samlib.sam.masks import norms
 from samlib.sam.step import Perturbation, perturbed
-from samlib.trainer.diagnostics import recalibrated, shares, weight_norm
+from samlib.trainer.config import RunConfig
+from samlib.trainer.diagnostics import QUANTILES, affine_measures, recalibrated, shares, weight_norm
+from samlib.trainer.one_run import train
 
 
 def test_recalibration_leaves_every_layer_in_its_own_mode():
@@ -88,3 +92,46 @@ def test_the_norm_of_the_weights_is_that_outside_the_norm_layers_and_inside():
         for where in (False, True)
     ]
     assert weight_norm(net) == pytest.approx([part.double().norm().item() for part in parts])
+
+
+def test_gamma_and_beta_of_each_layer():
+    net = small_net()
+    with torch.no_grad():
+        net.norm1.weight.copy_(torch.tensor([-4.0, 1.0, 2.0, 3.0]))
+    found = affine_measures(net)
+    assert [layer["layer"] for layer in found["affine"]] == ["norm1", "norm2"]
+    first = found["affine"][0]
+    assert first["gamma_abs_mean"] == 2.5
+    assert len(first["gamma"]) == len(first["beta"]) == len(QUANTILES)
+    assert (first["gamma"][0], first["gamma"][-1]) == (-4.0, 3.0)
+    assert first["gamma"][QUANTILES.index(0.5)] == 1.5
+    with torch.no_grad():
+        net.norm2.bias[0] = math.nan
+    assert [layer["layer"] for layer in affine_measures(net)["affine"]] == ["norm1"]
+
+
+def test_recalibrated_statistics_are_those_of_the_inputs_and_only_for_a_while():
+    layer = nn.BatchNorm1d(2)
+    net = nn.Sequential(layer).train()
+    layer.running_mean += 7
+    batches = [torch.randn(10, 2) + k for k in range(3)]
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with recalibrated(net, batches) as any_statistics:
+        assert any_statistics
+        assert not net.training
+        torch.testing.assert_close(layer.running_mean, torch.stack(batches).mean((0, 1)))
+        variances = torch.stack([b.var(0) for b in batches]).mean(0)
+        torch.testing.assert_close(layer.running_var, variances)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+    assert layer.momentum == 0.1
+
+
+def test_a_network_without_statistics_has_nothing_to_recalibrate():
+    tiny = RunConfig(train_size=80, validation_size=40, epochs=1, batch_size=32)
+    found = {
+        model: train(tiny.replace(model=model))["measures"]["recalibrated_test_accuracy"]
+        for model in ("vit_micro", "wrn10_1")
+    }
+    assert found["vit_micro"] is None
+    assert 0 <= found["wrn10_1"] <= 100
