@@ -1,7 +1,7 @@
 """The jobs a profile still needs, and their expected time."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from samlib.campaign.jobs import Job, RunJob
@@ -10,14 +10,29 @@ from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
 from samlib.study.cells import Needs, all_cells, count_runs, missing_measurements, missing_runs
-from samlib.trainer.config import NO_PERTURBATION
+from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 
 class Estimate:
-    """Expected time of jobs, estimated from the campaign's records."""
+    """Expected time of jobs, estimated from the campaign's records.
 
-    def __init__(self, runs: Records, measures: MeasureRecords | None = None):
+    Args:
+        runs, measures: the records.
+        folder: where a run's weights are looked for; a measurement of weights that are not there
+            repeats the run first. None: they are there.
+        unseen: seconds of a run whose network has no record; None where they are not known.
+    """
+
+    def __init__(
+        self,
+        runs: Records,
+        measures: MeasureRecords | None = None,
+        *,
+        folder: ResultsFolder | None = None,
+        unseen: Callable[[RunConfig], float | None] = lambda config: None,
+    ):
         self._seconds: dict[tuple, list[float]] = {}
+        self._folder, self._unseen = folder, unseen
         for records in (runs, *(measures or {}).values()):
             for record in records.values():
                 self.add(record)
@@ -38,19 +53,42 @@ class Estimate:
 
     def seconds(self, job: Job) -> float | None:
         """Expected wall time of a job; None without a record of its model."""
-        kind, epochs = self._kind(job.config.to_dict(), job.measure), job.epochs
-        known = self._seconds.get(kind)
-        if known is None:  # the slowest kind on the same model stands in
-            same = [statistics.median(v) for k, v in self._seconds.items() if k[:3] == kind[:3]]
-            return max(same) * epochs if same else None
-        return statistics.median(known) * epochs
+        return self.total([job])
 
     def total(self, jobs: Sequence[Job], unknown: int = 0) -> float | None:
-        """Expected seconds of some jobs in sequence, and of `unknown` jobs like them."""
-        known = [s for s in map(self.seconds, jobs) if s is not None]
+        """Expected seconds of some jobs in sequence, and of `unknown` jobs like them.
+
+        None where nothing is known. Where `is_floor`, the jobs take longer.
+        """
+        again = [RunJob(run) for run in self._repeated(jobs)]
+        own = [(job, self._own(job)) for job in (*jobs, *again)]
+        known = [seconds for _, seconds in own if seconds is not None]
         if not known:
             return None if jobs or unknown else 0.0
-        return sum(known) + statistics.mean(known) * (len(jobs) - len(known) + unknown)
+        unknown += sum(seconds is None and job.measure is None for job, seconds in own)
+        return sum(known) + statistics.mean(known) * unknown
+
+    def is_floor(self, jobs: Sequence[Job]) -> bool:
+        """Whether one of the jobs is a measurement that no record has timed."""
+        return any(job.measure is not None and self._own(job) is None for job in jobs)
+
+    def _own(self, job: Job) -> float | None:
+        """Expected seconds of a job without the runs that it repeats."""
+        kind, epochs = self._kind(job.config.to_dict(), job.measure), job.epochs
+        known = self._seconds.get(kind)
+        if known is not None:
+            return statistics.median(known) * epochs
+        same = [statistics.median(v) for k, v in self._seconds.items() if k[:3] == kind[:3]]
+        if same:  # the slowest kind on the same model stands in
+            return max(same) * epochs
+        return self._unseen(job.config) if job.measure is None else None
+
+    def _repeated(self, jobs: Sequence[Job]) -> list[RunConfig]:
+        """Runs that measurements repeat for their weights, each once."""
+        if self._folder is None:
+            return []
+        wanted = dict.fromkeys(run for job in jobs if job.measure is not None for run in job.runs)
+        return [run for run in wanted if not self._folder.weights(run.run_id).exists()]
 
 
 @dataclass

@@ -82,7 +82,7 @@ def run_missing(
     journal.begin(folder)
     runs = store.read(folder.runs, set_aside=True)
     backlog = Backlog(needs, runs, measurement.read(folder, runs, set_aside=True))
-    estimate = Estimate(backlog.runs, backlog.measures)
+    estimate = Estimate(backlog.runs, backlog.measures, folder=folder)
     failed: set[str] = set()
     progress = Progress(backlog.total, 0)
 

@@ -72,7 +72,7 @@ def figure(results: Results) -> Figure:
     tuned = [DECAY] if results.ran(DECAY) else []
     cells = [results.cell(method) for method in (BASE, *tuned, ALL, ON)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3), width_ratios=[3, 2])
-    keys = [key_of(BASE if cell.method == DECAY else cell.method) for cell in cells]
+    keys = [key_of(cell.method) for cell in cells]
     columns = {}
     for cell in cells:
         name, chosen = method_name(results.profile, cell.method), f"{results.rho(cell):.3g}"

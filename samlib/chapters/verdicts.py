@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from samlib.campaign.progress import clock
 from samlib.chapters import CHAPTERS
 from samlib.chapters.claims import (
     ANALOGUE,
@@ -153,7 +152,7 @@ def not_run(results: Results) -> pd.DataFrame:
         return tidy.table([*rows, _row_of(claims, runs, command, cost)])
     for name, claims in trained.items():
         missing = counted(plan.chapter_needs(profile, name), results)
-        cost = f"{clock(missing.seconds)} of one core" if missing.seconds else "not measured"
+        cost = missing.cost or "not measured"
         if missing.count:  # else no run of this profile answers them
             rows.append(_row_of(claims, missing.count, f"{command} --only {name}", cost))
     return tidy.table(rows)

@@ -16,7 +16,7 @@ from samlib.extras import require
 from samlib.publish import notebooks
 from samlib.records import compare, journal, results_folder
 from samlib.records.results_folder import ResultsFolder
-from samlib.study import plan
+from samlib.study import kept_plan, plan
 from samlib.study.cells import Needs, all_cells
 from samlib.study.profile import Profile
 from samlib.trainer import one_run, process_group
@@ -112,6 +112,8 @@ def _run_parallel(args: argparse.Namespace, profile: Profile, target: ResultsFol
     with process_group.join(device) as among:
         first = among.rank == 0
         with target.locked() if first else nullcontext():
+            if first:
+                kept_plan.keep(target, profile, needs)
             done = torchrun.run_missing_on_all_workers(
                 needs,
                 target,
@@ -126,9 +128,10 @@ def _run_parallel(args: argparse.Namespace, profile: Profile, target: ResultsFol
 
 
 def _run_missing(args: argparse.Namespace, profile: Profile, target: ResultsFolder) -> Outcome:
-    only = getattr(args, "only", None)
+    needs = plan.chapter_needs(profile, getattr(args, "only", None))
+    kept_plan.keep(target, profile, needs)
     return runner.run_missing(
-        plan.chapter_needs(profile, only),
+        needs,
         target,
         workers=args.workers,
         device=args.device or profile.device,

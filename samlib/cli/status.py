@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from samlib.campaign.backlog import Backlog, Estimate
+from samlib.campaign.backlog import Backlog
 from samlib.campaign.progress import clock
 from samlib.records import origins
 from samlib.records.results_folder import committed
+from samlib.report.missing import counted
 from samlib.report.results import Results, read
 from samlib.study import plan
 from samlib.study.cells import known_runs
@@ -30,14 +31,13 @@ def differences(found: Results) -> list[str]:
 
 def progress(found: Results) -> str:
     """The table of `status`."""
-    estimate = Estimate(found.records, found.measures)
     rows = []
     for name in plan.chapters(found.profile):
         backlog = Backlog(plan.chapter_needs(found.profile, name), found.records, found.measures)
         wanted = {run.run_id for run in known_runs(backlog.cells, found.records)}
         diverged = sum(r["status"] == "diverged" for i, r in found.records.items() if i in wanted)
-        todo, done = backlog.jobs(), backlog.done
-        left = estimate.total(todo, max(0, backlog.total - done - len(todo)))
-        rows.append((name, done, backlog.total - done, diverged, clock(left)))
+        missing = counted(plan.chapter_needs(found.profile, name), found)
+        left = "> " * missing.is_floor + clock(missing.seconds)
+        rows.append((name, backlog.done, missing.count, diverged, left))
     header = ("notebook", "done", "missing", "diverged", "time left on one worker")
     return pd.DataFrame(rows, columns=header).to_string(index=False)

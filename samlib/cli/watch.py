@@ -74,7 +74,8 @@ class Look:
 
         todo = [job for job in missing if job.name not in failed]
         unknown = max(0, backlog.total - backlog.done - len(missing))
-        left = Estimate(found.records, found.measures).total(todo, unknown)
+        estimate = Estimate(found.records, found.measures, folder=folder)
+        left = estimate.total(todo, unknown)
         wanted = {run.run_id for run in known_runs(backlog.cells, found.records)}
         diverged = sum(
             found.records[i]["status"] == "diverged" for i in wanted & found.records.keys()

@@ -7,7 +7,7 @@ Nothing is said of hardware that was not timed. Measurements of final weights ar
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pandas as pd
@@ -44,15 +44,33 @@ def estimated(cells: Iterable[Cell], record: dict, ratio: float) -> Cost | None:
         record: what `measure` returned.
         ratio: time of a perturbed step over one of the base optimizer; the same for every mask.
     """
-    known = {tuple(e["network"].values()): e["seconds"] for e in record["networks"]}
     runs, total, longest = counted(cells), 0.0, 0.0
     for config, count in runs.items():
-        took = known.get(tuple(networks.identity(config).values()))
-        if took is None:
+        one = _timed(config, record, ratio)
+        if one is None:
             return None
-        one = _seconds(config, took["step"][1], took["evaluation"][1], ratio)
         total, longest = total + count * one, max(longest, one)
     return Cost(total, longest)
+
+
+def _timed(config: RunConfig, record: dict, ratio: float) -> float | None:
+    """Seconds of a run; None if its network is not in the record."""
+    known = {tuple(e["network"].values()): e["seconds"] for e in record["networks"]}
+    took = known.get(tuple(networks.identity(config).values()))
+    if took is None:
+        return None
+    return _seconds(config, took["step"][1], took["evaluation"][1], ratio)
+
+
+def of_run(results: Results) -> Callable[[RunConfig], float | None]:
+    """What estimates the seconds of a run on the profile's kind of device, from timed steps."""
+    timings = timing.read(results.folder.parent, "networks")
+    wanted = f"networks-{results.profile.device}"
+    record = next((r for r in timings if r["run_id"] == wanted), None)
+    if record is None:
+        return lambda config: None
+    ratio = _ratio(results, timing.hardware(record))
+    return lambda config: _timed(config, record, ratio)
 
 
 def counted(cells: Iterable[Cell]) -> Counter[RunConfig]:

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from samlib.report.stats import Comparison, interval
-from samlib.study.methods import BASE, SWEPT, Method
+from samlib.study.methods import SWEPT, Method
+from samlib.trainer.config import NO_PERTURBATION
 
 # Okabe and Ito's palette, told apart with any colour vision; markers say the same once more.
 COLOURS = defaultdict(lambda: "#000000") | {
@@ -80,7 +81,7 @@ def use_style() -> None:
 
 def key_of(method: Method) -> str:
     """Entry of `COLOURS` and `MARKERS`: the base optimizer, or the mask."""
-    return "base" if method == BASE else method.mask
+    return "base" if method.geometry == NO_PERTURBATION else method.mask
 
 
 def between(values: pd.Series) -> tuple[float, float]:

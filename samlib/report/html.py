@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from samlib.records import devices, origins, store
+from samlib.records.results_folder import ResultsFolder
 from samlib.report.formats import as_text, names, rhos
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN
 from samlib.report.text import p_value
-from samlib.study import plan
-from samlib.study.cells import all_cells, known_runs
+from samlib.study import kept_plan, plan
+from samlib.study.cells import Cell, all_cells, known_runs
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Image
@@ -155,6 +156,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     text += f"; {_minutes(compared):.0f} of the {total:.0f} core-minutes that the profile has taken"
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
+    notes += plan_changes(results, all_cells(needs))
     lacking = [cell.method for need in needs for cell in need.beside if not results.has(cell)]
     if lacking and notebook is not None:
         methods = (method_name(results.profile, method) for method in lacking)
@@ -164,6 +166,18 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
         notes.append(f"{unused} other records belong to no run of the present plan")
     notes = "".join(f" {note}." for note in notes)
     return _html(f'<p class="provenance">{_escaped(f"{text}. {lines}.{notes}")}</p>')
+
+
+def plan_changes(results: Results, cells: Sequence[Cell]) -> list[str]:
+    """What was changed in the plan of some methods after their records were begun, a line each."""
+    folder, profile = ResultsFolder(results.folder), results.profile
+    said = []
+    margin = kept_plan.read(folder)["margin"]
+    if margin not in (None, profile.margin):
+        said.append(f"margin ±{profile.margin:g} points (planned: ±{margin:g})")
+    for cell, words in kept_plan.changes(folder, profile, cells).items():
+        said.append(f"{method_name(profile, cell.method)}: {words}")
+    return [f"The plan was changed after records were made: {each}" for each in said]
 
 
 def timings(records: Sequence[dict]) -> "HTML":

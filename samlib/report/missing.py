@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
-from samlib.records.results_folder import committed
+from samlib.records.results_folder import ResultsFolder, committed
+from samlib.report import campaign_cost
 from samlib.report.results import Results, read
 from samlib.study import plan, profiles
 from samlib.study.cells import Needs
@@ -21,15 +22,29 @@ class Missing(NamedTuple):
 
     count: int
     total: int
-    seconds: float | None  # of one core, by the records that are there; None without any
+    seconds: float | None  # of one core, by records and timed steps; None without any
+    is_floor: bool  # whether they take longer, as no record times a measurement
+
+    @property
+    def cost(self) -> str:
+        """The time in words; "" where nothing is known of it."""
+        if not self.seconds:
+            return ""
+        return f"{'more than' if self.is_floor else 'about'} {clock(self.seconds)} of one core"
 
 
 def counted(needs: Sequence[Needs], found: Results) -> Missing:
     """What some needs lack among the records of a profile."""
     backlog = Backlog(needs, found.records, found.measures)
     count, jobs = backlog.total - backlog.done, backlog.jobs()
-    estimate = Estimate(found.records, found.measures)
-    return Missing(count, backlog.total, estimate.total(jobs, max(0, count - len(jobs))))
+    estimate = Estimate(
+        found.records,
+        found.measures,
+        folder=ResultsFolder(found.folder),
+        unseen=campaign_cost.of_run(found),
+    )
+    seconds = estimate.total(jobs, max(0, count - len(jobs)))
+    return Missing(count, backlog.total, seconds, estimate.is_floor(jobs))
 
 
 def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
@@ -45,7 +60,7 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
     if not counted([each._replace(beside=()) for each in needs], found).count:
         return None
     lacking = counted(needs, found)
-    cost = f", in about {clock(lacking.seconds)} of one core" if lacking.seconds else ""
+    cost = f", in {lacking.cost}" if lacking.cost else ""
     return (
         f"Not run yet: {lacking.count} of {lacking.total} runs and measurements have no record. "
         f"`python -m samlib run --profile {profile.name} --only {chapter}` makes them{cost}."

@@ -13,15 +13,14 @@ from samlib.measures.measurement import MeasureRecords
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.records.store import Records
-from samlib.report.stats import MARGIN, Comparison, Share, compare, share_of_gain
-from samlib.study import plan, profiles
+from samlib.report.stats import Comparison, Share, compare, share_of_gain
+from samlib.study import kept_plan, plan, profiles
 from samlib.study.cells import Cell, Needs, missing_measurements, missing_runs
 from samlib.study.methods import ALL, BASE, Method
 from samlib.study.profile import Profile
 
 # A column of `accuracies`: with BatchNorm statistics averaged anew over the training images.
 RECALIBRATED = "recalibrated_test_accuracy"
-MARGINS = {"cifar100-10k": 0.4}  # points; set in the profile's plan, before its runs
 
 
 def _at_best(curves: dict[str, list]) -> float:
@@ -162,7 +161,7 @@ class Results:
     @property
     def margin(self) -> float:
         """Differences of accuracy within it, in points, are of no interest."""
-        return MARGINS.get(self.profile.name, MARGIN)
+        return self.profile.margin
 
     def compare(self, better: Cell, worse: Cell, *, column: str = "test_accuracy") -> Comparison:
         """`better` minus `worse`, paired by seed, each at its chosen rho."""
@@ -277,5 +276,6 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
             )
         at = committed(folder, profile)
         with at.locked():
+            kept_plan.keep(at, found.profile, groups)
             run_missing(groups, at, device=found.profile.device)
     return load(profile, folder, needs=notebook)

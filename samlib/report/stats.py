@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from samlib.report.text import mean_and_interval
+from samlib.study.profile import MARGIN
 
 LEVEL = 0.95
-MARGIN = 0.2  # percentage points: smaller differences are of no interest
 SEEN, REVERSED, SAME, OPEN, NOT_RUN = "seen", "reversed", "no difference", "open", "not run"
 POWER = 0.8  # chance of a decision with the number of seeds that is said to be needed
 _MOST_SEEDS = 10_000

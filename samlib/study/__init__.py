@@ -1,3 +1,13 @@
 """Which runs the study is made of: methods, their cells, profiles, and what each chapter needs."""
 
-__all__ = ["cells", "law", "members", "methods", "plan", "profile", "profiles", "search"]
+__all__ = [
+    "cells",
+    "kept_plan",
+    "law",
+    "members",
+    "methods",
+    "plan",
+    "profile",
+    "profiles",
+    "search",
+]

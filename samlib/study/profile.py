@@ -12,6 +12,7 @@ from samlib.study.search import ladder
 from samlib.trainer.config import RunConfig
 
 TUNING = (1000, 1001)  # seeds that choose a value and are never compared
+MARGIN = 0.2  # points of accuracy: smaller differences are of no interest
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Profile:
         measured_seeds: seeds of the base optimizer, SAM and SAM-ON whose final weights are
             measured.
         refine: whether a search is extended and refined; see `search.search`.
+        margin: differences of accuracy within it, in points, are of no interest.
         order: what is run before the chapters, group by group: pairs of problem and method.
         chapters: the chapters of the profile; None means all.
         device: default device of the runs, cpu or cuda.
@@ -78,6 +80,7 @@ class Profile:
     first_seed: int = 0
     tuning: tuple[int, ...] = TUNING
     refine: bool = True
+    margin: float = MARGIN
     order: tuple[tuple[tuple[str, Method], ...], ...] = ()
     chapters: tuple[str, ...] | None = None
     device: str = "cpu"

@@ -2,11 +2,11 @@
 
 from itertools import islice
 
-from samlib.campaign.backlog import Backlog
+from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.jobs import RunJob
 from samlib.campaign.local import LocalExecutor
 from samlib.campaign.progress import Progress
-from samlib.measures.measurement import MEASURES
+from samlib.measures.measurement import MEASURES, MeasureJob
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import profiles
 from samlib.study.cells import Needs
@@ -85,3 +85,44 @@ def test_progress_is_due_once_in_a_while(capsys):
         "0/2 runs, ? left",
         "1/2 runs, 0m05s left",
     ]
+
+
+# --- expected times ------------------------------------------------------------------------------
+
+
+def timed(config, seconds, measure=None):
+    """A record as far as an estimate reads it."""
+    own = {"measure": measure} if measure else {}
+    return {"config": config.to_dict(), "times": {"wall": seconds}, **own}
+
+
+def test_a_measurement_of_weights_that_are_gone_costs_its_runs_too(tmp_path):
+    folder, runs = ResultsFolder(tmp_path), [RunConfig(seed=s, epochs=1) for s in range(3)]
+    measured = {"sharpness": {"a": timed(runs[0], 5.0, "sharpness")}}
+    estimate = Estimate({"a": timed(runs[0], 60.0)}, measured, folder=folder)
+    jobs = [MeasureJob(run, "sharpness") for run in runs[1:]]
+    assert estimate.total(jobs) == 2 * (60 + 5)
+    assert estimate.total([*jobs, *jobs]) == 2 * 60 + 4 * 5, "its weights are kept"
+    folder.weights(runs[1].run_id).parent.mkdir()
+    folder.weights(runs[1].run_id).touch()
+    assert [estimate.seconds(job) for job in jobs] == [5, 65]
+    assert not estimate.is_floor(jobs)
+    assert Estimate({"a": timed(runs[0], 60.0)}, measured).total(jobs) == 10
+
+
+def test_what_a_measurement_takes_that_no_record_has_timed_is_a_floor(tmp_path):
+    run = RunConfig(epochs=1)
+    job, other = MeasureJob(run, "sharpness"), RunJob(run.replace(seed=1))
+    estimate = Estimate({"a": timed(run, 60.0)}, folder=ResultsFolder(tmp_path))
+    assert (estimate.total([job, other]), estimate.is_floor([job, other])) == (120, True)
+    assert not estimate.is_floor([other])
+    kept = Estimate({"a": timed(run, 60.0)})
+    assert (kept.total([job]), kept.is_floor([job])) == (None, True)
+
+
+def test_a_network_without_records_takes_what_its_steps_were_timed_at():
+    run, unseen = RunConfig(epochs=1), RunConfig(model="vit_mini", epochs=1)
+    of_vits = lambda config: 400.0 if config.model == "vit_mini" else None  # noqa: E731
+    estimate = Estimate({"a": timed(run, 60.0)}, unseen=of_vits)
+    assert estimate.total([RunJob(run), RunJob(unseen)]) == 460
+    assert Estimate({"a": timed(run, 60.0)}).total([RunJob(run), RunJob(unseen)]) == 120

@@ -155,7 +155,7 @@ def test_what_is_compared_across_code_or_kinds_of_device_is_named(found):
     assert "on a GPU" not in html.provenance(found, "sharpness").data
     line = html.provenance(elsewhere, "sharpness").data
     assert f"{len(measured)} of these records were computed on a GPU" in line
-    assert "no run of today's plan" not in html.provenance(found).data
+    assert "no run of the present plan" not in html.provenance(found).data
     older = found.records | {"of last year": next(iter(found.records.values()))}
     line = html.provenance(dataclasses.replace(found, records=older)).data
     assert "1 other records belong to no run of the present plan" in line
