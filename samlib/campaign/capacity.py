@@ -20,7 +20,7 @@ from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
 
 _FLOAT = 4  # bytes
-_PROGRAM = 300e6  # bytes of a worker that has loaded PyTorch and nothing else
+_PROGRAM = 300e6  # bytes of a process that has loaded PyTorch and nothing else
 _STATES = 4  # weights, their gradients, momentum, and what an ascent keeps or augmentation makes
 
 
@@ -30,31 +30,48 @@ def _parameters(model: str, dataset: str) -> int:
         return models.count(build_model(RunConfig(dataset=dataset, model=model)).parameters())
 
 
-def disk_needed(jobs: Sequence[Job], workers: int) -> float:
-    """Bytes of the final weights of every run, and of two checkpoints per worker."""
+def disk_needed(jobs: Sequence[Job], workers: int, expected: int = 0) -> float:
+    """Bytes of the final weights of every run, and of two checkpoints per worker.
+
+    `expected` is how many runs like these will join, such as those at a rho not yet chosen.
+    """
     sizes = [
         _FLOAT * _parameters(job.config.model, job.config.dataset)
         for job in jobs
         if isinstance(job, RunJob)
     ]
     checkpoints = 2 * 2 * max(sizes, default=0) * min(workers, len(sizes))  # weights and momentum
-    return sum(sizes) + checkpoints
+    likes = expected * sum(sizes) / len(sizes) if sizes else 0.0
+    return sum(sizes) + likes + checkpoints
 
 
 def memory_needed(jobs: Sequence[Job], workers: int) -> float:
-    """Bytes of the workers: the program, the images of their data set, and the network's states."""
+    """Bytes of the workers and of the process that leads them, which has read the images, too.
+
+    A worker has the program, the images of its data set, those of its splits once more, those it
+    trains on as they are augmented, and the network's states.
+    """
+
+    def images(config: RunConfig) -> tuple[float, float]:
+        info = INFO[config.dataset]
+        if info.folders:
+            return 0.0, 0.0
+        everything = info.train_count + info.test_count
+        held = info.train_count if config.train_size is None else config.train_size
+        pixels = info.channels * info.image_size**2
+        return everything * pixels, (info.test_count + 2 * held) * pixels
 
     def of(job: Job) -> float:
-        info = INFO[job.config.dataset]
-        pixels = info.channels * info.image_size**2
-        images = 0 if info.folders else (info.train_count + info.test_count) * pixels
         states = _STATES * _FLOAT * _parameters(job.config.model, job.config.dataset)
-        return _PROGRAM + images + states
+        return _PROGRAM + sum(images(job.config)) + states
 
-    return max(map(of, jobs), default=0.0) * min(workers, len(jobs))
+    leader = max((_PROGRAM + images(job.config)[0] for job in jobs), default=0.0)
+    return leader + max(map(of, jobs), default=0.0) * min(workers, len(jobs))
 
 
-def check(jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str) -> None:
+def check(
+    jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str, expected: int = 0
+) -> None:
     """Refuse jobs for which this machine cannot have room.
 
     Args:
@@ -62,15 +79,16 @@ def check(jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str)
         folder: where records and weights go.
         workers: processes at a time.
         device: where they compute; the memory of a GPU is not looked at.
+        expected: how many runs will join them.
 
     Raises:
         ConfigError: too little disk is free, or too little memory is available.
     """
     place = next(p for p in (folder.path, *folder.path.parents) if p.exists())
-    needed, free = disk_needed(jobs, workers), shutil.disk_usage(place).free
+    needed, free = disk_needed(jobs, workers, expected), shutil.disk_usage(place).free
     if needed > free:
         raise ConfigError(
-            f"{len(jobs)} jobs need about {_size(needed)} of disk and {place} has "
+            f"{len(jobs) + expected} jobs need about {_size(needed)} of disk and {place} has "
             f"{_size(free)} free: free some, or name another disk with --results"
         )
     needed, free = memory_needed(jobs, workers), psutil.virtual_memory().available

@@ -26,6 +26,7 @@ def start_executor(
     device: str,
     data_dir: Path | None,
     jobs: Iterable[Job] = (),
+    expected: int = 0,
 ):
     """An executor by its name: worker processes here, or tasks of a Ray cluster.
 
@@ -34,6 +35,7 @@ def start_executor(
         folder, device, data_dir: as in `local.LocalExecutor`.
         workers: None means `local.default_workers`, or as many as fit the cluster.
         jobs: known jobs, whose shares of a GPU set the default number of workers.
+        expected: how many jobs will join them.
 
     Raises:
         ConfigError: an unknown name.
@@ -47,7 +49,7 @@ def start_executor(
         return RayExecutor(folder, workers=workers, device=device, data_dir=data_dir)
     jobs = list(jobs)
     workers = workers or default_workers(device, jobs)
-    capacity.check(jobs, folder, workers, device)
+    capacity.check(jobs, folder, workers, device, expected)
     return LocalExecutor(folder, workers=workers, device=device, data_dir=data_dir)
 
 
@@ -117,7 +119,8 @@ def run_missing(
         return Outcome()
     for said in () if quiet else origins.of_joined(runs.values(), device):
         print(f"warning: {said}", file=sys.stderr)
-    with start_executor(executor, folder, workers, device, data_dir, todo) as at_work:
+    expected = max(0, backlog.total - backlog.done - len(todo))
+    with start_executor(executor, folder, workers, device, data_dir, todo, expected) as at_work:
         report()
         outcome = at_work.run(backlog.one_by_one(), may_start=may_start, on_done=on_done)
     report(final=True)

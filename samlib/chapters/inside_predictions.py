@@ -9,7 +9,7 @@ from samlib.chapters.explanations import Explanation, Found
 from samlib.errors import RecordsMissing
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare
+from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, judged
 from samlib.report.text import number
 from samlib.study.methods import ALL, BASE, ON, Method
 
@@ -60,11 +60,12 @@ def _trace_over(other: Method, block: str) -> Look:
 
 
 def _index_ranks(results: Results) -> Found:
-    found = anatomy.ranks(results)
-    off = abs(found["index"]) - max(abs(found["weight_squared"]), abs(found["trace"]))
-    seen = OPEN if math.isnan(off) else SAME if abs(off) <= RANK else SEEN if off > 0 else REVERSED
-    told = ", ".join(f"{FACTORS[name]} {number(r)}" for name, r in found.items())
-    return Comparison(off, math.nan, math.nan, 1, math.nan, seen), f"rank correlations: {told}"
+    table = anatomy.robust_and_sums(results)
+    told = ", ".join(f"{FACTORS[name]} {number(r)}" for name, r in anatomy.ranks(table).items())
+    off, low, high = anatomy.lead_of_the_index(table)
+    seen = OPEN if math.isnan(off) else judged(low, high, RANK)
+    found = Comparison(off, low, high, table.index.nunique(), math.nan, seen)
+    return found, f"rank correlations: {told}"
 
 
 def _follows(results: Results) -> Found:

@@ -14,7 +14,7 @@ from samlib.report.answers import DESCRIBED
 from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, OPEN
+from samlib.report.stats import NOT_RUN, OPEN, corrected
 from samlib.study import members
 from samlib.study.methods import HEADLINE
 
@@ -40,8 +40,7 @@ def predictions(
 ) -> pd.DataFrame:
     """One row per explanation; the command runs those that are not run."""
     rows = []
-    for e in explanations:
-        found = e.look(results)
+    for e, found in looked(results, explanations):
         rows.append(
             {
                 "explanation": e.name,
@@ -53,6 +52,16 @@ def predictions(
             }
         )
     return tidy.table(rows)
+
+
+def looked(
+    results: Results, explanations: Sequence[Explanation]
+) -> list[tuple[Explanation, Found]]:
+    """What is seen of every explanation, after Holm's correction over all of them."""
+    found = [e.look(results) for e in explanations]
+    judged = iter(corrected([of[0] for of in found if of]))
+    seen = [of and (next(judged), of[1]) for of in found]
+    return list(zip(explanations, seen, strict=True))
 
 
 def _interval(found: Found) -> dict | None:
@@ -95,7 +104,7 @@ def finding(results: Results) -> str:
 
 def told(results: Results, explanations: Sequence[Explanation]) -> str:
     """The outcome of every explanation's prediction, by name."""
-    outcomes = {e.name: outcome(e, e.look(results)) for e in explanations}
+    outcomes = {e.name: outcome(e, found) for e, found in looked(results, explanations)}
     parts = [
         f"{word}: {', '.join(n for n, o in outcomes.items() if o == word)}"
         for word, count in _count(outcomes.values()).items()
@@ -106,7 +115,7 @@ def told(results: Results, explanations: Sequence[Explanation]) -> str:
 
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
-    counts = _count(outcome(e, e.look(results)) for e in EXPLANATIONS)
+    counts = _count(outcome(e, found) for e, found in looked(results, EXPLANATIONS))
     sees = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     says = "Neither sparsity nor low sharpness explains SAM-ON; the authors leave the cause open."
     sees = f"Of {len(EXPLANATIONS)} predictions {sees}."

@@ -69,7 +69,7 @@ def _quantile(n: int) -> float:
     return float(scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1))
 
 
-def _judge(low: float, high: float, margin: float) -> str:
+def judged(low: float, high: float, margin: float) -> str:
     """The rule of the study, committed before its runs: the first that is true."""
     if low > -margin and high < margin:
         return SAME
@@ -120,13 +120,34 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
     mean, low, high = interval(x)
     if len(x) < 2:
         return Comparison(mean, low, high, len(x), math.nan, OPEN)
-    seen, deviation = _judge(low, high, margin), float(x.std(ddof=1))
+    seen, deviation = judged(low, high, margin), float(x.std(ddof=1))
     if deviation > 1e-12 * max(1.0, abs(mean)):  # else equal but for rounding
         p = float(scipy_stats.ttest_1samp(x, 0).pvalue)
     else:
         p = 0.0 if mean else 1.0
     needed = _needed(mean, deviation, len(x), margin) if seen == OPEN else None
     return Comparison(mean, low, high, len(x), p, seen, needed)
+
+
+def blurred(differences: Sequence[float], error: float, margin: float = MARGIN) -> Comparison:
+    """The same for differences that share one more error, of a quantity they were made with.
+
+    Args:
+        differences: one per seed.
+        error: standard error of the shared part, independent of the seeds.
+        margin: as in `compare`.
+
+    The variances add. The t-distribution keeps n - 1 degrees of freedom, so that the interval is
+    rather too wide.
+    """
+    x = np.asarray(differences, float)
+    if len(x) < 2:
+        return compare(differences, margin)
+    mean, whole = float(x.mean()), math.hypot(float(x.std(ddof=1)) / math.sqrt(len(x)), error)
+    half = _quantile(len(x)) * whole
+    p = 2 * float(scipy_stats.t.sf(abs(mean) / whole, len(x) - 1)) if whole else float(mean == 0)
+    seen = judged(mean - half, mean + half, margin)
+    return Comparison(mean, mean - half, mean + half, len(x), p, seen)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -234,8 +234,9 @@ def systems(profile: Profile) -> Needs:
 
 
 def why(profile: Profile) -> Needs:
-    """Steps that exist to test an explanation, beside what they are read against."""
-    return _beside_headline(profile, members.methods(profile, members.CONTROLS))
+    """Base optimizer, SAM and SAM-ON; beside them steps that exist to test an explanation."""
+    controls = members.methods(profile, members.CONTROLS)
+    return Needs(_of_headline(profile, HEADLINE), beside=_of_headline(profile, controls))
 
 
 # The most decisive first; a notebook that is not here needs no runs.

@@ -26,12 +26,21 @@ def test_disk_is_for_weights_and_for_checkpoints_under_way():
     assert capacity.disk_needed(jobs(5), workers=2) == (5 + 2 * 2 * 2) * WEIGHTS
     assert capacity.disk_needed(jobs(1), workers=2) == (1 + 2 * 2) * WEIGHTS
     assert capacity.disk_needed([MeasureJob(CIFAR, "sharpness")], workers=2) == 0
+    assert capacity.disk_needed([], workers=2, expected=3) == 0
+
+
+def test_disk_is_for_the_runs_that_will_join_too():
+    assert capacity.disk_needed(jobs(5), workers=2, expected=10) == (15 + 2 * 2 * 2) * WEIGHTS
 
 
 def test_memory_is_for_programs_images_and_states():
-    one = 300e6 + IMAGES + 4 * WEIGHTS
-    assert capacity.memory_needed(jobs(5), workers=2) == 2 * one
-    assert capacity.memory_needed(jobs(1), workers=2) == one
+    splits = (10_000 + 2 * 50_000) * 3 * 32 * 32  # of which those trained on come augmented, too
+    leader, one = 300e6 + IMAGES, 300e6 + IMAGES + splits + 4 * WEIGHTS
+    assert capacity.memory_needed(jobs(5), workers=2) == leader + 2 * one
+    assert capacity.memory_needed(jobs(1), workers=2) == leader + one
+    fewer = [RunJob(CIFAR.replace(train_size=10_000))]
+    saved = 2 * 40_000 * 3 * 32 * 32
+    assert capacity.memory_needed(fewer, workers=2) == leader + one - saved
     assert capacity.memory_needed([], workers=2) == 0
 
 
@@ -46,7 +55,7 @@ def test_memory_is_for_programs_images_and_states():
         (
             1e12,
             900e6,
-            "need about 1.0 GB of memory and 0.9 GB are available: take .*--workers .*WORKERS=",
+            "need about 2.1 GB of memory and 0.9 GB are available: take .*--workers .*WORKERS=",
         ),
     ],
 )

@@ -159,10 +159,16 @@ def test_the_index_is_ranked_against_its_factors(smoke):
         return 100 - squared * trace * (1 + apart(config))
 
     found = with_robustness(with_measures(smoke, "curvature", change), robust)
-    ranks = anatomy.ranks(found)
+    ranks = anatomy.ranks(anatomy.robust_and_sums(found))
     assert ranks["index"] == pytest.approx(-1)
     assert max(abs(ranks["weight_squared"]), abs(ranks["trace"])) < 0.9
     assert outcome_of("the weight-curvature index", found) == MET
+    table = anatomy.robust_and_sums(found)
+    lead, low, high = anatomy.lead_of_the_index(table)
+    assert low <= lead <= high
+    noise = table.assign(robust=[3.0, 1.0, 2.0, 2.5, 1.5, 0.5][: len(table)])
+    _, low, high = anatomy.lead_of_the_index(noise)
+    assert high - low > 0.1, "an interval, not a number"
     constant = with_robustness(smoke, lambda config: 50.0)
     assert outcome_of("the weight-curvature index", constant) == OPEN  # equal ones have no rank
 

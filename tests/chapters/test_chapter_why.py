@@ -65,6 +65,40 @@ def test_memorisation_is_refuted_by_a_method_off_the_line(smoke, extra, said):
     assert len(table) == len(why.figure(found).axes[0].lines)
 
 
+def test_the_line_of_memorisation_is_local_and_its_own_error_counts(smoke):
+    """Methods far from SAM's training accuracy lie elsewhere and change nothing."""
+    whole = rewritten(smoke, fitting(smoke, 0.0))
+    sam = explanations.fits(whole).set_index("method").loc[ALL, "train"]
+
+    def far(record):
+        curves = record["curves"]["train_accuracy"]
+        if abs(curves[-1] - sam) <= explanations.NEAR or is_on(record["config"]):
+            return record
+        return record | {"test_accuracy": 0.0}
+
+    off, _ = explanations.memorisation(rewritten(whole, far))
+    same, _ = explanations.memorisation(whole)
+    assert off.mean == pytest.approx(same.mean, abs=1e-9)
+    scattered = {}
+
+    def scatter(record):
+        sign = -1 if len(record["config"]["mask"]) % 2 else 1
+        scattered[record["run_id"]] = sign
+        return record | {"test_accuracy": record["test_accuracy"] + 8 * sign}
+
+    wide, _ = explanations.memorisation(rewritten(whole, scatter))
+    assert wide.high - wide.low > 2 * (same.high - same.low)
+
+
+def test_predictions_of_a_page_are_corrected_together(smoke, monkeypatch):
+    def of(p):
+        return lambda results: (Comparison(1.0, 0.1, 1.9, 5, p, SEEN), "made up")
+
+    several = [explanations.Explanation(str(p), "", of(p)) for p in (0.001, 0.03, 0.04)]
+    assert [why.outcome(e, found) for e, found in why.looked(smoke, several)] == [MET, OPEN, OPEN]
+    assert [why.outcome(e, found) for e, found in why.looked(smoke, several[1:2])] == [MET]
+
+
 def test_the_effective_rate_compares_logarithms_of_the_norm(smoke):
     def change(record):
         norm = 9.0 if is_on(record["config"]) else 10.0

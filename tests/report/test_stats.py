@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from samlib.report.stats import NOTHING, compare, corrected, holm, interval, share_of_gain
+from samlib.report.stats import (
+    NOTHING,
+    OPEN,
+    SEEN,
+    blurred,
+    compare,
+    corrected,
+    holm,
+    interval,
+    share_of_gain,
+)
 
 
 def test_interval_is_scipys_t_interval():
@@ -176,3 +186,16 @@ def test_a_share_of_a_gain_that_is_not_clear_says_nothing(whole):
 
 def test_a_share_in_words():
     assert str(share_of_gain([1.0, 1.1, 0.9], [2.0, 2.2, 1.8])) == "50 % [50, 50]"
+
+
+def test_a_shared_error_adds_its_variance():
+    x = [0.5, 1.0, 1.5, 0.8]
+    alone, without = compare(x), blurred(x, 0.0)
+    assert (without.low, without.high) == pytest.approx((alone.low, alone.high))
+    assert without.p == pytest.approx(alone.p)
+    found, quantile = blurred(x, 0.3), scipy_stats.t.ppf(0.975, 3)
+    half = quantile * math.hypot(np.std(x, ddof=1) / 2, 0.3)
+    assert (found.low, found.high) == pytest.approx((0.95 - half, 0.95 + half))
+    assert (found.p < 0.05) == (found.low > 0)
+    assert (alone.seen, blurred(x, 3.0).seen) == (SEEN, OPEN)
+    assert blurred([1.0], 0.3) == compare([1.0])
