@@ -166,7 +166,8 @@ def _beats(results: Results, optimizer: str, *, at_least: bool) -> Answer:
         + f"{over_base} over {method_name(profile, BASE, f)}, {over_all} over SAM"
         for f, over_base, over_all in zip(problems, found[::2], found[1::2], strict=True)
     )
-    return each_of(found, ours, strict=[True, not at_least] * len(problems))
+    names = [f"over {method_name(profile, m, f)}" for f in problems for m in (BASE, ALL)]
+    return each_of(found, ours, names=names, strict=[True, not at_least] * len(problems))
 
 
 TABLES = {

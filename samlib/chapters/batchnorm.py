@@ -68,7 +68,9 @@ def not_statistics(results: Results) -> Answer:
         first = results.judge(gains.gain(results, found, BASE))
     except RecordsMissing:
         return Answer(NOT_RUN, f"recalibrated {anew} {over}; first pass only not run")
-    return each_of([first, anew], f"first pass only {first}; recalibrated {anew} {over}")
+    names = f"{over}, first pass only", f"{over}, recalibrated"
+    ours = f"first pass only {first}; recalibrated {anew} {over}"
+    return each_of([first, anew], ours, names=names)
 
 
 def recalibrated(results: Results) -> Comparison:

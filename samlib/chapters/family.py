@@ -165,7 +165,7 @@ def one_ratio(results: Results) -> Answer:
     if outside:
         named = (f"{MEMBER_NAMES[n]} ({ratios[n]:.3g})" for n in outside)
         ours += f"; outside: {listed(list(named))}"
-    return Answer(REVERSED if outside else SEEN, ours, len(names))
+    return Answer(REVERSED if outside else SEEN, ours, seeds=len(names))
 
 
 def finding(results: Results) -> str:

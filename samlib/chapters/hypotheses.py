@@ -1,6 +1,7 @@
 """The hypotheses of a plan that was written before its runs, and what the records say of each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -27,7 +28,8 @@ def sam_gains(results: Results) -> Answer:
     ours = ", ".join(f"{gain} over {name}" for name, gain in gains.items())
     words = {gain.seen for gain in gains.values()}
     partly = SEEN in words and words <= {SEEN, SAME, OPEN} and len(words) > 1
-    return Answer(PARTLY if partly else each_of(tuple(gains.values()), ours).seen, ours)
+    found = each_of([*gains.values()], ours, names=[f"over {name}" for name in gains])
+    return replace(found, ours=ours, seen=PARTLY if partly else found.seen)
 
 
 def larger_rho(results: Results) -> Answer:
@@ -42,7 +44,12 @@ def one_factor(results: Results) -> Answer:
     leads = {problem_name(profile, f): _compared(results, ON, ALL, f) for f in changed}
     if all(lead == NOTHING for lead in leads.values()):
         return NOT_ANSWERED
-    return Answer(DESCRIBED, ", ".join(f"{lead} ({name})" for name, lead in leads.items()))
+    ours = ", ".join(f"{lead} ({name})" for name, lead in leads.items())
+    known = {name: lead.mean for name, lead in leads.items() if lead.seeds}
+    ends = [
+        f"{known[n]:+.2f} ({n})" for n in (min(known, key=known.get), max(known, key=known.get))
+    ]
+    return Answer(DESCRIBED, ours, f"from {' to '.join(ends)}, over {len(known)} problems")
 
 
 def _compared(
@@ -104,7 +111,7 @@ def table(results: Results) -> pd.DataFrame:
         {
             "": place,
             "hypothesis": each.statement,
-            "ours": found.ours,
+            "ours": found.in_a_cell,
             "verdict": {"seen": found.seen, "where": found.where or results.profile.where},
             "chapter": each.chapter,
         }

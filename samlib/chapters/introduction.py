@@ -173,7 +173,7 @@ def absolute(results: Results) -> Answer:
     theirs = [paper.HEADLINE[key_of(method)].value for method in (BASE, *REPORTED)]
     near = all(abs(ours.mean() - theirs) <= 0.4)
     text = ", ".join(f"{mean:.2f}" for mean in ours.mean())
-    return Answer(HOLDS if near else REFUTED, text, len(ours))
+    return Answer(HOLDS if near else REFUTED, text, seeds=len(ours))
 
 
 TABLES = {"headline": table}

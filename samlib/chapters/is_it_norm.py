@@ -136,7 +136,7 @@ def verdict(results: Results) -> Answer:
         return Answer(NOT_RUN, f"route {listed(missing)} is not run")
     together = [c for route in found.values() for c in route.values()]
     ours = "; ".join(f"{name} {c}" for route in found.values() for name, c in route.items())
-    return each_of(together, ours)
+    return each_of(together, ours, names=[name for route in found.values() for name in route])
 
 
 def finding(results: Results) -> str:

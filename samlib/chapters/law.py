@@ -15,7 +15,7 @@ from samlib.report.law import Prediction, prediction
 from samlib.report.names import GEOMETRY_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
-from samlib.report.text import listed, number
+from samlib.report.text import listed, number, p_value
 from samlib.study import plan
 from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import Method
@@ -128,9 +128,20 @@ def untuned_is_enough(results: Results) -> Answer:
     found = {name: results.compare(*cells) for name, cells in forward(results).items()}
     if not found or any(c.seen == NOT_RUN for c in found.values()):
         return NOT_ANSWERED
-    ours = "; ".join(f"{name} {c}" for name, c in found.items())
+    word, judged = _word([*found.values()]), corrected([*found.values()])
+    ours = "; ".join(
+        f"{name} {c}{_lost(c, after)}"
+        for (name, c), after in zip(found.items(), judged, strict=True)
+    )
+    widest = max(found, key=lambda name: abs(found[name].mean))
+    short = f"by the law − tuned: {found[widest]} points ({widest}), the largest of {len(found)}"
     seeds = min(c.seeds for c in found.values())
-    return Answer(_word(list(found.values())), f"by the law − tuned: {ours} points", seeds)
+    return Answer(word, f"by the law − tuned, points: {ours}", short, seeds)
+
+
+def _lost(alone: Comparison, after: Comparison) -> str:
+    """What to say of an interval without zero whose word is open."""
+    return "" if alone.seen == after.seen else f" (p {p_value(after.p)} after Holm's correction)"
 
 
 def _word(comparisons: list[Comparison]) -> str:

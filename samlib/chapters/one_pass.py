@@ -125,7 +125,7 @@ def goal(results: Results) -> Answer:
         f"{MEMBER_NAMES[n]}: {family.percent(family.retention(results, c))} at {_at(results, c)}"
         for n, c in found.items()
     )
-    return Answer(seen, "; ".join(parts), min(g.seeds for g in gains))
+    return Answer(seen, "; ".join(parts), seeds=min(g.seeds for g in gains))
 
 
 def finding(results: Results) -> str:

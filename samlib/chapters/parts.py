@@ -80,7 +80,7 @@ def opening(results: Results) -> dict[str, str]:
         if one == ON and part in plan.PARTS
     }
     ours = "; ".join(f"SAM-ON − {name} {points(c)}" for name, c in found.items())
-    better = each_of(list(found.values()), ours)
+    better = each_of([*found.values()], ours)
     worth = "Seen means that SAM-ON is better than γ alone and than β alone."
     return lines(results, says, better.ours, better.seen) | {"worth": worth}
 

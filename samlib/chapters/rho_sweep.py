@@ -193,7 +193,7 @@ def larger(results: Results) -> Answer:
     """The chosen rho of SAM-ON over SAM's, every variant (claim 7): described, not tested."""
     if not swept(results):
         return NOT_ANSWERED
-    return Answer(DESCRIBED, _ratios(results), len(results.cell(ON).tuning))
+    return Answer(DESCRIBED, _ratios(results), seeds=len(results.cell(ON).tuning))
 
 
 TABLES = {"rho_shift": rho_shift, "is_it_rho": is_it_rho}

@@ -107,7 +107,7 @@ def beyond_scales(results: Results) -> Answer:
     found = table(results)[1]
     labels = [method_name(results.profile, m) for m in SCALES]
     ours = listed([f"{c} over {name}" for c, name in zip(found, labels, strict=True)])
-    return each_of(found, f"{ours}, points")
+    return each_of(found, f"{ours}, points", names=[f"over {name}" for name in labels])
 
 
 TABLES = {"scales": lambda results: table(results)[0], "scales_fixed": fixed}

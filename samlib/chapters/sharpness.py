@@ -267,8 +267,11 @@ def sharper(results: Results) -> Answer:
     if not all(c.seeds for c in found):
         raise RecordsMissing("no finite sharpness was measured")
     gain = results.compare(results.cell(ON), results.cell(BASE))
-    ours = f"{_factors(results, MAIN)}; {gain} points over {method_name(results.profile, BASE)}"
-    return each_of(found, ours)
+    base = method_name(results.profile, BASE)
+    ours = f"{_factors(results, MAIN)}; {gain} points over {base}"
+    to_base, to_sam = (f"{number(10**c.mean, '.2f')} ×" for c in found)
+    short = f"{to_base} {base}'s sharpness and {to_sam} SAM's; {gain} points over {base}"
+    return each_of(found, ours, short=short)
 
 
 TABLES = {

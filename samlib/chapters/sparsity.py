@@ -150,8 +150,8 @@ def beyond_sparsity(results: Results) -> Answer:
     ours = listed([f"{c} ({name})" for name, c in found.items()])
     ours = f"SAM-ON minus the mask, in points: {ours}"
     if not_run := lacking(results):
-        return Answer(NOT_RUN, f"{ours}; {listed(not_run)} not run")
-    return each_of(list(found.values()), ours)
+        return Answer(NOT_RUN, f"{ours}; {listed(not_run)} not run", f"{listed(not_run)} not run")
+    return each_of([*found.values()], ours, names=[f"over {name}" for name in found])
 
 
 TABLES = {"sparsity": table}

@@ -124,7 +124,7 @@ def _row(found: Verdict) -> dict:
         "": found.claim.key,
         "claim": found.claim.statement,
         "the paper": found.claim.reported,
-        "ours": found.answer.ours,
+        "ours": found.answer.in_a_cell,
         "verdict": {"seen": found.seen, "where": found.where},
         "bears on the paper": f"{found.bears}: {found.reason}",
         "chapter": chapter(found.claim),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
+from samlib.report.text import p_value
 
 HOLDS, PARTLY, REFUTED, DESCRIBED = "holds", "partly", "refuted", "described"
 
@@ -16,6 +17,8 @@ class Answer:
         seen: a word of `stats`; "described" for what no test was made of; "holds", "partly" or
             "refuted" for counts and formulas.
         ours: the numbers that decide, in words, at most one interval per comparison.
+        short: the same with one interval at the most, for a cell of a table; "" where `ours` has
+            no more.
         seeds: the fewest of a comparison.
         comparisons: each of which the claim needs.
         strict: whether it needs more than "no difference", for each of them.
@@ -24,23 +27,36 @@ class Answer:
 
     seen: str
     ours: str = "–"
+    short: str = ""
     seeds: int = 0
     comparisons: tuple[Comparison, ...] = ()
     strict: tuple[bool, ...] = ()
     where: str | None = None
+
+    @property
+    def in_a_cell(self) -> str:
+        """What a table shows of the numbers."""
+        return self.short or self.ours
 
 
 NOT_ANSWERED = Answer(NOT_RUN)
 
 
 def each_of(
-    comparisons: Sequence[Comparison], ours: str, *, strict: bool | Sequence[bool] = True
+    comparisons: Sequence[Comparison],
+    ours: str,
+    *,
+    short: str = "",
+    names: Sequence[str] = (),
+    strict: bool | Sequence[bool] = True,
 ) -> Answer:
     """A claim that needs each of several comparisons; one alone decides a claim about one.
 
     Args:
         comparisons: of which the claim says that they are above zero.
         ours: the numbers in words.
+        short: as in `Answer`.
+        names: what each comparison is of; with them the lowest is `short`.
         strict: whether "no difference" is too little ("larger", not "at least as good").
 
     Seen if each is seen, or shows no difference where that is enough: none is corrected, since all
@@ -51,14 +67,23 @@ def each_of(
     if not comparisons or any(c.seen == NOT_RUN for c in comparisons):
         return NOT_ANSWERED
     too_little = [c.seen == SAME and s for c, s in zip(comparisons, strict, strict=True)]
-    if any(c.seen == REVERSED for c in corrected(comparisons)):
+    judged = corrected(comparisons)
+    if len(comparisons) > 1 and names:
+        lowest = min(range(len(comparisons)), key=lambda i: comparisons[i].mean)
+        of_how_many = "the lower of two" if len(comparisons) == 2 else f"the lowest of {len(names)}"
+        short = f"{comparisons[lowest]} {names[lowest]}, {of_how_many}"
+    if any(c.seen == REVERSED for c in judged):
         seen = REVERSED
     elif any(too_little):
         seen = SAME
     else:
         seen = SEEN if all(c.seen in (SEEN, SAME) for c in comparisons) else OPEN
+    lost = [c.p for c, alone in zip(judged, comparisons, strict=True) if c.seen != alone.seen]
+    if seen == OPEN and lost:  # an interval below zero, and the word says open
+        why = f" (p {p_value(min(lost))} after Holm's correction)"
+        ours, short = ours + why, short and short + why
     fewest = min(c.seeds for c in comparisons)
-    return Answer(seen, ours, fewest, tuple(comparisons), strict)
+    return Answer(seen, ours, short, fewest, tuple(comparisons), strict)
 
 
 def in_domain(answer: Answer) -> str:

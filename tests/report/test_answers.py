@@ -1,5 +1,7 @@
 """What several comparisons come to together: the rules against hand-made cases."""
 
+import re
+
 import pytest
 
 from samlib.report.answers import Answer, by_the_old_rule, each_of
@@ -69,3 +71,23 @@ def test_the_old_rule_on_what_is_no_comparison():
     assert by_the_old_rule(Answer("not run")) == "not run"
     assert by_the_old_rule(Answer("partly")) == "partly"
     assert by_the_old_rule(Answer("seen")) == "holds"
+
+
+def test_a_table_has_one_interval_the_lowest():
+    several = each_of([GOOD, BARELY], "both", names=["over A", "over B"])
+    lower = min((GOOD, BARELY), key=lambda c: c.mean)
+    assert several.in_a_cell == f"{lower} over {'AB'[lower == BARELY]}, the lower of two"
+    assert several.ours == "both"
+    three = each_of([GOOD, SAME, BARELY], "all", names=["over A", "over B", "over C"])
+    assert three.in_a_cell.endswith("over B, the lowest of 3")
+    assert each_of([GOOD], "one", names=["over A"]).in_a_cell == "one"
+
+
+def test_an_interval_below_zero_that_is_open_says_why():
+    barely_bad = compare([-v for v in (0.6, 0.9, 1.2)])
+    lost = each_of([barely_bad, OPEN], "both", names=["over A", "over B"])
+    assert lost.seen == "open"
+    assert re.fullmatch(r"both \(p 0\.\d{3} after Holm's correction\)", lost.ours)
+    assert lost.short.endswith(" after Holm's correction)")
+    assert "Holm" not in each_of([OPEN, OPEN], "both").ours
+    assert "Holm" not in each_of([barely_bad], "one").ours
