@@ -139,7 +139,8 @@ def finding(results: Results) -> str:
     words = sorted((answer(each, results).seen for each in planned), key=NOT_RUN.__eq__)
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
     said = listed([f"{count} {word}" for word, count in counts.items()])
-    return f"Of the {len(planned)} hypotheses of the plan: {said}. {gate(results)}".strip()
+    partly = " The word *partly* was added after the first group of runs." * (PARTLY in counts)
+    return f"Of the {len(planned)} hypotheses of the plan: {said}.{partly} {gate(results)}".strip()
 
 
 def gate(results: Results) -> str:

@@ -141,7 +141,7 @@ def finding_decay(results: Results) -> str:
     )
     if not all(c.seeds for c in recalibrated):
         return said
-    numbers = listed([str(c) for c in recalibrated])
+    numbers = listed([f"{c} ({c.seen})" for c in recalibrated])
     return f"{said} With recalibrated BatchNorm statistics the two differences are {numbers}."
 
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from samlib.chapters import CHAPTERS, verdicts
 from samlib.errors import RecordsMissing, command
 from samlib.publish import notebooks
 from samlib.records.results_folder import committed
-from samlib.report import missing
+from samlib.report import html, missing
+from samlib.report.results import Results
 from samlib.report.text import listed
 from samlib.study import plan, profiles
 
@@ -114,7 +116,7 @@ def absent(page: Page, results: Path) -> str | None:
     """Why a page has no results to show, with the command that makes them; None if it has."""
     profile = profiles.get(page.profile)
     if not plan.has(profile, page.notebook):
-        return f"Not part of the profile {profile.name}."
+        return f"Not part of the profile {profile.name}, whose plan has no runs for it."
     if page.notebook not in plan.NEEDS:
         return None
     return missing.of_chapter(profile, page.notebook, results)
@@ -131,10 +133,16 @@ def elsewhere(page: Page, every: Sequence[Page], results: Path) -> str:
 
 
 def without_results(page: Page, every: Sequence[Page], reason: str) -> dict:
-    """A chapter's notebook cut down to its title and introduction, with a reason below."""
+    """A chapter's notebook cut down to its title and introduction, with a reason below.
+
+    Between them stand the claims that the chapter decides: what the paper says, and "not run".
+    """
     content = json.loads(notebooks.source(page.notebook).read_bytes())
     cut = at_home(content | {"cells": content["cells"][:1]}, page, every)
-    cut["cells"][0]["source"] += f"\n\n{reason}\n"
+    empty = Results(profiles.get(page.profile), {}, {}, Path(page.profile))
+    claims = CHAPTERS[page.notebook].DECIDES if page.notebook in CHAPTERS else ()
+    boxes = [html.box(**verdicts.opening(key, empty)).data for key in claims]
+    cut["cells"][0]["source"] += "\n\n".join(["", *boxes, f"{reason}\n"])
     return cut
 
 

@@ -42,8 +42,8 @@ def block(results: Results, figure: str) -> str:
             f"{_planned(results)}Every claim, with "
             "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
-            f"{len(results.records)} of about {_planned_runs(results)} runs of the profile "
-            f"`{profile.name}`, {clock(seconds)} of one core without pauses.",
+            f"Of about {_planned_runs(results)} runs of the profile `{profile.name}` "
+            f"{len(results.records)} are done, in {clock(seconds)} of one core{_left(results)}.",
             END,
         ]
     )
@@ -67,6 +67,12 @@ def _accuracies(results: Results) -> str:
 
 def _planned_runs(results: Results) -> int:
     return count_runs(all_cells(plan.chapter_needs(results.profile)), results.records)
+
+
+def _left(results: Results) -> str:
+    """What all that has no record yet takes."""
+    left = missing.counted(plan.chapter_needs(results.profile), results, with_weights=True)
+    return f"; the rest takes {left.cost}" if left.cost else ""
 
 
 def _planned(results: Results) -> str:

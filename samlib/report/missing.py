@@ -33,14 +33,20 @@ class Missing(NamedTuple):
         return f"{'more than' if self.is_floor else 'about'} {clock(self.seconds)} of one core"
 
 
-def counted(needs: Sequence[Needs], found: Results) -> Missing:
-    """What some needs lack among the records of a profile."""
+def counted(needs: Sequence[Needs], found: Results, *, with_weights: bool = False) -> Missing:
+    """What some needs lack among the records of a profile.
+
+    Args:
+        needs: of some chapters.
+        found: the records.
+        with_weights: whether measurements are taken to find their weights, wherever they are.
+    """
     backlog = Backlog(needs, found.records, found.measures)
     count, jobs = backlog.total - backlog.done, backlog.jobs()
     estimate = Estimate(
         found.records,
         found.measures,
-        folder=ResultsFolder(found.folder),
+        folder=None if with_weights else ResultsFolder(found.folder),
         unseen=campaign_cost.of_run(found),
     )
     seconds = estimate.total(jobs, max(0, count - len(jobs)))

@@ -11,7 +11,7 @@ from samlib.chapters.hypotheses import CIFAR100_10K
 from samlib.files import project_root
 from samlib.report.results import load
 from samlib.study import plan, profiles
-from samlib.study.methods import ALL, BASE, DECAY, ON
+from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 
 EVIDENCE = profiles.get("cifar100-10k")
 
@@ -20,6 +20,39 @@ def test_the_statements_are_those_of_the_plan():
     page = (project_root() / "book" / "preregistration.md").read_text()
     rows = re.findall(r"^\| (\d+) \| (.*?)(?: \([^|]*\))? \|", page, re.MULTILINE)
     assert rows == [(str(n), h.statement) for n, h in enumerate(CIFAR100_10K, start=1)]
+
+
+def test_the_seeds_are_those_of_the_plan():
+    """Of the column *seeds*, by what decides each hypothesis."""
+    page = (project_root() / "book" / "preregistration.md").read_text()
+    rows = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    planned = {int(n): seeds for n, seeds in rows}
+
+    def of(*methods, problem=EVIDENCE.headline, most=None):
+        (seeds,) = {EVIDENCE.cell(problem, m).seeds[:most] for m in methods}
+        return f"{seeds[0]}–{seeds[-1]}"
+
+    random = Method("l2", "random")
+    sparse = [Method("l2", mask) for mask in ("random", "fisher", "dynamic")]
+    variants = [Method(g, "only_norm") for g in EVIDENCE.geometries("wrn") if g != "l2"]
+    at_first = ON.but(rho_from="plain", batchnorm="first")
+    measured = of(ON, most=EVIDENCE.measured_seeds)
+    factors = {of(ON, ALL, problem=problem) for problem in EVIDENCE.bases if "wrn-" in problem}
+    assert planned == {
+        1: of(ON, ALL),
+        2: of(ALL, BASE, DECAY),
+        3: of(*sparse),
+        4: of(Method("l2", "no_norm")),
+        5: of(*(replace(m, rho_from="law") for m in (ON, random))),
+        6: of(*variants),
+        7: "–",
+        8: measured,
+        9: of(ON, ALL),
+        10: f"{of(ON, BASE)}, {of(at_first)}",
+        11: measured,
+        12: factors.pop(),
+    }
+    assert not factors
 
 
 def answers(found):

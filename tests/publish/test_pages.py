@@ -83,12 +83,15 @@ def test_a_page_without_its_records_says_what_makes_them(tmp_path):
     assert reason.startswith("Not run yet: ")
     assert "`python -m samlib run --profile quick --only variants`" in reason
     assert pages.absent(Page("variants", "imagenet", ""), tmp_path) == (
-        "Not part of the profile imagenet."
+        "Not part of the profile imagenet, whose plan has no runs for it."
     )
     every = pages.pages(["quick"])
     cut = pages.without_results(next(p for p in every if p.notebook == "variants"), every, reason)
     assert len(cut["cells"]) == 1
-    assert "".join(cut["cells"][0]["source"]).endswith(f"{reason}\n")
+    text = "".join(cut["cells"][0]["source"])
+    assert text.endswith(f"{reason}\n")
+    assert text.count("<dt>The paper says</dt>") == 1
+    assert "not run</span> <small>on noisy digits</small>" in text
 
 
 def test_a_page_without_its_records_links_to_the_chapter_that_has_some(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The law of rho and shares, on records and a quadratic whose answer is known."""
+"""The law of rho and shares, on records and a linear loss whose answer is known."""
 
 import pytest
 import torch

@@ -29,8 +29,10 @@ def test_a_member_without_a_row_of_its_own_is_not_run():
     short = profiles.get("cifar100-short")
     assert members.methods(short) == []
     assert short.has("wrn", ON.but(member="msam")), "though SAM-ON's ladder would serve"
-    assert plan.family(short).cells == plan.why(short).cells == []
+    assert plan.family(short).cells == []
     assert "family" not in plan.chapters(short)
+    assert [cell.method for cell in plan.why(short).cells] == [BASE, ALL, ON]
+    assert plan.why(short).beside == []
 
 
 def test_quick_runs_both_masks_of_a_member_beside_the_headline():

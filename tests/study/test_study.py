@@ -9,7 +9,7 @@ from samlib.chapters import CHAPTERS
 from samlib.cli import status
 from samlib.errors import ConfigError
 from samlib.sam.geometry import GEOMETRIES, L2, VARIANTS
-from samlib.study import plan, profiles
+from samlib.study import members, plan, profiles
 from samlib.study.cells import Cell, all_cells, count_runs
 from samlib.study.methods import ALL, BASE, DECAY, ON, RANDOM, REPORTED, SPARSE_MASKS, Method
 from samlib.study.profile import Row
@@ -165,8 +165,19 @@ def test_the_evidence_is_run_in_the_order_of_its_plan():
     assert all(cell.seeds == tuple(range(10, 26)) for cell in first.cells)
     assert {cell.method.mask for cell in second.cells} == {*SPARSE_MASKS, "no_norm", "only_norm"}
     assert all(len(cell.seeds) == 8 for cell in second.cells)
-    factors = plan.groups(evidence)[4]
-    assert {len(cell.seeds) for cell in factors.cells} == {6}
+    _, _, variants, parts, factors, transformer, members_of = plan.groups(evidence)
+    pairs = {(c.method.geometry, c.method.mask) for c in variants.cells}
+    shapes = ("elementwise_l2", "layerwise_l2", "elementwise_linf", "fisher")
+    assert pairs == {(shape, mask) for shape in shapes for mask in ("all", "only_norm")}
+    assert {len(cell.seeds) for cell in (*variants.cells, *parts.cells)} == {8}
+    first_pass = [c.method for c in parts.cells if c.method.changes]
+    assert first_pass == [m.but(rho_from="plain", batchnorm="first") for m in (ALL, ON)]
+    assert {c.method.mask for c in parts.cells} == {"only_gamma", "only_beta", "all", "only_norm"}
+    for group in (factors, transformer):
+        assert {len(cell.seeds) for cell in group.cells} == {6}
+        assert {cell.method for cell in group.cells} == {BASE, ALL, ON}
+    names = [dict(cell.method.changes)["member"] for cell in members_of.cells]
+    assert names == [*members.CIFAR], "joined after the plan, see the page on changes"
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
