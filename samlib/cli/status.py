@@ -8,18 +8,20 @@ from samlib.campaign.backlog import Backlog
 from samlib.campaign.progress import clock
 from samlib.records import origins
 from samlib.records.results_folder import committed
+from samlib.report import html
 from samlib.report.missing import counted
 from samlib.report.results import Results, read
 from samlib.study import plan
-from samlib.study.cells import known_runs
+from samlib.study.cells import all_cells, known_runs
 from samlib.study.profile import Profile
 
 
 def status(profile: Profile, folder: Path) -> str:
     """Runs and measurements done, missing and diverged, and time left, per notebook."""
     found = read(profile, committed(folder, profile.name))
-    lines = [f"profile {profile.name} in {found.folder}", *differences(found), progress(found)]
-    return "\n".join(lines)
+    changed = html.plan_changes(found, all_cells(plan.chapter_needs(profile)))
+    said = (*differences(found), *changed, progress(found))
+    return "\n".join([f"profile {profile.name} in {found.folder}", *said])
 
 
 def differences(found: Results) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from samlib.cli import status
 from samlib.files import project_root
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.report import html
@@ -108,6 +109,8 @@ def test_pages_name_a_plan_that_was_changed(smoke, folder):
     page = html.provenance(replace(here, profile=more), "introduction").data
     assert "made: margin ±2 points (planned: ±0.2)." in page
     assert "made: SAM: compared seeds 0 to 6 (planned: 0 and 1)." in page
+    told = status.status(replace(SMOKE, margin=2.0), folder.path.parent)
+    assert "margin ±2 points (planned: ±0.2)" in told
 
 
 @pytest.mark.parametrize("name", ["quick", "cifar100-10k"])
