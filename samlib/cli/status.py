@@ -12,15 +12,14 @@ from samlib.report import html
 from samlib.report.missing import counted
 from samlib.report.results import Results, read
 from samlib.study import plan
-from samlib.study.cells import all_cells, known_runs
+from samlib.study.cells import known_runs
 from samlib.study.profile import Profile
 
 
 def status(profile: Profile, folder: Path) -> str:
     """Runs and measurements done, missing and diverged, and time left, per notebook."""
     found = read(profile, committed(folder, profile.name))
-    changed = html.plan_changes(found, all_cells(plan.chapter_needs(profile)))
-    said = (*differences(found), *changed, progress(found))
+    said = (*differences(found), *html.plan_changes(found), progress(found))
     return "\n".join([f"profile {profile.name} in {found.folder}", *said])
 
 

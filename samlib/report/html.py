@@ -18,7 +18,7 @@ from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN
 from samlib.report.text import p_value
 from samlib.study import kept_plan, plan
-from samlib.study.cells import Cell, all_cells, known_runs
+from samlib.study.cells import all_cells, known_runs
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Image
@@ -156,7 +156,7 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     text += f"; {_minutes(compared):.0f} of the {total:.0f} core-minutes that the profile has taken"
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
-    notes += plan_changes(results, all_cells(needs))
+    notes += plan_changes(results, notebook)
     lacking = [cell.method for need in needs for cell in need.beside if not results.has(cell)]
     if lacking and notebook is not None:
         methods = (method_name(results.profile, method) for method in lacking)
@@ -168,15 +168,20 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     return _html(f'<p class="provenance">{_escaped(f"{text}. {lines}.{notes}")}</p>')
 
 
-def plan_changes(results: Results, cells: Sequence[Cell]) -> list[str]:
-    """What was changed in the plan of some methods after their records were begun, a line each."""
+def plan_changes(results: Results, notebook: str | None = None) -> list[str]:
+    """What was changed in the plan after records were begun (of one notebook, or all), a line each.
+
+    Raises:
+        RecordError: the plan that was kept is damaged.
+    """
     folder, profile = ResultsFolder(results.folder), results.profile
-    said = []
-    margin = kept_plan.read(folder)["margin"]
-    if margin not in (None, profile.margin):
-        said.append(f"margin ±{profile.margin:g} points (planned: ±{margin:g})")
-    for cell, words in kept_plan.changes(folder, profile, cells).items():
-        said.append(f"{method_name(profile, cell.method)}: {words}")
+    needs = plan.chapter_needs(profile, notebook)
+    found, said = kept_plan.changes(folder, profile, needs, results.records), []
+    if found.margin is not None:
+        said.append(f"margin ±{profile.margin:g} points (planned: ±{found.margin:g})")
+    said += [f"{method_name(profile, c.method)}: {words}" for c, words in found.cells.items()]
+    if notebook is None and results.records:
+        said += [f"no more a part of it: {key}" for key in kept_plan.dropped(folder, profile)]
     return [f"The plan was changed after records were made: {each}" for each in said]
 
 

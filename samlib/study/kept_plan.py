@@ -7,17 +7,41 @@ record was made, so that seeds or a margin changed after a look are named.
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from samlib.files import write_atomically
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
+from samlib.records.store import RecordError, Records
+from samlib.study import plan
 from samlib.study.cells import Cell, Needs, all_cells
 from samlib.study.methods import Method
 from samlib.study.profile import Profile
+from samlib.trainer.config import RunConfig
 
 _WORDS = {"start": "first values", "tuning": "tuning seeds", "seeds": "compared seeds"}
+Rules = dict[str, list[float]]  # of a method, by the words above
+
+
+class Kept(NamedTuple):
+    """What `plan.json` holds: the margin in points (None without a file), and rules by method."""
+
+    margin: float | None
+    cells: dict[str, Rules]
+
+
+class Changes(NamedTuple):
+    """How the plan of today differs from the one that is kept, where there are records.
+
+    Attributes:
+        margin: the kept one in points, if it is another; else None.
+        cells: by cell, in words: "compared seeds 10 to 21 (planned: 10 to 25)".
+    """
+
+    margin: float | None
+    cells: dict[Cell, str]
 
 
 def keep(folder: ResultsFolder, profile: Profile, needs: Iterable[Needs]) -> None:
@@ -25,54 +49,84 @@ def keep(folder: ResultsFolder, profile: Profile, needs: Iterable[Needs]) -> Non
 
     Raises:
         DiskError: the file cannot be written.
+        RecordError: the file that is there is damaged.
     """
-    kept = read(folder)
-    planned = {_key(profile, cell): cell for cell in all_cells(needs)}
-    wanted = {key: _rules(cell) for key, cell in planned.items()}
-    changed = {key for key, rules in wanted.items() if kept["cells"].get(key, rules) != rules}
-    runs = store.read(folder.runs) if changed or kept["margin"] != profile.margin else {}
-    with_records = {key for key in changed if _has_records(planned[key], runs)}
-    cells = kept["cells"] | {k: rules for k, rules in wanted.items() if k not in with_records}
-    margin = kept["margin"] if runs and kept["margin"] is not None else profile.margin
-    found = {"margin": margin, "cells": cells}
-    if found != kept:
-        write_atomically(_path(folder), _text(**found).encode())
+    kept, runs = read(folder), store.read(folder.runs)
+    cells = dict(kept.cells)
+    for cell in all_cells(needs):
+        key = _key(profile, cell)
+        if key not in cells or not _has_records(cell, kept, profile, runs):
+            cells[key] = _rules(cell)
+    margin = profile.margin if kept.margin is None or not runs else kept.margin
+    if Kept(margin, cells) != kept:
+        write_atomically(_path(folder), _text(margin, cells).encode())
 
 
-def changes(folder: ResultsFolder, profile: Profile, cells: Iterable[Cell]) -> dict[Cell, str]:
-    """What the plan of some cells was when their first records were made, where it is another now.
+def changes(
+    folder: ResultsFolder, profile: Profile, needs: Iterable[Needs], runs: Records
+) -> Changes:
+    """What was changed in the plan of some needs after their first records.
 
-    By cell, in words: "compared seeds 10 to 21 (planned: 10 to 25)".
+    Args:
+        folder: of the plan.
+        profile: as it is today.
+        needs: of one chapter, or of all.
+        runs: the folder's records.
+
+    Raises:
+        RecordError: the file is damaged.
     """
-    kept = read(folder)["cells"]
-    said = {}
-    for cell in cells:
+    kept, said = read(folder), {}
+    for cell in all_cells(needs):
         now = _rules(cell)
-        then = kept.get(_key(profile, cell), now)
-        words = [
-            f"{_WORDS[name]} {_listed(now[name])} (planned: {_listed(then[name])})"
-            for name in now
-            if now[name] != then[name]
-        ]
-        if words:
-            said[cell] = ", ".join(words)
-    return said
+        then = kept.cells.get(_key(profile, cell), now)
+        if now != then and _has_records(cell, kept, profile, runs):
+            said[cell] = ", ".join(
+                f"{word} {_listed(now[name])} (planned: {_listed(then[name])})"
+                for name, word in _WORDS.items()
+                if now[name] != then[name]
+            )
+    margin = kept.margin if runs and kept.margin != profile.margin else None
+    return Changes(margin, said)
 
 
-def read(folder: ResultsFolder) -> dict:
-    """What was kept: `margin`, None where nothing was, and `cells`."""
+def dropped(folder: ResultsFolder, profile: Profile) -> list[str]:
+    """Keys of kept methods that no chapter of the profile has any more.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    known = {_key(profile, cell) for cell in all_cells(plan.chapter_needs(profile))}
+    return [key for key in read(folder).cells if key not in known]
+
+
+def read(folder: ResultsFolder) -> Kept:
+    """What was kept.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    path = _path(folder)
     try:
-        found = json.loads(_path(folder).read_bytes())
-        return {"margin": float(found["margin"]), "cells": dict(found["cells"])}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {"margin": None, "cells": {}}
+        found = json.loads(path.read_bytes())
+        cells = {
+            key: {word: [*map(float, rules[word])] for word in _WORDS}
+            for key, rules in found["cells"].items()
+        }
+        return Kept(float(found["margin"]), cells)
+    except FileNotFoundError:
+        return Kept(None, {})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(
+            f"{path} is not a whole plan ({type(error).__name__}): bring it back from git"
+        ) from error
 
 
 def _path(folder: ResultsFolder) -> Path:
     return folder.path / "plan.json"
 
 
-def _text(margin: float, cells: dict) -> str:
+def _text(margin: float, cells: dict[str, Rules]) -> str:
     """JSON with a line per method, so that git shows which one changed."""
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(cells[key])}" for key in sorted(cells))
     return f'{{\n "margin": {margin},\n "cells": {{\n{lines}\n }}\n}}\n'
@@ -86,16 +140,38 @@ def _key(profile: Profile, cell: Cell) -> str:
     return " ".join([problem, *own])
 
 
-def _rules(cell: Cell) -> dict[str, list[float]]:
-    return {name: list(getattr(cell, name)) for name in _WORDS}
+def _rules(cell: Cell) -> Rules:
+    return {name: [*map(float, getattr(cell, name))] for name in _WORDS}
 
 
-def _has_records(cell: Cell, runs: dict) -> bool:
-    return any(run.run_id in runs for run in cell.runs(runs))
+def _has_records(cell: Cell, kept: Kept, profile: Profile, runs: Records) -> bool:
+    """Whether a run of the cell's own is there, by today's plan or by the kept one."""
+    both = cell, _as_kept(cell, kept, profile)
+    return any(run.run_id in runs for each in both for run in _own(each, runs))
+
+
+def _as_kept(cell: Cell, kept: Kept, profile: Profile) -> Cell:
+    """The cell by the kept plan, and with it the one whose rho it takes."""
+    rules = kept.cells.get(_key(profile, cell), {})
+    others = {
+        name: _as_kept(other, kept, profile)
+        for name in ("like", "counted")
+        if (other := getattr(cell, name)) is not None
+    }
+    seeds = {name: tuple(map(int, rules[name])) for name in ("tuning", "seeds") if rules}
+    start = {"start": tuple(rules["start"])} if rules else {}
+    return replace(cell, **start, **seeds, **others)
+
+
+def _own(cell: Cell, runs: Records) -> list[RunConfig]:
+    """Known runs of a cell, without the search of another cell whose rho it takes."""
+    tuning = [] if cell.like else cell.tuning_runs(runs)
+    value = cell.chosen(runs)
+    return tuning + ([] if value is None else cell.at(value))
 
 
 def _listed(values: list[float]) -> str:
     """Whole numbers in a row by their ends, other values one by one."""
-    if len(values) > 2 and values == list(range(int(values[0]), int(values[0]) + len(values))):
+    if len(values) > 2 and values == [values[0] + i for i in range(len(values))]:
         return f"{values[0]:g} to {values[-1]:g}"
     return " and ".join(f"{v:g}" for v in values) if values else "none"

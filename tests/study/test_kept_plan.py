@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from conftest import one_line
 
 from samlib.cli import status
 from samlib.files import project_root
 from samlib.records.results_folder import ResultsFolder, committed
+from samlib.records.store import RecordError
 from samlib.report import html
 from samlib.report.results import Results
 from samlib.study import kept_plan, plan, profiles
-from samlib.study.cells import all_cells
 from samlib.study.methods import ALL, BASE
 
 SMOKE = profiles.get("smoke")
@@ -31,8 +32,8 @@ def keep(folder, profile):
     kept_plan.keep(folder, profile, plan.chapter_needs(profile))
 
 
-def named(folder, profile):
-    return [*kept_plan.changes(folder, profile, all_cells(plan.chapter_needs(profile))).values()]
+def named(folder, profile, records):
+    return kept_plan.changes(folder, profile, plan.chapter_needs(profile), records).cells
 
 
 @pytest.fixture
@@ -59,9 +60,9 @@ def test_a_plan_without_records_may_be_changed(folder, records):
     keep(folder, SMOKE)
     assert (folder.path / "plan.json").read_bytes() == first
     more = replace(changed(seeds=7), margin=0.3)
+    assert kept_plan.changes(folder, more, plan.chapter_needs(more), {}) == (None, {})
     keep(folder, more)
-    assert kept_plan.read(folder)["margin"] == 0.3
-    assert named(folder, more) == []
+    assert kept_plan.read(folder).margin == 0.3
     assert f'"{WRN} geometry=l2": {{"start"' in (folder.path / "plan.json").read_text()
 
 
@@ -70,35 +71,69 @@ def test_seeds_and_values_that_are_changed_after_a_record_are_named(folder, reco
     record_of_sam(records)
     more = changed(seeds=7, start=(0.25, 0.5, 1.0, 2.0))
     keep(folder, more)
-    now, before = more.cell(WRN, ALL), SMOKE.cell(WRN, ALL)
-    assert kept_plan.changes(folder, more, [now, more.cell(WRN, BASE)])[now] == (
-        f"first values 0.25 and 0.5 and 1 and 2 (planned: {' and '.join(map(str, before.start))}), "
-        "compared seeds 0 to 6 (planned: 0 and 1)"
+    before = SMOKE.cell(WRN, ALL)
+    assert named(folder, more, records) == {
+        more.cell(WRN, ALL): (
+            "first values 0.25 and 0.5 and 1 and 2 (planned: "
+            f"{' and '.join(map(str, before.start))}), compared seeds 0 to 6 (planned: 0 and 1)"
+        )
+    }, "and none of a control without records, which takes SAM's rho"
+    assert named(folder, SMOKE, records) == {}
+
+
+@pytest.mark.parametrize(
+    "rows", [{"start": (4.0, 8.0, 16.0, 32.0)}, {"start": (0.7,)}, {"seeds": 1}]
+)
+def test_a_search_that_reaches_none_of_its_old_runs_is_named_too(folder, records, rows):
+    keep(folder, SMOKE)
+    record_of_sam(records)
+    keep(folder, changed(**rows))
+    assert changed(**rows).cell(WRN, ALL) in named(folder, changed(**rows), records)
+
+
+def test_other_tuning_seeds_are_named(folder, records):
+    keep(folder, SMOKE)
+    record_of_sam(records)
+    other = replace(SMOKE, tuning=(2000,))
+    keep(folder, other)
+    assert (
+        "tuning seeds 2000 (planned: 1000)" in named(folder, other, records)[other.cell(WRN, ALL)]
     )
-    assert kept_plan.changes(folder, SMOKE, [before]) == {}
 
 
 def test_a_margin_that_is_changed_after_a_record_is_named(folder, records):
     keep(folder, SMOKE)
     record_of_sam(records)
-    keep(folder, replace(SMOKE, margin=2.0))
-    assert kept_plan.read(folder)["margin"] == SMOKE.margin
+    wide = replace(SMOKE, margin=2.0)
+    keep(folder, wide)
+    found = kept_plan.changes(folder, wide, plan.chapter_needs(wide), records)
+    assert found.margin == SMOKE.margin
 
 
-def test_a_method_that_joins_later_changes_nothing(folder, records):
+def test_a_method_that_joins_later_changes_nothing_and_one_that_is_dropped_is_named(
+    folder, records
+):
     fewer = replace(SMOKE, grids=tuple(r for r in SMOKE.grids if r.method != ALL or r.problem))
     kept_plan.keep(folder, fewer, [plan.Needs([fewer.cell(WRN, BASE)])])
     record_of_sam(records)
     keep(folder, SMOKE)
-    assert named(folder, SMOKE) == []
+    assert named(folder, SMOKE, records) == {}
+    assert kept_plan.dropped(folder, SMOKE) == []
+    without = replace(SMOKE, grids=tuple(r for r in SMOKE.grids if r.method.mask != "random"))
+    assert f"{WRN} geometry=l2 mask=random" in kept_plan.dropped(folder, without)
 
 
-def test_what_is_no_plan_says_nothing(folder):
+def test_a_plan_that_is_damaged_is_refused_and_not_replaced(folder):
     folder.path.mkdir()
-    assert named(folder, SMOKE) == []
-    for text in ("", "[]", '{"margin": null, "cells": {}}', '{"margin": 1}'):
+    assert kept_plan.read(folder) == (None, {})
+    for text in ("", "[]", '{"margin": null, "cells": {}}', '{"margin": 1}', "<<<<<<< HEAD"):
         (folder.path / "plan.json").write_text(text)
-        assert kept_plan.read(folder) == {"margin": None, "cells": {}}
+        with pytest.raises(RecordError, match=r"plan\.json is not a whole plan .*from git") as e:
+            keep(folder, SMOKE)
+        one_line(e)
+    (folder.path / "plan.json").write_text('{"margin": 1, "cells": {"wrn": {"start": [0.0]}}}')
+    with pytest.raises(RecordError, match="KeyError"):
+        status.status(SMOKE, folder.path.parent)
 
 
 def test_pages_name_a_plan_that_was_changed(smoke, folder):
@@ -110,11 +145,14 @@ def test_pages_name_a_plan_that_was_changed(smoke, folder):
     assert "made: margin ±2 points (planned: ±0.2)." in page
     assert "made: SAM: compared seeds 0 to 6 (planned: 0 and 1)." in page
     told = status.status(replace(SMOKE, margin=2.0), folder.path.parent)
-    assert "margin ±2 points (planned: ±0.2)" in told
+    assert "plan was changed" not in told, "no record is in that folder"
+    assert "margin ±2 points (planned: ±0.2)" in "; ".join(
+        html.plan_changes(replace(here, profile=more))
+    )
 
 
 @pytest.mark.parametrize("name", ["quick", "cifar100-10k"])
 def test_committed_records_have_their_plan(name):
     kept = kept_plan.read(committed(RESULTS, name))
-    assert kept["margin"]
-    assert kept["cells"]["wrn geometry=l2 mask=only_norm"]["tuning"] == [1000, 1001]
+    assert kept.margin
+    assert kept.cells["wrn geometry=l2 mask=only_norm"]["tuning"] == [1000, 1001]
