@@ -153,7 +153,7 @@ def quartiles(values: list[float]) -> list[float]:
 
 
 def read(folder: Path, kind: str) -> list[dict]:
-    """The records of one kind of bench, `step` or `epochs`, in a folder of results."""
+    """The records of one kind of bench, such as `step`, in a folder of results."""
     found = store.read(folder / "bench")
     return [record for name, record in found.items() if name.startswith(f"{kind}-")]
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from samlib.campaign.jobs import Job, RunJob
-from samlib.measures.measurement import MeasureRecords
+from samlib.measures.measurement import MeasureJob, MeasureRecords
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
+from samlib.sam.family import MEMBERS
 from samlib.study.cells import Needs, all_cells, count_runs, missing_measurements, missing_runs
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
@@ -18,8 +19,8 @@ class Estimate:
 
     Args:
         runs, measures: the records.
-        folder: where a run's weights are looked for; a measurement of weights that are not there
-            repeats the run first. None: they are there.
+        folder: where a run's weights are looked for; a measurement of a finished run repeats the
+            run if its weights are not there. None: they are there.
         unseen: seconds of a run whose network has no record; None where they are not known.
     """
 
@@ -32,7 +33,7 @@ class Estimate:
         unseen: Callable[[RunConfig], float | None] = lambda config: None,
     ):
         self._seconds: dict[tuple, list[float]] = {}
-        self._folder, self._unseen = folder, unseen
+        self._runs, self._folder, self._unseen = runs, folder, unseen
         for records in (runs, *(measures or {}).values()):
             for record in records.values():
                 self.add(record)
@@ -42,8 +43,10 @@ class Estimate:
         where = (config["dataset"], config["model"], measure)
         if measure is not None:
             return where
-        perturbed = config["geometry"] != NO_PERTURBATION
-        return *where, perturbed, config["mask"] == "only_norm", config["batch_size"]
+        one_pass = MEMBERS[config["member"]].passes == "1"  # a step of the base optimizer's time
+        perturbed = config["geometry"] != NO_PERTURBATION and not one_pass
+        only_norm = perturbed and config["mask"] == "only_norm"
+        return *where, perturbed, only_norm, config["batch_size"]
 
     def add(self, record: dict) -> None:
         """Include one more record, of a run or of a measurement."""
@@ -52,20 +55,20 @@ class Estimate:
         self._seconds.setdefault(kind, []).append(store.seconds(record) / epochs)
 
     def seconds(self, job: Job) -> float | None:
-        """Expected wall time of a job; None without a record of its model."""
+        """Expected wall time of a job; None where nothing is known of it."""
         return self.total([job])
 
-    def total(self, jobs: Sequence[Job], unknown: int = 0) -> float | None:
-        """Expected seconds of some jobs in sequence, and of `unknown` jobs like them.
+    def total(self, jobs: Sequence[Job]) -> float | None:
+        """Expected seconds of some jobs in sequence; None where nothing is known of any.
 
-        None where nothing is known. Where `is_floor`, the jobs take longer.
+        Where `is_floor`, the jobs take longer.
         """
         again = [RunJob(run) for run in self._repeated(jobs)]
         own = [(job, self._own(job)) for job in (*jobs, *again)]
         known = [seconds for _, seconds in own if seconds is not None]
         if not known:
-            return None if jobs or unknown else 0.0
-        unknown += sum(seconds is None and job.measure is None for job, seconds in own)
+            return None if jobs else 0.0
+        unknown = sum(seconds is None and job.measure is None for job, seconds in own)
         return sum(known) + statistics.mean(known) * unknown
 
     def is_floor(self, jobs: Sequence[Job]) -> bool:
@@ -84,11 +87,15 @@ class Estimate:
         return self._unseen(job.config) if job.measure is None else None
 
     def _repeated(self, jobs: Sequence[Job]) -> list[RunConfig]:
-        """Runs that measurements repeat for their weights, each once."""
+        """Finished runs that measurements repeat for their weights, each once."""
         if self._folder is None:
             return []
         wanted = dict.fromkeys(run for job in jobs if job.measure is not None for run in job.runs)
-        return [run for run in wanted if not self._folder.weights(run.run_id).exists()]
+        return [
+            run
+            for run in wanted
+            if run.run_id in self._runs and not self._folder.weights(run.run_id).exists()
+        ]
 
 
 @dataclass
@@ -137,6 +144,22 @@ class Backlog:
                 if not todo and not self._expected([need]):
                     left.remove(need)
             yield found
+
+    def to_come(self) -> list[Job]:
+        """Jobs beyond `jobs`: what waits for a run, and one for each that is not known yet.
+
+        One that is not known has the network of its cell, at a value that will be another.
+        """
+        waiting, found = {}, []
+        for cell in self.cells:
+            found += [RunJob(cell.any_run)] * cell.expected(self.runs)
+        for m in self.measured:
+            found += [MeasureJob(m.cell.any_run, m.measure)] * m.expected(self.runs)
+            jobs = (MeasureJob(run, m.measure) for run in m.runs(self.runs))
+            waiting |= {
+                job: None for job in jobs if any(r.run_id not in self.runs for r in job.runs)
+            }
+        return [*found, *waiting]
 
     def _expected(self, needs: Sequence[Needs]) -> int:
         """Jobs that are not known yet."""

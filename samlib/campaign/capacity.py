@@ -30,19 +30,15 @@ def _parameters(model: str, dataset: str) -> int:
         return models.count(build_model(RunConfig(dataset=dataset, model=model)).parameters())
 
 
-def disk_needed(jobs: Sequence[Job], workers: int, expected: int = 0) -> float:
-    """Bytes of the final weights of every run, and of two checkpoints per worker.
-
-    `expected` is how many runs like these will join, such as those at a rho not yet chosen.
-    """
+def disk_needed(jobs: Sequence[Job], workers: int) -> float:
+    """Bytes of the final weights of every run, and of two checkpoints per worker."""
     sizes = [
         _FLOAT * _parameters(job.config.model, job.config.dataset)
         for job in jobs
         if isinstance(job, RunJob)
     ]
     checkpoints = 2 * 2 * max(sizes, default=0) * min(workers, len(sizes))  # weights and momentum
-    likes = expected * sum(sizes) / len(sizes) if sizes else 0.0
-    return sum(sizes) + likes + checkpoints
+    return sum(sizes) + checkpoints
 
 
 def memory_needed(jobs: Sequence[Job], workers: int) -> float:
@@ -69,33 +65,31 @@ def memory_needed(jobs: Sequence[Job], workers: int) -> float:
     return leader + max(map(of, jobs), default=0.0) * min(workers, len(jobs))
 
 
-def check(
-    jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str, expected: int = 0
-) -> None:
+def check(jobs: Sequence[Job], folder: ResultsFolder, workers: int, device: str) -> None:
     """Refuse jobs for which this machine cannot have room.
 
     Args:
-        jobs: what is to be run.
+        jobs: what is to be run, now and later.
         folder: where records and weights go.
         workers: processes at a time.
         device: where they compute; the memory of a GPU is not looked at.
-        expected: how many runs will join them.
 
     Raises:
         ConfigError: too little disk is free, or too little memory is available.
     """
-    place = next(p for p in (folder.path, *folder.path.parents) if p.exists())
-    needed, free = disk_needed(jobs, workers, expected), shutil.disk_usage(place).free
+    weights = folder.weights("").parent  # may lie on a disk of its own
+    place = next(p for p in (weights, *weights.parents) if p.exists())
+    needed, free = disk_needed(jobs, workers), shutil.disk_usage(place).free
     if needed > free:
         raise ConfigError(
-            f"{len(jobs) + expected} jobs need about {_size(needed)} of disk and {place} has "
+            f"{len(jobs)} jobs need about {_size(needed)} of disk and {place} has "
             f"{_size(free)} free: free some, or name another disk with --results"
         )
     needed, free = memory_needed(jobs, workers), psutil.virtual_memory().available
     if device == "cpu" and needed > free:
         raise ConfigError(
-            f"{workers} workers need about {_size(needed)} of memory and {_size(free)} are "
-            "available: take fewer with --workers (of make: WORKERS=)"
+            f"{min(workers, len(jobs))} workers need about {_size(needed)} of memory and "
+            f"{_size(free)} are available: take fewer with --workers (of make: WORKERS=)"
         )
 
 

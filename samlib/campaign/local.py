@@ -132,6 +132,7 @@ class LocalExecutor:
         self._origin = origin()
         self._idle: list[_Worker] = []
         self._busy: dict[Future, tuple[Job, _Worker]] = {}
+        self._before: dict[str, int | None] = {}  # when the records of the jobs were written
 
     def __enter__(self) -> "LocalExecutor":
         return self
@@ -180,7 +181,7 @@ class LocalExecutor:
                     deaths[job.name] += 1
                     cause, failure = worker.restart(), None
                     journal.add(self._folder, job.name, f"its worker died{cause}")
-                    if not job.record(self._folder).exists():  # else it died with its work done
+                    if self._written(job) in (None, self._before[job.name]):  # else it was done
                         if deaths[job.name] < ATTEMPTS:
                             again.append(job)
                             continue
@@ -195,7 +196,15 @@ class LocalExecutor:
 
     def _start(self, job: Job) -> None:
         worker = self._idle.pop() if self._idle else _Worker()
+        self._before[job.name] = self._written(job)
         self._busy[worker.submit(_run_job, self._origin, job, *self._place)] = job, worker
+
+    def _written(self, job: Job) -> int | None:
+        """When a job's record was written, in nanoseconds; None if there is none."""
+        try:
+            return job.record(self._folder).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
 
 def _failure(future: Future) -> str | None:

@@ -35,7 +35,7 @@ class Progress:
         self.total, self.done, self.failed = total, done, 0
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
-        self._every, self._last, self._shown = every, -every, -1
+        self._every, self._last, self._shown = every, -every, ""
 
     @property
     def due(self) -> bool:
@@ -43,14 +43,13 @@ class Progress:
         return time.monotonic() - self._last >= (1.0 if self.live else self._every)
 
     def show(self, left: float | None, final: bool = False) -> None:
-        """Print the state if an update is due; `left` is the expected time in seconds."""
-        if not (final or self.due) or (final and self._shown == self.done):
-            return
-        self._last, self._shown = time.monotonic(), self.done
+        """Print the state; `left` is the expected time in seconds, `final` ends the line."""
         text = f"{bar(self.done, self.total)} {self.done}/{self.total} runs, {clock(left)} left"
         if self.failed:
             text += f", {self.failed} failed"
-        self.stream.write(f"\r\x1b[K{text}" if self.live else f"{text}\n")
+        if text != self._shown:
+            self.stream.write(f"\r\x1b[K{text}" if self.live else f"{text}\n")
         if self.live and final:
             self.stream.write("\n")
         self.stream.flush()
+        self._last, self._shown = time.monotonic(), text

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from samlib.campaign import capacity
@@ -15,6 +15,8 @@ from samlib.measures import measurement
 from samlib.records import journal, origins, store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study.cells import Needs
+from samlib.trainer.config import RunConfig
+from samlib.trainer.one_run import usable_device
 
 EXECUTORS = ("local", "ray")
 
@@ -26,7 +28,6 @@ def start_executor(
     device: str,
     data_dir: Path | None,
     jobs: Iterable[Job] = (),
-    expected: int = 0,
 ):
     """An executor by its name: worker processes here, or tasks of a Ray cluster.
 
@@ -34,22 +35,21 @@ def start_executor(
         name: one of `EXECUTORS`.
         folder, device, data_dir: as in `local.LocalExecutor`.
         workers: None means `local.default_workers`, or as many as fit the cluster.
-        jobs: known jobs, whose shares of a GPU set the default number of workers.
-        expected: how many jobs will join them.
+        jobs: those to come included; their shares of a GPU set the default number of workers.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, no such device, or too little disk or memory (`capacity`).
         ExtraMissing: Ray is not installed.
         ClusterError: no cluster can be reached.
-        ConfigError: also too little disk or memory for the jobs (`capacity`).
     """
     if choose("executor", name, EXECUTORS) == "ray":
         from samlib.campaign.ray_executor import RayExecutor
 
         return RayExecutor(folder, workers=workers, device=device, data_dir=data_dir)
+    usable_device(device)
     jobs = list(jobs)
     workers = workers or default_workers(device, jobs)
-    capacity.check(jobs, folder, workers, device, expected)
+    capacity.check(jobs, folder, workers, device)
     return LocalExecutor(folder, workers=workers, device=device, data_dir=data_dir)
 
 
@@ -63,6 +63,7 @@ def run_missing(
     time_budget: float | None = None,
     quiet: bool = False,
     executor: str = "local",
+    unseen: Callable[[RunConfig], float | None] = lambda config: None,
 ) -> Outcome:
     """Train and measure the runs of some chapters that have no record yet.
 
@@ -74,6 +75,7 @@ def run_missing(
         time_budget: seconds; no job is started that is expected to end later.
         quiet: show no progress.
         executor: one of `EXECUTORS`; records do not depend on it.
+        unseen: as in `backlog.Estimate`.
 
     Raises:
         ExtraMissing: Ray is not installed.
@@ -84,7 +86,7 @@ def run_missing(
     journal.begin(folder)
     runs = store.read(folder.runs, set_aside=True)
     backlog = Backlog(needs, runs, measurement.read(folder, runs, set_aside=True))
-    estimate = Estimate(backlog.runs, backlog.measures, folder=folder)
+    estimate = Estimate(backlog.runs, backlog.measures, folder=folder, unseen=unseen)
     failed: set[str] = set()
     progress = Progress(backlog.total, 0)
 
@@ -94,11 +96,13 @@ def run_missing(
         todo = [job for job in backlog.jobs() if job.name not in failed]
         progress.done, progress.total = backlog.done, backlog.total
         progress.failed = len(failed)
-        left = estimate.total(todo, max(0, backlog.total - progress.done - len(todo)))
+        left = estimate.total([*todo, *backlog.to_come()])
         progress.show(None if left is None else left / at_work.workers, final)
 
     def may_start(job: Job) -> bool:
         if time_budget is None:
+            return True
+        if folder.checkpoint(job.name).exists():  # cut off before, and a part of it is done
             return True
         left = time_budget - (time.monotonic() - begun)
         return left > (estimate.seconds(job) or 0)
@@ -119,8 +123,8 @@ def run_missing(
         return Outcome()
     for said in () if quiet else origins.of_joined(runs.values(), device):
         print(f"warning: {said}", file=sys.stderr)
-    expected = max(0, backlog.total - backlog.done - len(todo))
-    with start_executor(executor, folder, workers, device, data_dir, todo, expected) as at_work:
+    everything = [*todo, *backlog.to_come()]
+    with start_executor(executor, folder, workers, device, data_dir, everything) as at_work:
         report()
         outcome = at_work.run(backlog.one_by_one(), may_start=may_start, on_done=on_done)
     report(final=True)

@@ -4,13 +4,13 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from samlib.campaign.backlog import Estimate
-from samlib.campaign.jobs import RunJob
-from samlib.errors import SamlibError, first_line
+from samlib.campaign.jobs import Outcome, RunJob
+from samlib.errors import ConfigError, SamlibError, first_line
 from samlib.records import journal, origins, store
 from samlib.records.journal import Journal
 from samlib.records.results_folder import ResultsFolder
@@ -29,7 +29,7 @@ def run_missing_on_all_workers(
     perturbation: str = "worker",
     data_dir: Path | None = None,
     time_budget: float | None = None,
-) -> int:
+) -> Outcome:
     """Train the missing runs of some chapters one after the other, each on all workers.
 
     Only the first worker uses the folder and estimates times. `runner.run_missing` in one process
@@ -42,47 +42,56 @@ def run_missing_on_all_workers(
         time_budget: seconds; no run is started that is expected to end later.
 
     Returns:
-        Number of finished runs.
+        What was done, what was refused and why (a run that several workers cannot train is no
+        reason to leave out the others), and the first run that would have ended too late.
     """
-    begun, done, there = time.monotonic(), 0, {}
+    begun, outcome, there = time.monotonic(), Outcome(), {}
     if workers.rank == 0:
         journal.begin(folder)
         there = store.read(folder.runs, set_aside=True)
     estimate = Estimate(there)
     for chapter in needs:
-        while config := _next(chapter, folder, workers):
+        while config := _next(chapter, folder, workers, outcome.failed):
             left = math.inf if time_budget is None else time_budget - (time.monotonic() - begun)
             late = left <= (estimate.seconds(RunJob(config)) or 0)
             if workers.total(float(late))[0]:
-                return done
-            if not done:
+                outcome.skipped.append(config.run_id)
+                return outcome
+            if not outcome.done:
                 among = {"workers": workers.count, "perturbation": perturbation}
                 for said in origins.of_joined(there.values(), workers.device, among):
                     print(f"warning: {said}", file=sys.stderr)
-            with _journal(config, folder, workers) as log:
-                record = train_distributed(
-                    config,
-                    workers,
-                    perturbation=perturbation,
-                    data_dir=data_dir,
-                    weights=folder.weights(config.run_id),
-                    checkpoints=folder.checkpoint(config.run_id),
-                    on_epoch=log and log.epoch,
-                )
-                if log is not None:
-                    store.write(folder.runs, record)
-                    checkpoint.discard(folder.checkpoint(config.run_id))
-                    log.end(record)
+            try:
+                with _journal(config, folder, workers) as log:
+                    record = train_distributed(
+                        config,
+                        workers,
+                        perturbation=perturbation,
+                        data_dir=data_dir,
+                        weights=folder.weights(config.run_id),
+                        checkpoints=folder.checkpoint(config.run_id),
+                        on_epoch=log and log.epoch,
+                    )
+                    if log is not None:
+                        store.write(folder.runs, record)
+                        checkpoint.discard(folder.checkpoint(config.run_id))
+                        log.end(record)
+            except ConfigError as error:  # by every worker, before any of them trains
+                outcome.failed[config.run_id] = str(error)
+                continue
             estimate.add(record)
-            done += 1
-    return done
+            outcome.done.append(config.run_id)
+    return outcome
 
 
-def _next(chapter: Needs, folder: ResultsFolder, workers: Workers) -> RunConfig | None:
+def _next(
+    chapter: Needs, folder: ResultsFolder, workers: Workers, refused: Collection[str]
+) -> RunConfig | None:
     """The first missing run, read by the first worker: network disks may lag for others."""
     found = None
     if workers.rank == 0:
-        missing = missing_runs(all_cells([chapter]), store.read(folder.runs))
+        known = missing_runs(all_cells([chapter]), store.read(folder.runs))
+        missing = [run for run in known if run.run_id not in refused]
         found = missing[0].to_dict() if missing else None
     fields = workers.from_first(found)
     return fields and RunConfig.from_dict(fields)

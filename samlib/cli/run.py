@@ -16,6 +16,8 @@ from samlib.extras import require
 from samlib.publish import notebooks
 from samlib.records import compare, journal, results_folder
 from samlib.records.results_folder import ResultsFolder
+from samlib.report import campaign_cost
+from samlib.report.results import Results
 from samlib.study import kept_plan, plan
 from samlib.study.cells import Needs, all_cells
 from samlib.study.profile import Profile
@@ -48,8 +50,8 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
         tables.write(profile.name, results)
         readme.write_figure(profile.name, results)
         index = book.build(results, args.book)
-    except SamlibError as error:
-        raise type(error)(f"{error}; {kept}") from error
+    except SamlibError as error:  # of no other class: what stopped the book stopped no run
+        raise SamlibError(f"{error}; {kept}") from error
     except KeyboardInterrupt:  # the same command would begin anew
         print(f"\nsamlib: interrupted; {kept}", file=sys.stderr)
         return 130
@@ -69,7 +71,7 @@ def _check(args: argparse.Namespace, profile: Profile) -> None:
         measures = {wanted.measure for need in needs for wanted in need.measured}
         if measures & {"robustness", "robustness_in_short"}:
             require("attacks", "art")
-    _check_data(needs, args.data)
+        _check_data(needs, args.data)
 
 
 def _check_data(needs: Sequence[Needs], data_dir: Path | None) -> None:
@@ -114,7 +116,7 @@ def _run_parallel(args: argparse.Namespace, profile: Profile, target: ResultsFol
         with target.locked() if first else nullcontext():
             if first:
                 kept_plan.keep(target, profile, needs)
-            done = torchrun.run_missing_on_all_workers(
+            outcome = torchrun.run_missing_on_all_workers(
                 needs,
                 target,
                 among,
@@ -122,33 +124,41 @@ def _run_parallel(args: argparse.Namespace, profile: Profile, target: ResultsFol
                 data_dir=args.data,
                 time_budget=args.time_budget,
             )
-    if first:
-        print(f"{done} runs done on {among.count} workers; `run` in one process measures them")
-    return 0
+    if not first:
+        return 0
+    print(f"{among.count} workers; `run` in one process measures what they trained")
+    return _summary(outcome, target)
 
 
 def _run_missing(args: argparse.Namespace, profile: Profile, target: ResultsFolder) -> Outcome:
     needs = plan.chapter_needs(profile, getattr(args, "only", None))
     kept_plan.keep(target, profile, needs)
+    device = args.device or profile.device
     return runner.run_missing(
         needs,
         target,
         workers=args.workers,
-        device=args.device or profile.device,
+        device=device,
         data_dir=args.data,
         time_budget=getattr(args, "time_budget", None),
         executor=args.executor,
+        unseen=campaign_cost.of_run(Results(profile, {}, {}, target.path), device),
     )
 
 
 def _summary(outcome: Outcome, target: ResultsFolder) -> int:
     for run_id, reason in outcome.failed.items():
         print(journal.failure_text(target, run_id, reason), file=sys.stderr)
-    if outcome.skipped:
+    done, skipped = len(outcome.done), len(outcome.skipped)
+    if skipped and done:
         print(
-            f"{len(outcome.skipped)} runs would end after the time budget and were not started; "
-            "the same command continues"
+            f"{skipped} runs would end after the time budget and were not started; the same "
+            "command continues"
         )
-    done = len(outcome.done)
+    elif skipped:
+        print(
+            "no run that is left would end within the time budget: give --time-budget more",
+            file=sys.stderr,
+        )
     print(f"{done} run{'s' * (done != 1)} done, {len(outcome.failed)} failed")
-    return 1 if outcome.failed else 0
+    return 1 if outcome.failed or (skipped and not done) else 0

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from samlib.campaign.backlog import Backlog, Estimate
+from samlib.campaign.backlog import Backlog
 from samlib.campaign.progress import bar, clock
 from samlib.cli import status
 from samlib.errors import command
 from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder, both
 from samlib.records.store import Records
+from samlib.report.missing import counted
 from samlib.report.results import read
 from samlib.study import plan
 from samlib.study.cells import known_runs
@@ -72,10 +73,9 @@ class Look:
         self._workers = max(self._workers, len(running)) if holder else 1
         ended = holder is None and backlog.done == backlog.total and not self._at_new
 
-        todo = [job for job in missing if job.name not in failed]
-        unknown = max(0, backlog.total - backlog.done - len(missing))
-        estimate = Estimate(found.records, found.measures, folder=folder)
-        left = estimate.total(todo, unknown)
+        lacking = counted(plan.chapter_needs(self._profile), found)
+        seconds = None if lacking.seconds is None else lacking.seconds / self._workers
+        left = "> " * lacking.is_floor + clock(seconds)
         wanted = {run.run_id for run in known_runs(backlog.cells, found.records)}
         diverged = sum(
             found.records[i]["status"] == "diverged" for i in wanted & found.records.keys()
@@ -85,7 +85,7 @@ class Look:
             self._state(holder, ended),
             f"{bar(backlog.done, backlog.total)} {backlog.done}/{backlog.total} done, "
             f"{diverged} diverged, {len(running)} running, {len(failed)} failed, "
-            f"{clock(None if left is None else left / self._workers)} left",
+            f"{left} left",
         ]
         if new:
             again = self._command("reproduce")

@@ -11,13 +11,13 @@ from samlib.errors import ConfigError
 from samlib.files import as_disk_error, write_atomically
 from samlib.publish.tables import complete
 from samlib.records import store
-from samlib.report import missing, step_times
+from samlib.report import campaign_cost, missing, step_times
 from samlib.report.figures import key_of
 from samlib.report.formats import as_text
 from samlib.report.names import method_name
 from samlib.report.results import Results, load
 from samlib.study import plan
-from samlib.study.cells import all_cells, count_runs
+from samlib.study.cells import all_cells, count_runs, known_runs
 from samlib.study.methods import ALL, BASE, HEADLINE, ON
 
 BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
@@ -28,7 +28,9 @@ def block(results: Results, figure: str) -> str:
     profile, main = results.profile, verdicts.verdict("3", results)
     everywhere = [results, *_farther_from_the_paper(results)]
     places = [f"- *{each.profile.where}*: {each.profile.about}" for each in everywhere]
-    seconds = sum(map(store.seconds, results.records.values()))
+    done = _done(results)
+    seconds = sum(map(store.seconds, done))
+    one = missing.ONE[campaign_cost.kind_of_device(results)]
     return "\n\n".join(
         [
             BEGIN,
@@ -43,7 +45,7 @@ def block(results: Results, figure: str) -> str:
             "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
             f"Of about {_planned_runs(results)} runs of the profile `{profile.name}` "
-            f"{len(results.records)} are done, in {clock(seconds)} of one core{_left(results)}.",
+            f"{len(done)} are done, in {clock(seconds)} of {one}{_left(results)}.",
             END,
         ]
     )
@@ -69,10 +71,16 @@ def _planned_runs(results: Results) -> int:
     return count_runs(all_cells(plan.chapter_needs(results.profile)), results.records)
 
 
+def _done(results: Results) -> list[dict]:
+    """The records of the plan's runs."""
+    known = known_runs(all_cells(plan.chapter_needs(results.profile)), results.records)
+    return [results.records[r.run_id] for r in known if r.run_id in results.records]
+
+
 def _left(results: Results) -> str:
     """What all that has no record yet takes."""
     left = missing.counted(plan.chapter_needs(results.profile), results, with_weights=True)
-    return f"; the rest takes {left.cost}" if left.cost else ""
+    return f"; the rest, with its measurements, takes {left.cost}" if left.cost else ""
 
 
 def _planned(results: Results) -> str:

@@ -182,7 +182,7 @@ def replace_committed(new: ResultsFolder, results: Path, profile: str) -> Result
     """
     _recover(results, profile)
     target, old = results / profile, _old(results, profile)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     with as_disk_error(target):
         if target.exists():
             target.rename(old)
@@ -191,8 +191,16 @@ def replace_committed(new: ResultsFolder, results: Path, profile: str) -> Result
         shutil.rmtree(target / leftover, ignore_errors=True)
     with contextlib.suppress(OSError):
         (target / "campaign.json").unlink(missing_ok=True)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     return ResultsFolder(target)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder; of a link to a folder, such as one on another disk, the link alone."""
+    if path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _old(results: Path, profile: str) -> Path:
@@ -204,5 +212,7 @@ def _recover(results: Path, profile: str) -> None:
     old, target = _old(results, profile), results / profile
     # Of a folder that is closed to us, whoever reads it says so.
     if os.path.exists(old) and not os.path.exists(target):
-        with as_disk_error(target):
+        if both(results, profile)[1].holder is not None:
+            return  # no crash: a process is between the two now
+        with as_disk_error(target), contextlib.suppress(FileNotFoundError):  # another did it
             old.rename(target)

@@ -62,11 +62,16 @@ def _timed(config: RunConfig, record: dict, ratio: float) -> float | None:
     return _seconds(config, took["step"][1], took["evaluation"][1], ratio)
 
 
-def of_run(results: Results) -> Callable[[RunConfig], float | None]:
-    """What estimates the seconds of a run on the profile's kind of device, from timed steps."""
+def kind_of_device(results: Results) -> str:
+    """Where a profile's records were made, cpu or cuda; without any, where they would be."""
+    on_gpu = [bool(r["provenance"].get("gpu")) for r in results.records.values()]
+    return ("cpu", "cuda")[any(on_gpu)] if on_gpu else results.profile.device
+
+
+def of_run(results: Results, device: str) -> Callable[[RunConfig], float | None]:
+    """What estimates the seconds of a run on a kind of device, cpu or cuda, from timed steps."""
     timings = timing.read(results.folder.parent, "networks")
-    wanted = f"networks-{results.profile.device}"
-    record = next((r for r in timings if r["run_id"] == wanted), None)
+    record = next((r for r in timings if r["run_id"] == f"networks-{device}"), None)
     if record is None:
         return lambda config: None
     ratio = _ratio(results, timing.hardware(record))

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
+from samlib.errors import command
+from samlib.files import project_root
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.report import campaign_cost
 from samlib.report.results import Results, read
@@ -15,22 +17,37 @@ from samlib.study.profile import Profile
 
 # Profiles, the nearest to the paper first.
 LEADING = ("paper", "imagenet", "cifar100-short", "cifar100-10k", "quick", "smoke")
+ONE = {"cpu": "one core", "cuda": "one GPU"}
 
 
 class Missing(NamedTuple):
-    """Of runs and measurements: how many have no record, of how many, and what they take."""
+    """Of runs and measurements: how many have no record, of how many, and what they take.
+
+    Attributes:
+        count, total: how many have no record, of how many.
+        seconds: of one device, by records and timed steps; None where nothing is known.
+        is_floor: whether they take longer, as no record times a measurement.
+        device: cpu or cuda.
+    """
 
     count: int
     total: int
-    seconds: float | None  # of one core, by records and timed steps; None without any
-    is_floor: bool  # whether they take longer, as no record times a measurement
+    seconds: float | None
+    is_floor: bool
+    device: str
+
+    @property
+    def done(self) -> int:
+        """How many have a record."""
+        return self.total - self.count
 
     @property
     def cost(self) -> str:
         """The time in words; "" where nothing is known of it."""
         if not self.seconds:
             return ""
-        return f"{'more than' if self.is_floor else 'about'} {clock(self.seconds)} of one core"
+        about, one = ("about", "more than")[self.is_floor], ONE[self.device]
+        return f"{about} {clock(self.seconds)} of {one}"
 
 
 def counted(needs: Sequence[Needs], found: Results, *, with_weights: bool = False) -> Missing:
@@ -42,15 +59,15 @@ def counted(needs: Sequence[Needs], found: Results, *, with_weights: bool = Fals
         with_weights: whether measurements are taken to find their weights, wherever they are.
     """
     backlog = Backlog(needs, found.records, found.measures)
-    count, jobs = backlog.total - backlog.done, backlog.jobs()
+    count, jobs = backlog.total - backlog.done, [*backlog.jobs(), *backlog.to_come()]
+    on = campaign_cost.kind_of_device(found)
     estimate = Estimate(
         found.records,
         found.measures,
         folder=None if with_weights else ResultsFolder(found.folder),
-        unseen=campaign_cost.of_run(found),
+        unseen=campaign_cost.of_run(found, on),
     )
-    seconds = estimate.total(jobs, max(0, count - len(jobs)))
-    return Missing(count, backlog.total, seconds, estimate.is_floor(jobs))
+    return Missing(count, backlog.total, estimate.total(jobs), estimate.is_floor(jobs), on)
 
 
 def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
@@ -63,14 +80,21 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
     """
     found = read(profile, committed(folder, profile.name))
     needs = plan.chapter_needs(profile, chapter)
-    if not counted([each._replace(beside=()) for each in needs], found).count:
+    if not counted([each._replace(beside=()) for each in needs], found, with_weights=True).count:
         return None
-    lacking = counted(needs, found)
+    lacking = counted(needs, found, with_weights=True)
     cost = f", in {lacking.cost}" if lacking.cost else ""
     return (
         f"Not run yet: {lacking.count} of {lacking.total} runs and measurements have no record. "
-        f"`python -m samlib run --profile {profile.name} --only {chapter}` makes them{cost}."
+        f"`{to_run(found, chapter)}` makes them{cost}."
     )
+
+
+def to_run(found: Results, chapter: str | None = None) -> str:
+    """The command that makes what a profile, or one chapter of it, lacks."""
+    words = ["run", "--profile", found.profile.name, *(["--only", chapter] if chapter else [])]
+    elsewhere = found.folder.parent.resolve() != (project_root() / "results").resolve()
+    return command(*words, *(["--results", found.folder.parent] if elsewhere else []))
 
 
 def nearer_to_the_paper(results: Results) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ import pandas as pd
 from samlib.errors import ConfigError, RecordsMissing, choose, command
 from samlib.measures import measurement
 from samlib.measures.measurement import MeasureRecords
-from samlib.records import store
+from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.records.store import Records
 from samlib.report.stats import Comparison, Share, compare, share_of_gain
@@ -277,5 +277,7 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
         at = committed(folder, profile)
         with at.locked():
             kept_plan.keep(at, found.profile, groups)
-            run_missing(groups, at, device=found.profile.device)
+            outcome = run_missing(groups, at, device=found.profile.device)
+        for run_id, reason in outcome.failed.items():
+            raise RecordsMissing(journal.failure_text(at, run_id, reason))
     return load(profile, folder, needs=notebook)

@@ -1,5 +1,7 @@
 """Which job comes next: that of the first chapter that has one, asked anew after every job."""
 
+import io
+from collections import Counter
 from itertools import islice
 
 from samlib.campaign.backlog import Backlog, Estimate
@@ -9,7 +11,7 @@ from samlib.campaign.progress import Progress
 from samlib.measures.measurement import MEASURES, MeasureJob
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import profiles
-from samlib.study.cells import Needs
+from samlib.study.cells import Needs, ToMeasure
 from samlib.study.methods import ALL, BASE, ON
 from samlib.trainer.config import RunConfig
 
@@ -73,6 +75,28 @@ def test_a_job_that_cannot_be_had_yet_is_asked_for_again(tmp_path):
     assert [*outcome.failed] == told, "without its data set a run fails at once"
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_last_line_of_progress_is_shown_and_ended():
+    log, terminal = io.StringIO(), Terminal()
+    for stream in (log, terminal):
+        progress = Progress(3, 2, stream)
+        progress.show(5.0)
+        progress.done = 3
+        progress.show(0.0)
+        progress.show(0.0, final=True)
+    assert log.getvalue().count("3/3 runs") == terminal.getvalue().count("3/3 runs") == 1
+    assert terminal.getvalue().endswith("0m00s left\n")
+    progress = Progress(3, 2, log)
+    progress.show(5.0)
+    progress.failed = 1
+    progress.show(0.0, final=True)
+    assert log.getvalue().endswith("2/3 runs, 0m00s left, 1 failed\n")
+
+
 def test_progress_is_due_once_in_a_while(capsys):
     progress = Progress(2, 0)
     assert progress.due
@@ -99,7 +123,8 @@ def timed(config, seconds, measure=None):
 def test_a_measurement_of_weights_that_are_gone_costs_its_runs_too(tmp_path):
     folder, runs = ResultsFolder(tmp_path), [RunConfig(seed=s, epochs=1) for s in range(3)]
     measured = {"sharpness": {"a": timed(runs[0], 5.0, "sharpness")}}
-    estimate = Estimate({"a": timed(runs[0], 60.0)}, measured, folder=folder)
+    finished = {run.run_id: timed(run, 60.0) for run in runs}
+    estimate = Estimate(finished, measured, folder=folder)
     jobs = [MeasureJob(run, "sharpness") for run in runs[1:]]
     assert estimate.total(jobs) == 2 * (60 + 5)
     assert estimate.total([*jobs, *jobs]) == 2 * 60 + 4 * 5, "its weights are kept"
@@ -107,13 +132,16 @@ def test_a_measurement_of_weights_that_are_gone_costs_its_runs_too(tmp_path):
     folder.weights(runs[1].run_id).touch()
     assert [estimate.seconds(job) for job in jobs] == [5, 65]
     assert not estimate.is_floor(jobs)
-    assert Estimate({"a": timed(runs[0], 60.0)}, measured).total(jobs) == 10
+    assert Estimate(finished, measured).total(jobs) == 10
+    assert Estimate({"a": timed(runs[0], 60.0)}, measured, folder=folder).total(jobs) == 10, (
+        "a run that is still to come leaves its weights"
+    )
 
 
 def test_what_a_measurement_takes_that_no_record_has_timed_is_a_floor(tmp_path):
     run = RunConfig(epochs=1)
     job, other = MeasureJob(run, "sharpness"), RunJob(run.replace(seed=1))
-    estimate = Estimate({"a": timed(run, 60.0)}, folder=ResultsFolder(tmp_path))
+    estimate = Estimate({run.run_id: timed(run, 60.0)}, folder=ResultsFolder(tmp_path))
     assert (estimate.total([job, other]), estimate.is_floor([job, other])) == (120, True)
     assert not estimate.is_floor([other])
     kept = Estimate({"a": timed(run, 60.0)})
@@ -126,3 +154,26 @@ def test_a_network_without_records_takes_what_its_steps_were_timed_at():
     estimate = Estimate({"a": timed(run, 60.0)}, unseen=of_vits)
     assert estimate.total([RunJob(run), RunJob(unseen)]) == 460
     assert Estimate({"a": timed(run, 60.0)}).total([RunJob(run), RunJob(unseen)]) == 120
+
+
+def test_a_step_of_one_pass_takes_the_base_optimizers_time():
+    base = RunConfig(epochs=1)
+    sam = base.replace(geometry="l2", rho=0.1)
+    estimate = Estimate({"a": timed(base, 60.0), "b": timed(sam, 120.0)})
+    last = sam.replace(member="last", mask="only_norm")
+    assert [estimate.seconds(RunJob(run)) for run in (last, sam, base)] == [60, 120, 60]
+
+
+def test_what_is_still_to_come_is_counted_by_its_own_network():
+    measured = [ToMeasure(SAM_ON, "sharpness", 2)]
+    backlog = Backlog(
+        [Needs([SGD, SAM]), Needs([SAM_ON], measured)], {}, {name: {} for name in MEASURES}
+    )
+    assert len(backlog.jobs()) + len(backlog.to_come()) == backlog.total
+    kinds = Counter((job.measure, job.config.mask, job.config.rho > 0) for job in backlog.to_come())
+    assert kinds["sharpness", "only_norm", True] == 2, "not a run"
+    assert kinds[None, "all", True] == SAM.expected({})
+    learn(backlog, backlog.jobs())
+    assert len(backlog.jobs()) + len(backlog.to_come()) == backlog.total - backlog.done
+    learn(backlog, backlog.jobs())
+    assert len(backlog.jobs()) + len(backlog.to_come()) == backlog.total - backlog.done

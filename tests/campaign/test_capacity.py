@@ -26,11 +26,20 @@ def test_disk_is_for_weights_and_for_checkpoints_under_way():
     assert capacity.disk_needed(jobs(5), workers=2) == (5 + 2 * 2 * 2) * WEIGHTS
     assert capacity.disk_needed(jobs(1), workers=2) == (1 + 2 * 2) * WEIGHTS
     assert capacity.disk_needed([MeasureJob(CIFAR, "sharpness")], workers=2) == 0
-    assert capacity.disk_needed([], workers=2, expected=3) == 0
 
 
-def test_disk_is_for_the_runs_that_will_join_too():
-    assert capacity.disk_needed(jobs(5), workers=2, expected=10) == (15 + 2 * 2 * 2) * WEIGHTS
+def test_the_disk_is_the_one_of_the_weights(tmp_path, monkeypatch):
+    asked = []
+    large = tmp_path / "large"
+    large.mkdir()
+    folder = ResultsFolder(tmp_path / "quick")
+    folder.path.mkdir()
+    (folder.path / "weights").symlink_to(large)
+    monkeypatch.setattr(
+        capacity.shutil, "disk_usage", lambda place: asked.append(place) or Usage(1e12)
+    )
+    capacity.check(jobs(1), folder, 1, "cpu")
+    assert [place.resolve() for place in asked] == [large]
 
 
 def test_memory_is_for_programs_images_and_states():

@@ -8,12 +8,14 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import one_line, repeatable
 from helpers import result
 
 from samlib.campaign import local, runner
 from samlib.campaign.jobs import ATTEMPTS, RunJob, run_job
 from samlib.campaign.local import LocalExecutor, cores, default_workers
+from samlib.errors import ConfigError
 from samlib.files import DiskError
 from samlib.measures.measurement import MeasureJob
 from samlib.records import journal, store
@@ -109,6 +111,7 @@ def test_workers_are_as_many_as_what_is_missing_lets_share_a_gpu(tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "cores", lambda: 16)
+    monkeypatch.setattr(runner, "usable_device", lambda device: None)
     monkeypatch.setattr(runner, "LocalExecutor", refused)
     needs = [plan.introduction(profiles.get("quick"))]
     for given in (None, 3):
@@ -119,12 +122,22 @@ def test_workers_are_as_many_as_what_is_missing_lets_share_a_gpu(tmp_path, monke
     assert asked == [4, 3]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_device_that_is_not_there_is_told_once_and_no_run_is_tried(tmp_path):
+    folder = ResultsFolder(tmp_path)
+    with pytest.raises(ConfigError, match="no CUDA GPU is available here") as caught:
+        runner.run_missing([plan.introduction(profiles.get("quick"))], folder, device="cuda")
+    one_line(caught)
+    assert not folder.logs.exists()
+
+
 def test_before_records_of_another_device_or_code_are_added_to_it_is_said(
     tmp_path, monkeypatch, capsys
 ):
     def refused(*arguments, **options):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(runner, "usable_device", lambda device: None)
     monkeypatch.setattr(runner, "LocalExecutor", refused)
     folder = ResultsFolder(tmp_path)
     store.write(folder.runs, result(0))
@@ -225,14 +238,41 @@ class Deadly:
         return os._exit, (7,)
 
 
-def test_a_worker_that_dies_with_its_record_written_has_done_its_job(tmp_path):
+def write_and_die(path):
+    path.write_text("whole")
+    os._exit(7)
+
+
+class DiesAfterIts(Deadly):
+    """The same after its record is written."""
+
+    def __init__(self, folder):
+        self._record = self.record(folder)
+
+    def __reduce__(self):
+        return write_and_die, (self._record,)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_worker_that_dies_with_its_record_written_has_done_its_job(tmp_path, stale):
     place = ResultsFolder(tmp_path)
     place.runs.mkdir()
-    Deadly().record(place).write_text("whole")
+    if stale:
+        Deadly().record(place).write_text("of a run that was done again")
     with LocalExecutor(place) as executor:
-        outcome = executor.run([Deadly()])
+        outcome = executor.run([DiesAfterIts(place)])
     assert (outcome.done, outcome.failed) == (["deadly"], {})
     assert place.log("deadly").read_text().count("its worker died (exit code 7)") == 1
+
+
+@pytest.mark.slow
+def test_a_stale_record_is_not_the_work_of_a_worker_that_died(tmp_path):
+    place = ResultsFolder(tmp_path)
+    place.runs.mkdir()
+    Deadly().record(place).write_text("of a run that was done again")
+    with LocalExecutor(place) as executor:
+        outcome = executor.run([Deadly()])
+    assert outcome.failed == {"deadly": f"its worker died {ATTEMPTS} times (exit code 7)"}
 
 
 @pytest.mark.slow

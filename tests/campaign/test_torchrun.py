@@ -1,16 +1,19 @@
 """The missing runs under torchrun: what is said before they join others, and when none is begun."""
 
+from dataclasses import replace
+
 import pytest
 from helpers import result
 
 from samlib.campaign import torchrun
+from samlib.errors import ConfigError
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan, profiles
 from samlib.study.cells import Needs
 from samlib.trainer import process_group
 
-NEEDS = [Needs(plan.introduction(profiles.get("smoke")).cells[:1])]
+NEEDS = [Needs([replace(plan.introduction(profiles.get("smoke")).cells[0], seeds=(0, 1, 2))])]
 THERE, *MISSING = NEEDS[0].cells[0].runs({})
 
 
@@ -35,8 +38,9 @@ def campaign(tmp_path, monkeypatch):
         store.write(folder.runs, of(THERE, **there))
         among = process_group.Workers(0, 2, "cpu")
         trained.clear()
-        done = torchrun.run_missing_on_all_workers(NEEDS, folder, among, time_budget=time_budget)
-        assert done == len(trained)
+        outcome = torchrun.run_missing_on_all_workers(NEEDS, folder, among, time_budget=time_budget)
+        assert outcome.done == [config.run_id for config in trained]
+        assert bool(outcome.skipped) == (time_budget == 50)
         return trained
 
     monkeypatch.setattr(torchrun, "train_distributed", train)
@@ -60,3 +64,26 @@ def test_where_no_run_is_missing_nothing_is_said(campaign, capsys):
     capsys.readouterr()
     campaign()
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_several_workers_cannot_train_leaves_the_others(campaign, monkeypatch):
+    """As with SSAM-D, whose masks would differ from worker to worker."""
+    assert len(MISSING) > 1
+    trained = torchrun.train_distributed
+
+    def refuse(config, workers, **options):
+        if config == MISSING[0]:
+            raise ConfigError("not on several workers")
+        return trained(config, workers, **options)
+
+    monkeypatch.setattr(torchrun, "train_distributed", refuse)
+    outcome = []
+    run = torchrun.run_missing_on_all_workers
+
+    def kept(*given, **options):
+        outcome.append(run(*given, **options))
+        return outcome[0]
+
+    monkeypatch.setattr(torchrun, "run_missing_on_all_workers", kept)
+    assert campaign() == MISSING[1:]
+    assert outcome[0].failed == {MISSING[0].run_id: "not on several workers"}

@@ -101,7 +101,8 @@ def test_a_claim_without_records_is_not_run_and_has_its_command(tmp_path):
     (row,) = as_text(verdicts.not_run(empty)).to_dict("records")
     assert row["claims"] == "11a", "the runs of smoke are a test of the code"
     _, row = as_text(verdicts.not_run(load("quick", tmp_path))).to_dict("records")
-    assert row["to run them"] == "python -m samlib run --profile quick"
+    elsewhere = f"--results {tmp_path}"
+    assert row["to run them"] == f"python -m samlib run --profile quick {elsewhere}"
     assert int(row["missing"].replace(",", "")) > 1000
     assert "2" not in row["claims"].replace(" and ", ", ").split(", ")
 
@@ -114,7 +115,8 @@ def test_a_profile_with_some_records_has_a_command_for_each_chapter_that_lacks_s
     assert verdicts.not_run(smoke).empty, "2 and 6 need other runs than those of smoke"
     kept = {key: r for key, r in smoke.records.items() if r["config"]["mask"] != "random"}
     rows = as_text(verdicts.not_run(dataclasses.replace(smoke, records=kept)))
-    of_masks = rows.set_index("to run them").loc[f"{COMMAND} --only sparsity"]
+    there = f"--results {smoke.folder.parent}"
+    of_masks = rows.set_index("to run them").loc[f"{COMMAND} --only sparsity {there}"]
     assert of_masks["claims"] == "8"
     timed = dataclasses.replace(smoke, folder=smoke.folder.parent / "untimed" / "smoke")
     rows = as_text(verdicts.not_run(timed))

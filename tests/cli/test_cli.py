@@ -16,7 +16,7 @@ from samlib import __main__
 from samlib.campaign.jobs import Outcome, RunJob, run_job
 from samlib.cli import run as cli_run
 from samlib.data import datasets
-from samlib.files import as_disk_error, project_root
+from samlib.files import DiskError, as_disk_error, project_root
 from samlib.publish import notebooks, pages, readme, tables
 from samlib.records import store
 from samlib.records.results_folder import committed
@@ -137,7 +137,7 @@ def complete(monkeypatch):
     monkeypatch.setattr(cli_run, "_run_missing", run_missing)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ZeroDivisionError, DiskError("full")])
 def test_when_the_runs_are_in_place_only_the_book_is_left_to_build(
     capsys, tmp_path, monkeypatch, complete, stop
 ):
@@ -146,10 +146,10 @@ def test_when_the_runs_are_in_place_only_the_book_is_left_to_build(
 
     monkeypatch.setattr(tables, "write", stopped)
     arguments = ["reproduce", "--profile", "smoke", "--results", str(tmp_path)]
-    if stop is KeyboardInterrupt:
+    if stop is not ZeroDivisionError:
         code, _, said = run(capsys, *arguments)
-        assert code == 130
-        assert "the same command" not in said
+        assert code == (130 if stop is KeyboardInterrupt else 2)
+        assert "the same command" not in said, "it would train everything anew"
     else:
         with pytest.raises(stop) as caught:
             run(capsys, *arguments)
@@ -335,11 +335,21 @@ def test_interrupted_and_killed_campaigns_lose_no_finished_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_time_budget_ends_cleanly_and_is_taken_up_again(tmp_path):
+def test_a_time_budget_that_no_run_fits_says_so_and_is_no_success(tmp_path):
+    """Else a queue of short slots would stand still for ever, in silence."""
     process = _start(tmp_path, "--time-budget", "0.001s")
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "the same command continues" in out
+    assert process.returncode == 1, err
+    assert "no run that is left would end within the time budget: give --time-budget more" in err
+    assert "0 runs done, 0 failed" in out
+
+
+def test_a_time_budget_that_ended_is_taken_up_by_the_same_command(tmp_path, capsys):
+    outcome = Outcome(done=["a"], skipped=["b", "c"])
+    assert cli_run._summary(outcome, committed(tmp_path, "smoke")) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 runs would end after the time budget and were not started")
+    assert said.endswith("the same command continues\n1 run done, 0 failed\n")
 
 
 @pytest.mark.filterwarnings("default")  # the command line prints it

@@ -81,7 +81,10 @@ def test_a_page_without_its_records_says_what_makes_them(tmp_path):
     a_record(tmp_path, "none")
     reason = pages.absent(Page("variants", "quick", ""), tmp_path)
     assert reason.startswith("Not run yet: ")
-    assert "`python -m samlib run --profile quick --only variants`" in reason
+    there = f"--results {tmp_path}"
+    assert f"`python -m samlib run --profile quick --only variants {there}`" in reason
+    here = pages.absent(Page("variants", "cifar100-10k", ""), project_root() / "results")
+    assert here is None or "`python -m samlib run --profile cifar100-10k --only variants`" in here
     assert pages.absent(Page("variants", "imagenet", ""), tmp_path) == (
         "Not part of the profile imagenet, whose plan has no runs for it."
     )

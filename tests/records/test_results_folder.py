@@ -97,6 +97,33 @@ def test_results_begun_by_other_code_are_refused(tmp_path, content):
     assert str(begun.path) in one_line(caught)
 
 
+def test_a_folder_on_another_disk_is_replaced_by_one_here_as_often_as_wanted(tmp_path):
+    there = tmp_path / "large"
+    (there / "runs").mkdir(parents=True)
+    (there / "runs" / "old.json").write_text("{}")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "quick").symlink_to(there)
+    for name in ("new", "newer"):
+        begun = in_progress(results, "quick")
+        store.write(begun.runs, {"run_id": name})
+        replace_committed(begun, results, "quick")
+        left = committed(results, "quick").runs
+        assert [p.name for p in left.iterdir()] == [f"{name}.json"]
+        assert [p.name for p in results.iterdir()] == ["quick"]
+    assert (there / "runs" / "old.json").exists(), "the link is gone, not what it leads to"
+
+
+def test_a_reader_repairs_nothing_while_a_campaign_is_put_in_place(tmp_path):
+    """Between the two renames the old folder looks as after a crash."""
+    (tmp_path / ".old-quick" / "runs").mkdir(parents=True)
+    with ResultsFolder(tmp_path / ".campaign-quick").locked():
+        committed(tmp_path, "quick")
+        assert not (tmp_path / "quick").exists()
+    committed(tmp_path, "quick")
+    assert (tmp_path / "quick" / "runs").exists()
+
+
 def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
     runs = tmp_path / ".old-smoke" / "runs"
     runs.mkdir(parents=True)
