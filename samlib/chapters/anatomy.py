@@ -119,6 +119,8 @@ def lead_of_the_index(table: pd.DataFrame) -> tuple[float, float, float]:
         return abs(found["index"]) - max(abs(found["weight_squared"]), abs(found["trace"]))
 
     rows, draw = [*table.groupby(table.index).indices.values()], np.random.default_rng(0)
+    if len(rows) < 2:
+        return lead(ranks(table)), math.nan, math.nan
     leads = []
     for _ in range(1000):
         drawn = np.concatenate([rows[i] for i in draw.integers(len(rows), size=len(rows))])
@@ -179,4 +181,7 @@ def gamma_over(results: Results, pair: tuple[Method, Method], of: NormLayers) ->
 
 
 def _measured(results: Results, method: Method, measure: str) -> dict[int, dict]:
-    return results.measured(results.cell(method), measure)
+    found = results.measured(results.cell(method), measure)
+    if not found:
+        raise RecordsMissing(f"every measured run of {method} diverged, which leaves no {measure}")
+    return found

@@ -53,7 +53,7 @@ def table(results: Results, worse: Method = ALL) -> tuple[pd.DataFrame, list[Com
                 | tidy.spread(results.accuracies(base)),
                 "SAM": tidy.at_rho(results, everything),
                 "SAM-ON": tidy.at_rho(results, on),
-                "diverged": results.diverged(base, everything, on),
+                "diverged": results.diverged(base, on, *([everything] if worse == ALL else [])),
             }
         )
     name = "SAM-ON − base" if worse == BASE else "SAM-ON − SAM"
@@ -166,7 +166,10 @@ def _beats(results: Results, optimizer: str, *, at_least: bool) -> Answer:
         + f"{over_base} over {method_name(profile, BASE, f)}, {over_all} over SAM"
         for f, over_base, over_all in zip(problems, found[::2], found[1::2], strict=True)
     )
-    names = [f"over {method_name(profile, m, f)}" for f in problems for m in (BASE, ALL)]
+    several = {f: f" on {problem_name(profile, f)}" * (len(problems) > 1) for f in problems}
+    names = [
+        f"over {method_name(profile, m, f)}{several[f]}" for f in problems for m in (BASE, ALL)
+    ]
     return each_of(found, ours, names=names, strict=[True, not at_least] * len(problems))
 
 

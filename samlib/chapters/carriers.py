@@ -74,6 +74,8 @@ def _order(values: dict[str, float]) -> str:
 def finding_prediction(results: Results) -> str:
     """Whether the shares came out as predicted, and the costs in the order of the shares."""
     on_norm, found = shares(results), costs(results)
+    if len(on_norm) < 2:
+        return "The shares of one variant have no order."
     predicted = {g: paper.SHARE_AT_START[g] for g in on_norm}
     same = _order(on_norm) == _order(predicted)
     text = f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(on_norm)}."
@@ -84,8 +86,9 @@ def finding_prediction(results: Results) -> str:
     theirs = spearmanr([predicted[g] for g in found], authors).statistic
     seen = sum(c.seen == SEEN for c in corrected(list(found.values())))
     return (
-        f"{text} The costs of leaving the layers out have a rank correlation of {rank:.1f} with "
-        f"the shares (the authors' costs with the predicted shares: {theirs:.1f}). "
+        f"{text} The costs of leaving the layers out have a rank correlation of "
+        f"{number(rank, '.1f')} with "
+        f"the shares (the authors' costs with the predicted shares: {number(theirs, '.1f')}). "
         f"{seen or 'None'} of the {len(found)} costs {'is' if seen < 2 else 'are'} seen."
     )
 

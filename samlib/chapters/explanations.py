@@ -17,12 +17,13 @@ from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, blurred, compa
 from samlib.report.text import number
 from samlib.study import plan
 from samlib.study.cells import Cell, all_cells
-from samlib.study.methods import ALL, ON
+from samlib.study.methods import ALL, ON, Method
 
 Found = tuple[Comparison, str] | None  # what is compared, and what it is of
 GAMMA = 0.01  # a smaller difference of mean |gamma| is none, as on the page of the shift
 NORM = 1.0  # percent, of the weights' norm
 NEAR = 10.0  # points of training accuracy: over more a line does not hold
+FEWEST = 5  # points of a line: of fewer its error is not known
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,33 @@ def memorisation(results: Results) -> Found:
     """SAM-ON minus SAM at equal training accuracy, by the line of test on training accuracy.
 
     The line is that of the methods within `NEAR` of SAM's training accuracy, without SAM and
-    without those that perturb the norm layers alone. The interval holds the slope's own error, too.
+    without those that perturb norm layers alone. The interval holds the slope's own error, too.
     """
     table = fits(results)
     on, sam = (_fits_by_seed(results, results.cell(m)) for m in (ON, ALL))
     near = (table["train"] - sam["train"].mean()).abs() <= NEAR
-    others = table[near & (table["key"] != key_of(ON)) & (table["method"] != ALL)]
-    if len(others) < 3 or others["train"].std() == 0:
+    others = table[near & ~table["method"].map(_is_sam) & ~table["key"].map(_in_the_norms)]
+    others = others.drop_duplicates(["train", "test"])  # two names of one step
+    if len(others) < FEWEST or others["train"].std() == 0:
         return None
     line = linregress(others["train"], others["test"])
     both = (on - sam).dropna()
     off = both["test"] - line.slope * both["train"]
-    found = blurred(off, line.stderr * both["train"].mean(), results.margin)
+    error = line.stderr * both["train"].mean()
+    found = blurred(off, error, len(others) - 2, results.margin)
     r = float(np.corrcoef(table["train"], table["test"])[0, 1])
-    line_of = f"a line through {len(others)} methods; correlation {number(r)} over {len(table)}"
+    line_of = f"a line through {len(others)} points; correlation {number(r)} over {len(table)}"
     return found, f"SAM-ON − SAM at equal training accuracy, by {line_of}"
+
+
+def _is_sam(method: Method) -> bool:
+    """SAM, whatever statistics BatchNorm takes: its weights are the same."""
+    return method in (ALL, ALL.but(rho_from="plain", batchnorm="first"))
+
+
+def _in_the_norms(key: str) -> bool:
+    """Whether a mask perturbs parameters of norm layers alone."""
+    return key in ("only_norm", "only_gamma", "only_beta") or key.startswith("blocks_")
 
 
 def _fits_by_seed(results: Results, cell: Cell) -> pd.DataFrame:
@@ -149,8 +162,14 @@ def by_the_law(results: Results) -> Found:
 # --- from steps made for it -----------------------------------------------------------------------
 
 
+def _run(results: Results, name: str) -> tuple[Cell | None, Cell | None]:
+    """Cells of a member with mask all and only norm; None for one whose runs are not all there."""
+    cells = family.of_member(results, name)
+    return tuple(cell if cell and results.has(cell) else None for cell in cells)
+
+
 def _on(results: Results, name: str) -> Cell | None:
-    return family.of_member(results, name)[1]
+    return _run(results, name)[1]
 
 
 def _sam_on_minus(name: str, label: str) -> Callable[[Results], Found]:
@@ -176,7 +195,7 @@ def felt(results: Results) -> Found:
 
 def following_lr(results: Results) -> Found:
     """What rho proportional to the learning rate costs SAM-ON, minus what it costs SAM."""
-    everything, on = family.of_member(results, "rho_lr")
+    everything, on = _run(results, "rho_lr")
     if everything is None or on is None:
         return None
     table = results.together(results.cell(ON), on, results.cell(ALL), everything)

@@ -46,8 +46,12 @@ def one_factor(results: Results) -> Answer:
         return NOT_ANSWERED
     ours = ", ".join(f"{lead} ({name})" for name, lead in leads.items())
     known = {name: lead.mean for name, lead in leads.items() if lead.seeds}
+    if len(known) == 1:
+        (name,) = known
+        return Answer(DESCRIBED, ours, f"{leads[name]} ({name}), one problem")
     ends = [
-        f"{known[n]:+.2f} ({n})" for n in (min(known, key=known.get), max(known, key=known.get))
+        f"{number(known[n], '+.2f')} ({n})"
+        for n in (min(known, key=known.get), max(known, key=known.get))
     ]
     return Answer(DESCRIBED, ours, f"from {' to '.join(ends)}, over {len(known)} problems")
 
@@ -139,7 +143,7 @@ def finding(results: Results) -> str:
     words = sorted((answer(each, results).seen for each in planned), key=NOT_RUN.__eq__)
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
     said = listed([f"{count} {word}" for word, count in counts.items()])
-    partly = " The word *partly* was added after the first group of runs." * (PARTLY in counts)
+    partly = " The word “partly” was added after the first group of runs." * (PARTLY in counts)
     return f"Of the {len(planned)} hypotheses of the plan: {said}.{partly} {gate(results)}".strip()
 
 

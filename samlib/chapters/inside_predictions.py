@@ -9,7 +9,7 @@ from samlib.chapters.explanations import Explanation, Found
 from samlib.errors import RecordsMissing
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, judged
+from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, shown_by
 from samlib.report.text import number
 from samlib.study.methods import ALL, BASE, ON, Method
 
@@ -26,6 +26,8 @@ def in_the_norms(results: Results) -> Found:
     gains = anatomy.gains(results, ON)
     brought, whole = gains["twin_with_own_norms"], gains["own"]
     below = compare((TENTH * whole - brought).dropna(), margin=0.0)
+    if compare(whole.dropna(), margin=0.0).seen != SEEN:  # a tenth of no gain is no bound
+        below = replace(below, seen=OPEN, needed=None)
     return below, "a tenth of the gain, less what γ and β of SAM-ON bring to the base network"
 
 
@@ -63,7 +65,7 @@ def _index_ranks(results: Results) -> Found:
     table = anatomy.robust_and_sums(results)
     told = ", ".join(f"{FACTORS[name]} {number(r)}" for name, r in anatomy.ranks(table).items())
     off, low, high = anatomy.lead_of_the_index(table)
-    seen = OPEN if math.isnan(off) else judged(low, high, RANK)
+    seen = OPEN if math.isnan(off) else shown_by(low, high, RANK)
     found = Comparison(off, low, high, table.index.nunique(), math.nan, seen)
     return found, f"rank correlations: {told}"
 

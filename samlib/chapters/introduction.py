@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samlib.chapters import claims
 from samlib.report import campaign_cost, missing, paper, step_times, tidy
 from samlib.report.answers import HOLDS, NOT_ANSWERED, REFUTED, Answer, each_of
 from samlib.report.figures import draw_points, key_of, long, use_style
@@ -104,9 +105,16 @@ def problem(results: Results) -> str:
     return (
         f"{headline_name(results.profile)}: {mask['total']:,} parameters, {mask['count']:,} of "
         f"them ({100 * mask['count'] / mask['total']:.2g} %) in normalization layers; {images:,} "
-        f"training images, {base.epochs} epochs, {steps:,} steps. The paper has larger networks, "
-        "more images and longer schedules, so that differences can be compared with the paper's, "
-        "and accuracies cannot."
+        f"training images, {base.epochs} epochs, {steps:,} steps.{_not_the_papers(results)}"
+    )
+
+
+def _not_the_papers(results: Results) -> str:
+    if claims.bearing(results.profile.name, "3").on_paper == claims.SAME:
+        return ""
+    return (
+        " The paper has larger networks, more images and longer schedules, so that differences can "
+        "be compared with the paper's, and accuracies cannot."
     )
 
 

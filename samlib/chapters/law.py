@@ -28,7 +28,13 @@ def predictions(results: Results) -> dict[Cell, Prediction]:
     found = {}
     for cell in cells:
         own = cell.base == base and cell.method == cell.method.plain and len(cell.start) > 1
-        if own and cell.method.tunes is None and cell.chosen(results.records) is not None:
+        whole = Method(cell.method.geometry, "all")  # whose rho the law starts from
+        if (
+            own
+            and cell.method.tunes is None
+            and results.tuned(cell.method)
+            and results.tuned(whole)
+        ):
             found[cell] = prediction(results, cell.method)
     return {cell: p for cell, p in found.items() if p is not None}
 
@@ -119,7 +125,8 @@ def finding(results: Results) -> str:
     return (
         f"The tuned ρ of {near} of {len(errors)} masks is within a factor of two of the law's; "
         f"the median error is a factor of {number(2 ** float(np.median(errors)))}, the largest "
-        f"{number(2 ** max(errors))}. The ladder itself has steps of √2."
+        f"{number(2 ** max(errors))}. The ladder itself has steps of "
+        f"{'√2' if results.profile.refine else '2'}."
     )
 
 
@@ -133,8 +140,10 @@ def untuned_is_enough(results: Results) -> Answer:
         f"{name} {c}{_lost(c, after)}"
         for (name, c), after in zip(found.items(), judged, strict=True)
     )
-    widest = max(found, key=lambda name: abs(found[name].mean))
-    short = f"by the law − tuned: {found[widest]} points ({widest}), the largest of {len(found)}"
+    widest, after = max(zip(found, judged, strict=True), key=lambda pair: abs(pair[1].mean))
+    place = "the larger of two" if len(found) == 2 else f"the largest of {len(found)}"
+    short = f"by the law − tuned: {found[widest]} points ({widest}), {place}"
+    short += _lost(found[widest], after)
     seeds = min(c.seeds for c in found.values())
     return Answer(word, f"by the law − tuned, points: {ours}", short, seeds)
 

@@ -115,12 +115,13 @@ def goal(results: Results) -> Answer:
     words = [gain.seen for gain in gains]
     at = [step_times.price(results, cell) for cell in found.values()]
     reached = [p for word, p in zip(words, at, strict=True) if word == SEEN]
+    hope = any(not p > PRICE and word in (SEEN, OPEN) for word, p in zip(words, at, strict=True))
     if any(p <= PRICE for p in reached):
         seen = SEEN
-    elif reached and not any(map(math.isnan, reached)):
-        seen = PARTLY
+    elif hope:  # of a member that is not timed, or whose gain is open
+        seen = OPEN
     else:
-        seen = OPEN if reached or OPEN in words else REVERSED
+        seen = PARTLY if reached else OPEN if OPEN in words else REVERSED
     parts = (
         f"{MEMBER_NAMES[n]}: {family.percent(family.retention(results, c))} at {_at(results, c)}"
         for n, c in found.items()

@@ -47,13 +47,16 @@ def is_special(results: Results) -> str:
     found = sparsity.of_its_size(results)
     if not found:
         return NOT_RUN
-    nearest = min(found, key=lambda name: found[name].mean)
-    size = f"{points(found[nearest])}, over the best of {len(found)} other choices of as many"
-    size += f" weights ({nearest})" if len(found) > 1 else f" weights ({nearest}) that was run"
+    answer, names = sparsity.beyond_sparsity(results), [*found]
     if lacking := sparsity.lacking(results):
+        nearest = min(found, key=lambda name: found[name].mean)
+        most = f"the best of {len(found)} other choices" if len(found) > 1 else "another choice"
+        size = f"{points(found[nearest])}, over {most} of as many weights ({nearest})"
         return f"Not decided: {size}; {listed(lacking)} not run"
     words = {SEEN: "Yes", SAME: "No", REVERSED: "No, another choice does better"}
-    return f"{words.get(sparsity.beyond_sparsity(results).seen, 'Open')}: {size}"
+    name = names[answer.decides]
+    size = f"{points(found[name])}, over as many weights chosen otherwise ({name}"
+    return f"{words.get(answer.seen, 'Open')}: {size}, {answer.place})"
 
 
 def needs_larger_rho(results: Results) -> str:
@@ -65,8 +68,7 @@ def needs_larger_rho(results: Results) -> str:
         predicted = number(by_law.rho / results.rho(results.cell(ALL)), ".2g")
         expected = f"; a law found on digits predicts {predicted} ×{_at_the_laws(results)}"
     word = "Larger" if ratio > 1 else "Not larger"
-    seeds = len(results.cell(ON).tuning)
-    known = f"each ρ chosen by {seeds} seed{'s' * (seeds > 1)} on a ladder with steps of √2"
+    known = rho_sweep.how_chosen(results)
     return f"{word}: {number(ratio, '.2g')} ×, {known}; described, not tested{expected}"
 
 
@@ -93,13 +95,15 @@ def is_it_batchnorm(results: Results) -> str:
         return "The network has no BatchNorm"
     found = verdicts.verdict("15", results)
     if found.seen == NOT_RUN:
-        left = points(batchnorm.recalibrated(results))
-        return f"Half answered: a gain of {left}, with recalibrated ones; first pass alone not run"
+        left = batchnorm.recalibrated(results)
+        if not left.seeds:
+            return NOT_RUN
+        told = f"a gain of {points(left)}, with recalibrated ones"
+        return f"Half answered: {told}; first pass alone not run"
     words = {SEEN: "No", HOLDS: "No", SAME: "Yes", REVERSED: "Yes", REFUTED: "Yes"}
     word = words.get(found.seen, "Open")
-    first, anew = found.answer.comparisons
-    which = "statistics of the first pass alone" if first.mean < anew.mean else "recalibrated ones"
-    told = f"{points(min(first, anew, key=lambda c: c.mean))}, with {which}, the lower of the two"
+    which = ("statistics of the first pass alone", "recalibrated ones")[found.answer.decides]
+    told = f"{points(found.answer.deciding)}, with {which}, {found.answer.place}"
     usual = results.compare(results.cell(ON), results.cell(BASE))
     if word != "No" and usual.seen != SEEN:
         return f"No clear gain to explain: {points(usual)}, with the usual statistics; {told}"

@@ -168,10 +168,16 @@ def _ratios(results: Results) -> str:
 def finding(results: Results) -> str:
     """The ratio of the chosen radii."""
     return (
-        f"The chosen ρ of the only-norm mask is {_ratios(results)} that of the full one. Each ρ is "
-        "known to a factor of √2, the step of the ladder, and two seeds choose it, so that no test "
-        "is made of it."
+        f"The chosen ρ of the only-norm mask is {_ratios(results)} that of the full one, "
+        f"{how_chosen(results)}, so that no test is made of it."
     )
+
+
+def how_chosen(results: Results) -> str:
+    """By how many seeds, and on which steps, every rho is chosen."""
+    seeds = len(results.cell(ON).tuning)
+    step = "√2" if results.profile.refine else "2"
+    return f"each ρ chosen by {seeds} seed{'s' * (seeds > 1)} on a ladder with steps of {step}"
 
 
 def finding_is_it_rho(results: Results) -> str:

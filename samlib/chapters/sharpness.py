@@ -17,7 +17,7 @@ from samlib.report.figures import COLOURS, MARKERS, curves, key_of, legend, rho_
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, corrected
-from samlib.report.text import listed, number
+from samlib.report.text import listed, mean_and_interval, number
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
@@ -228,9 +228,9 @@ def _factors(results: Results, setting: Setting) -> str:
     for over in (BASE, ALL):
         ratio = _log_ratio(results, over, setting)
         word = _WORDS.get(ratio.seen, ratio.seen)
-        mean, low, high = (f"{10**value:.2f}" for value in (ratio.mean, ratio.low, ratio.high))
+        ends = (10**value for value in (ratio.mean, ratio.low, ratio.high))
         name = method_name(results.profile, over)
-        parts.append(f"{mean} [{low}, {high}] × {name}'s ({word})")
+        parts.append(f"{mean_and_interval(*ends, '.2f')} × {name}'s ({word})")
     return " and ".join(parts)
 
 

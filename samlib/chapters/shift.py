@@ -164,8 +164,9 @@ def finding_controls(results: Results) -> str:
     """Whether SAM-ON's gain needs trained norm parameters, or their weight decay."""
     found = _conditions(results)
     if len(found) < len(CONTROLS):
+        which = "One control is" if len(found) == len(CONTROLS) - 1 else "The controls are"
         command = f"python -m samlib run --profile {results.profile.name} --only shift"
-        return f"The controls are not run yet: `{command}` runs them."
+        return f"{which} not run yet: `{command}` runs what is missing."
     first, fixed, free = (found[name] for name in CONTROLS)
     name = method_name(results.profile, BASE)
     gain = results.compare(fixed.cells[ON], fixed.cells[BASE])

@@ -10,7 +10,7 @@ from samlib.report.answers import NOT_ANSWERED, Answer, each_of
 from samlib.report.figures import COLOURS, MARKERS, between, curves, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, Comparison
+from samlib.report.stats import NOT_RUN, Comparison, corrected
 from samlib.report.text import listed
 from samlib.report.wording import against
 from samlib.study.cells import Cell
@@ -131,9 +131,17 @@ def lacking(results: Results) -> list[str]:
 
 def finding(results: Results) -> str:
     """What a mask of SAM-ON's size gets of SAM's gain, and how SAM-ON does against each."""
-    called = {names.MASK_NAMES["random"]: "a random mask"}
-    said = listed([against(c, called.get(k, k)) for k, c in of_its_size(results).items()])
-    return f"{random_share(results)}SAM-ON is {said}, each of its size and with a ρ of its own."
+    called, on = {names.MASK_NAMES["random"]: "a random mask"}, results.cell(ON)
+    shown = (results.cell(ALL), *cells(results))  # the rows of the table, which are corrected
+    after = corrected([results.compare(on, cell) for cell in shown])
+    judged = {
+        names.MASK_NAMES[cell.method.mask]: c
+        for cell, c in zip(shown, after, strict=True)
+        if cell.method in OF_ITS_SIZE
+    }
+    said = listed([against(c, called.get(k, k)) for k, c in judged.items()])
+    each = "each of" if len(judged) > 1 else "of"
+    return f"{random_share(results)}SAM-ON is {said}, {each} its size and with a ρ of its own."
 
 
 def random_share(results: Results) -> str:

@@ -64,7 +64,7 @@ def table(results: Results) -> pd.DataFrame:
     for problem in plan.varied(results.profile):
         pool = tidy.comparison(pooled(results, problem), results.profile.where)
         model = problem_name(results.profile, problem)
-        rows.append({"model": model, "variant": POOLED, "diverged": 0, "only norm − all": pool})
+        rows.append({"model": model, "variant": POOLED, "only norm − all": pool})
     return tidy.table(rows)
 
 

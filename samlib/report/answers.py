@@ -1,7 +1,7 @@
 """What the records say of a claim: a word for what was seen, never without where."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
 from samlib.report.text import p_value
@@ -23,6 +23,7 @@ class Answer:
         comparisons: each of which the claim needs.
         strict: whether it needs more than "no difference", for each of them.
         where: where it was seen, if that is not the profile's problem.
+        decides: number of the comparison that the word comes from, the lowest of them.
     """
 
     seen: str
@@ -32,11 +33,25 @@ class Answer:
     comparisons: tuple[Comparison, ...] = ()
     strict: tuple[bool, ...] = ()
     where: str | None = None
+    decides: int = 0
 
     @property
     def in_a_cell(self) -> str:
         """What a table shows of the numbers."""
         return self.short or self.ours
+
+    @property
+    def deciding(self) -> Comparison:
+        """The comparison that the word comes from."""
+        return self.comparisons[self.decides]
+
+    @property
+    def place(self) -> str:
+        """Which of the comparisons that one is, by its mean."""
+        count = len(self.comparisons)
+        if self.deciding.mean > min(c.mean for c in self.comparisons):
+            return f"one of {'two' if count == 2 else count}"
+        return "the lower of two" if count == 2 else f"the lowest of {count}"
 
 
 NOT_ANSWERED = Answer(NOT_RUN)
@@ -56,7 +71,7 @@ def each_of(
         comparisons: of which the claim says that they are above zero.
         ours: the numbers in words.
         short: as in `Answer`.
-        names: what each comparison is of; with them the lowest is `short`.
+        names: what each comparison is of; with them `short` is the one that decides.
         strict: whether "no difference" is too little ("larger", not "at least as good").
 
     Seen if each is seen, or shows no difference where that is enough: none is corrected, since all
@@ -68,22 +83,24 @@ def each_of(
         return NOT_ANSWERED
     too_little = [c.seen == SAME and s for c, s in zip(comparisons, strict, strict=True)]
     judged = corrected(comparisons)
+    reversed_ones = [c.seen == REVERSED for c in judged]
+    undecided = [c.seen not in (SEEN, SAME) for c in comparisons]
+    every = [True] * len(comparisons)
+    rules = (REVERSED, reversed_ones), (SAME, too_little), (OPEN, undecided), (SEEN, every)
+    seen, theirs = next((word, own) for word, own in rules if any(own))
+    decides = min((i for i, own in enumerate(theirs) if own), key=lambda i: comparisons[i].mean)
+    found = Answer(seen, ours, short, 0, tuple(comparisons), strict, decides=decides)
     if len(comparisons) > 1 and names:
-        lowest = min(range(len(comparisons)), key=lambda i: comparisons[i].mean)
-        of_how_many = "the lower of two" if len(comparisons) == 2 else f"the lowest of {len(names)}"
-        short = f"{comparisons[lowest]} {names[lowest]}, {of_how_many}"
-    if any(c.seen == REVERSED for c in judged):
-        seen = REVERSED
-    elif any(too_little):
-        seen = SAME
-    else:
-        seen = SEEN if all(c.seen in (SEEN, SAME) for c in comparisons) else OPEN
-    lost = [c.p for c, alone in zip(judged, comparisons, strict=True) if c.seen != alone.seen]
-    if seen == OPEN and lost:  # an interval below zero, and the word says open
+        short = f"{found.deciding} {names[decides]}, {found.place}"
+    lost = [
+        after.p
+        for after, alone in zip(judged, comparisons, strict=True)
+        if alone.seen == REVERSED and after.seen == OPEN
+    ]
+    if seen == OPEN and lost:
         why = f" (p {p_value(min(lost))} after Holm's correction)"
         ours, short = ours + why, short and short + why
-    fewest = min(c.seeds for c in comparisons)
-    return Answer(seen, ours, short, fewest, tuple(comparisons), strict)
+    return replace(found, ours=ours, short=short, seeds=min(c.seeds for c in comparisons))
 
 
 def in_domain(answer: Answer) -> str:

@@ -74,7 +74,7 @@ def _cell(text: str) -> str:
     text = html.escape(text)
     if text == NOT_RUN:
         return badge(text)
-    if text in plan.NEEDS:
+    if text in plan.NEEDS or text == "counts":
         return f'<a href="{text}.html">{text.replace("_", " ")}</a>'
     return _unbroken(text)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-from samlib.report.text import mean_and_interval
+from samlib.report.text import mean_and_interval, number
 from samlib.study.profile import MARGIN
 
 LEVEL = 0.95
@@ -69,7 +69,7 @@ def _quantile(n: int) -> float:
     return float(scipy_stats.t.ppf((1 + LEVEL) / 2, n - 1))
 
 
-def judged(low: float, high: float, margin: float) -> str:
+def shown_by(low: float, high: float, margin: float) -> str:
     """The rule of the study, committed before its runs: the first that is true."""
     if low > -margin and high < margin:
         return SAME
@@ -84,6 +84,9 @@ def _needed(mean: float, deviation: float, have: int, margin: float) -> int | No
     For differences that are normal with this mean and deviation; the mean of n of them is near
     enough to normal, too, when the deviation is estimated.
     """
+
+    if not deviation:
+        return None
 
     def decides(n: int) -> bool:
         half, error = _quantile(n) * deviation / math.sqrt(n), deviation / math.sqrt(n)
@@ -120,7 +123,7 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
     mean, low, high = interval(x)
     if len(x) < 2:
         return Comparison(mean, low, high, len(x), math.nan, OPEN)
-    seen, deviation = judged(low, high, margin), float(x.std(ddof=1))
+    seen, deviation = shown_by(low, high, margin), float(x.std(ddof=1))
     if deviation > 1e-12 * max(1.0, abs(mean)):  # else equal but for rounding
         p = float(scipy_stats.ttest_1samp(x, 0).pvalue)
     else:
@@ -129,24 +132,30 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
     return Comparison(mean, low, high, len(x), p, seen, needed)
 
 
-def blurred(differences: Sequence[float], error: float, margin: float = MARGIN) -> Comparison:
+def blurred(
+    differences: Sequence[float], error: float, freedom: int, margin: float = MARGIN
+) -> Comparison:
     """The same for differences that share one more error, of a quantity they were made with.
 
     Args:
         differences: one per seed.
         error: standard error of the shared part, independent of the seeds.
+        freedom: its degrees of freedom.
         margin: as in `compare`.
 
-    The variances add. The t-distribution keeps n - 1 degrees of freedom, so that the interval is
-    rather too wide.
+    The variances add, and the degrees of freedom are those of Welch (1947) and Satterthwaite.
     """
     x = np.asarray(differences, float)
     if len(x) < 2:
         return compare(differences, margin)
-    mean, whole = float(x.mean()), math.hypot(float(x.std(ddof=1)) / math.sqrt(len(x)), error)
-    half = _quantile(len(x)) * whole
-    p = 2 * float(scipy_stats.t.sf(abs(mean) / whole, len(x) - 1)) if whole else float(mean == 0)
-    seen = judged(mean - half, mean + half, margin)
+    mean, own, shared = float(x.mean()), float(x.var(ddof=1)) / len(x), error**2
+    whole = own + shared
+    if not whole:
+        return compare(differences, margin)
+    degrees = whole**2 / (own**2 / (len(x) - 1) + shared**2 / freedom)
+    half = float(scipy_stats.t.ppf((1 + LEVEL) / 2, degrees)) * math.sqrt(whole)
+    p = 2 * float(scipy_stats.t.sf(abs(mean) / math.sqrt(whole), degrees))
+    seen = shown_by(mean - half, mean + half, margin)
     return Comparison(mean, mean - half, mean + half, len(x), p, seen)
 
 
@@ -193,7 +202,7 @@ class Share:
     seeds: int
 
     def __str__(self) -> str:
-        percent = (f"{100 * value:.0f}".replace("-", "−") for value in self._values)
+        percent = (number(100 * value, ".0f") for value in self._values)
         return "{} % [{}, {}]".format(*percent)
 
     @property

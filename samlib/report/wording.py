@@ -1,10 +1,13 @@
 """Comparisons in words."""
 
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison
+from samlib.report.text import number
 
 
 def points(comparison: Comparison) -> str:
     """A difference with its unit and its seeds."""
+    if comparison.seeds == 1:
+        return f"{number(comparison.mean, '+.2f')} points, one seed"
     return f"{comparison} points, {comparison.seeds} seeds"
 
 

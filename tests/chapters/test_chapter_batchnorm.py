@@ -68,7 +68,7 @@ def test_a_gain_lost_with_either_kind_of_statistics_is_against_the_claim(rewritt
     )
     assert questions.is_it_batchnorm(flat) == (
         "Yes: a gain of +0.00 [+0.00, +0.00] points, 2 seeds, with recalibrated ones, the lower of "
-        "the two"
+        "two"
     )
 
     def first(config):

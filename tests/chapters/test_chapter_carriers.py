@@ -83,3 +83,8 @@ def test_another_variant_does_not_stand_in_for_the_one_that_decides(rewritten):
     assert carriers.omitting_harms(left).seen == "not run"
     assert len(carriers.without_norm(left)) == 1
     assert carriers.finding(left) == "Leaving the normalization layers out costs SAM accuracy."
+
+
+def test_one_variant_has_no_order(monkeypatch, smoke):
+    monkeypatch.setattr(carriers, "shares", lambda results: {"l2": 1.0})
+    assert carriers.finding_prediction(smoke) == "The shares of one variant have no order."

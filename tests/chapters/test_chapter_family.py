@@ -13,7 +13,7 @@ from samlib.records import store
 from samlib.report import step_times
 from samlib.report.answers import PARTLY
 from samlib.report.results import load
-from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, compare
 from samlib.study import members
 from samlib.study.methods import BASE
 
@@ -168,6 +168,23 @@ def test_the_goal_needs_the_gain_and_the_price(smoke, monkeypatch, msam, price, 
     found = with_accuracies(smoke, accuracies(msam=(84.0, msam)))
     assert one_pass.goal(found).seen == seen
     assert f"SAM-ON's gain: {seen}." in one_pass.finding(found)
+
+
+@pytest.mark.parametrize(
+    ("prices", "seen"), [((1.0, 1.2), OPEN), ((1.2, 1.2), PARTLY), ((1.2, 1.0), SEEN)]
+)
+def test_the_goal_is_open_while_a_member_of_the_right_price_is(smoke, monkeypatch, prices, seen):
+    """Of one the gain is open, of the other it is seen."""
+    cells = one_pass._only_norm(smoke)
+    two = dict(zip(("one", "other"), [*cells.values()] * 2, strict=False))
+    monkeypatch.setattr(one_pass, "_only_norm", lambda results: two)
+    monkeypatch.setattr(one_pass, "MEMBER_NAMES", {"one": "one", "other": "other"})
+    gains = iter([compare([1.0, -1.0, 0.5, -0.4]), compare([1.0, 1.1, 0.9, 1.05])])
+    monkeypatch.setattr(one_pass, "enough", lambda results, cell: next(gains))
+    at = iter([*prices] * 2)
+    monkeypatch.setattr(step_times, "price", lambda results, cell: next(at))
+    monkeypatch.setattr(one_pass, "_at", lambda results, cell: "its price")
+    assert one_pass.goal(smoke).seen == seen
 
 
 def test_the_page_of_one_pass_says_what_is_not_run(smoke):

@@ -169,6 +169,8 @@ def test_the_index_is_ranked_against_its_factors(smoke):
     noise = table.assign(robust=[3.0, 1.0, 2.0, 2.5, 1.5, 0.5][: len(table)])
     _, low, high = anatomy.lead_of_the_index(noise)
     assert high - low > 0.1, "an interval, not a number"
+    one = anatomy.lead_of_the_index(table.loc[[table.index[0]]])
+    assert all(map(math.isnan, one[1:])), "one seed has no interval"
     constant = with_robustness(smoke, lambda config: 50.0)
     assert outcome_of("the weight-curvature index", constant) == OPEN  # equal ones have no rank
 

@@ -127,3 +127,13 @@ def test_the_law_is_tested_forward(found, lost, seen):
     assert answer.seen == seen
     assert law.opening(changed)["seen"] == seen
     assert law.forward_table(changed)["perturbed"].tolist() == ["SAM-ON", "random mask"]
+
+
+def test_a_variant_whose_full_mask_is_not_tuned_yet_has_no_prediction(found):
+    whole = found.cell(Method("elementwise_l2", "all"))
+    gone = {run.run_id for run in whole.tuning_runs(found.records)}
+    before = set(law.table(found)["mask"])
+    left = {run_id: r for run_id, r in found.records.items() if run_id not in gone}
+    fewer = set(law.table(dataclasses.replace(found, records=left))["mask"])
+    assert fewer < before
+    assert all("elementwise" in name for name in before - fewer)

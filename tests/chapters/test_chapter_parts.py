@@ -6,7 +6,6 @@ import pytest
 from made_up import PROFILE, with_accuracies
 
 from samlib.chapters import parts
-from samlib.study.methods import ON
 
 ALONE = {"only_gamma": 88.0, "only_beta": 91.0}
 
@@ -55,4 +54,4 @@ def test_the_figure_has_a_row_per_mask(smoke):
     labels = [t.get_text() for t in ax.get_yticklabels()]
     assert labels[0] == "SAM"
     assert len(labels) == 1 + len(PROFILE.masks)
-    assert ON not in PROFILE.masks
+    assert "SAM-ON" not in labels

@@ -12,7 +12,7 @@ from samlib.errors import RecordsMissing
 from samlib.measures.shifted_sets import SETS
 from samlib.report import formats
 from samlib.study import plan, profiles
-from samlib.study.methods import ALL, BASE
+from samlib.study.methods import BASE
 
 
 @pytest.fixture
@@ -180,4 +180,3 @@ def test_without_measurements_it_is_not_run(smoke):
     found = replace(smoke, measures=smoke.measures | {"robustness": {}})
     with pytest.raises(RecordsMissing, match="no robustness of"):
         robustness.beyond_clean(found)
-    assert found.cell(ALL)

@@ -1,12 +1,15 @@
 """The chapters on explanations, on made-up records whose numbers are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from made_up import PROFILE, rewritten, with_accuracies
 
 from samlib.chapters import explanations, is_it_norm, why
 from samlib.chapters.why import MET, NOT_MET
+from samlib.files import project_root
+from samlib.report.results import load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
 from samlib.study import plan
 from samlib.study.methods import ALL, ON
@@ -45,8 +48,8 @@ def fitting(results, extra):
 
     def change(record):
         config = record["config"]
-        place = sum(map(ord, config["mask"] + config["geometry"])) % 7
-        train = 60.0 + 3 * place + 0.1 * config["seed"]
+        total = sum(map(ord, config["mask"] + config["geometry"]))
+        train = 60.0 + 3 * (total % 7) + total % 50 / 50 + 0.1 * config["seed"]
         test = 100.0 - train + extra * (record["run_id"] in on)
         curves = record["curves"] | {"train_accuracy": [train]}
         return record | {"curves": curves, "test_accuracy": test}
@@ -79,15 +82,25 @@ def test_the_line_of_memorisation_is_local_and_its_own_error_counts(smoke):
     off, _ = explanations.memorisation(rewritten(whole, far))
     same, _ = explanations.memorisation(whole)
     assert off.mean == pytest.approx(same.mean, abs=1e-9)
-    scattered = {}
 
     def scatter(record):
         sign = -1 if len(record["config"]["mask"]) % 2 else 1
-        scattered[record["run_id"]] = sign
         return record | {"test_accuracy": record["test_accuracy"] + 8 * sign}
 
     wide, _ = explanations.memorisation(rewritten(whole, scatter))
     assert wide.high - wide.low > 2 * (same.high - same.low)
+
+
+def test_a_control_that_is_run_in_part_is_not_run(monkeypatch, tmp_path):
+    """The page stands without its controls, whatever is there of them."""
+    quick = load("quick", project_root() / "results")
+    cell = explanations._on(quick, "downhill")
+    gone = {run.run_id for run in cell.at(quick.rho(cell))}
+    left = {run_id: r for run_id, r in quick.records.items() if run_id not in gone}
+    found = replace(quick, records=left)
+    seen = why.table(found).set_index("explanation")["prediction is"]
+    assert seen.loc["any move along the gradient"] == NOT_RUN
+    assert "not run: any move along the gradient" in why.finding(found)
 
 
 def test_predictions_of_a_page_are_corrected_together(smoke, monkeypatch):

@@ -97,7 +97,6 @@ def test_half_an_answer_is_not_one_and_the_half_is_told(introduction):
 
 @pytest.mark.parametrize(("more", "seen"), [(1.5, "partly"), (4.0, "reversed")])
 def test_a_gain_over_the_untuned_base_alone_is_part_of_an_answer(introduction, more, seen):
-    seeds = introduction.cell(DECAY).seeds
     decay = {r.run_id for r in introduction.cell(DECAY).runs(introduction.records)}
     base = {r.run_id for r in introduction.cell(BASE).runs(introduction.records)}
     better = {
@@ -105,7 +104,6 @@ def test_a_gain_over_the_untuned_base_alone_is_part_of_an_answer(introduction, m
         for run_id, r in introduction.records.items()
     }
     found = replace(introduction, records=better)
-    assert len(found.accuracies(found.cell(DECAY))) == len(seeds)
     row = answers(found).loc[2]
     assert row["verdict", "seen"] == seen
 

@@ -73,21 +73,28 @@ def test_the_old_rule_on_what_is_no_comparison():
     assert by_the_old_rule(Answer("seen")) == "holds"
 
 
-def test_a_table_has_one_interval_the_lowest():
-    several = each_of([GOOD, BARELY], "both", names=["over A", "over B"])
-    lower = min((GOOD, BARELY), key=lambda c: c.mean)
-    assert several.in_a_cell == f"{lower} over {'AB'[lower == BARELY]}, the lower of two"
-    assert several.ours == "both"
-    three = each_of([GOOD, SAME, BARELY], "all", names=["over A", "over B", "over C"])
-    assert three.in_a_cell.endswith("over B, the lowest of 3")
-    assert each_of([GOOD], "one", names=["over A"]).in_a_cell == "one"
+def test_a_table_has_one_interval_the_one_that_decides():
+    names = ["over A", "over B", "over C"]
+    both = each_of([GOOD, BARELY], "both", names=names[:2])
+    assert both.in_a_cell == f"{BARELY} over B, the lower of two"
+    assert both.ours == "both"
+    assert each_of([GOOD], "one", names=names[:1]).in_a_cell == "one"
+    lowest = each_of([GOOD, SAME, BARELY], "all", names=names)
+    assert lowest.in_a_cell.endswith("over B, the lowest of 3")
+    wide = compare([3.0, -9.0, 2.0, -1.0])  # lower than what decides
+    none = each_of([GOOD, SAME, wide], "all", names=names)
+    assert (none.seen, none.in_a_cell) == ("no difference", f"{SAME} over B, one of 3")
+    worse = each_of([BAD, compare([4.0, -19.0, 2.0, -1.0])], "both", names=names[:2])
+    assert (worse.seen, worse.in_a_cell) == ("reversed", f"{BAD} over A, one of two")
 
 
-def test_an_interval_below_zero_that_is_open_says_why():
+def test_an_interval_below_zero_that_is_open_says_why_and_no_other_does():
     barely_bad = compare([-v for v in (0.6, 0.9, 1.2)])
     lost = each_of([barely_bad, OPEN], "both", names=["over A", "over B"])
     assert lost.seen == "open"
     assert re.fullmatch(r"both \(p 0\.\d{3} after Holm's correction\)", lost.ours)
+    assert lost.short.startswith(f"{barely_bad} over A, ")
     assert lost.short.endswith(" after Holm's correction)")
     assert "Holm" not in each_of([OPEN, OPEN], "both").ours
     assert "Holm" not in each_of([barely_bad], "one").ours
+    assert "Holm" not in each_of([BARELY, OPEN], "both").ours, "seen is uncorrected"

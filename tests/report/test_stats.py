@@ -9,6 +9,7 @@ from samlib.report.stats import (
     NOTHING,
     OPEN,
     SEEN,
+    Share,
     blurred,
     compare,
     corrected,
@@ -190,12 +191,33 @@ def test_a_share_in_words():
 
 def test_a_shared_error_adds_its_variance():
     x = [0.5, 1.0, 1.5, 0.8]
-    alone, without = compare(x), blurred(x, 0.0)
+    alone, without = compare(x), blurred(x, 0.0, 3)
     assert (without.low, without.high) == pytest.approx((alone.low, alone.high))
     assert without.p == pytest.approx(alone.p)
-    found, quantile = blurred(x, 0.3), scipy_stats.t.ppf(0.975, 3)
-    half = quantile * math.hypot(np.std(x, ddof=1) / 2, 0.3)
+    found, own = blurred(x, 0.3, 8), np.var(x, ddof=1) / 4
+    degrees = (own + 0.09) ** 2 / (own**2 / 3 + 0.09**2 / 8)  # Welch and Satterthwaite
+    half = scipy_stats.t.ppf(0.975, degrees) * math.sqrt(own + 0.09)
     assert (found.low, found.high) == pytest.approx((0.95 - half, 0.95 + half))
     assert (found.p < 0.05) == (found.low > 0)
-    assert (alone.seen, blurred(x, 3.0).seen) == (SEEN, OPEN)
-    assert blurred([1.0], 0.3) == compare([1.0])
+    assert (alone.seen, blurred(x, 3.0, 8).seen) == (SEEN, OPEN)
+    assert blurred([1.0], 0.3, 8) == compare([1.0])
+
+
+@pytest.mark.parametrize("freedom", [3, 30])
+def test_an_interval_with_a_shared_error_covers_the_truth(freedom):
+    """The error is itself estimated, from as many degrees of freedom."""
+    draw, held = np.random.default_rng(freedom), 0
+    for _ in range(1000):
+        shared = draw.normal(0, 1.0)
+        error = math.sqrt(draw.chisquare(freedom) / freedom)
+        found = blurred(draw.normal(0, 1.0, 8) + shared, error, freedom)
+        held += found.low <= 0 <= found.high
+    assert 925 <= held <= 990
+
+
+def test_equal_differences_need_no_more_seeds():
+    assert compare([0.0] * 4, margin=0.0).needed is None
+
+
+def test_a_share_that_rounds_to_zero_has_no_sign():
+    assert str(Share(-0.003, -0.2, 0.1, 5)) == "0 % [−20, 10]"
