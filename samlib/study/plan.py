@@ -241,28 +241,12 @@ def why(profile: Profile) -> Needs:
 
 # The most decisive first; a notebook that is not here needs no runs.
 NEEDS: dict[str, Callable[[Profile], Needs]] = {
-    "introduction": introduction,
-    "rho_sweep": rho_sweep,
-    "carriers": carriers,
-    "law": law,
-    "sparsity": sparsity,
-    "parts": parts,
-    "scales": scales,
-    "architectures": architectures,
-    "variants": variants,
-    "batchnorm": batchnorm,
-    "when": when,
-    "shift": shift,
-    "cost": cost,
-    "robustness": robustness,
-    "sharpness": sharpness,
-    "inside": inside,
-    "one_pass": one_pass,
-    "family": family,
-    "robust_family": robust_family,
-    "why": why,
-    "is_it_norm": is_it_norm,
-    "systems": systems,
+    needs.__name__: needs
+    for needs in (
+        *(introduction, rho_sweep, carriers, law, sparsity, parts, scales, architectures, variants),
+        *(batchnorm, when, shift, cost, robustness, sharpness, inside),
+        *(one_pass, family, robust_family, why, is_it_norm, systems),
+    )
 }
 
 
@@ -274,7 +258,10 @@ def chapters(profile: Profile) -> tuple[str, ...]:
 
 def has(profile: Profile, notebook: str) -> bool:
     """Whether a notebook is part of a profile; a notebook without runs is part of every one."""
-    return notebook not in NEEDS or notebook in chapters(profile)
+    if notebook not in NEEDS:
+        return True
+    named = profile.chapters is None or notebook in profile.chapters
+    return named and bool(NEEDS[notebook](profile).cells)
 
 
 def groups(profile: Profile) -> list[Needs]:
@@ -285,10 +272,6 @@ def groups(profile: Profile) -> list[Needs]:
     ]
 
 
-def _in(profile: Profile) -> list[Callable[[Profile], Needs]]:
-    return [NEEDS[name] for name in chapters(profile)]
-
-
 def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
     """The needs of one chapter, or the profile's `groups` and then the needs of every chapter.
 
@@ -296,6 +279,7 @@ def chapter_needs(profile: Profile, only: str | None = None) -> list[Needs]:
         ConfigError: the profile has no such chapter.
     """
     if only is not None:
-        of_profile = f"notebook of profile {profile.name}"
-        return [NEEDS[choose(of_profile, only, chapters(profile))](profile)]
-    return [*groups(profile), *(needs(profile) for needs in _in(profile))]
+        if only not in NEEDS or not has(profile, only):
+            choose(f"notebook of profile {profile.name}", only, chapters(profile))
+        return [NEEDS[only](profile)]
+    return [*groups(profile), *(NEEDS[name](profile) for name in chapters(profile))]

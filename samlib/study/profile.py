@@ -1,5 +1,6 @@
 """A profile: the scale at which the study is run, and where each method's search for rho begins."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -123,9 +124,12 @@ class Profile:
         wanted = [replace(method, rho_from="search"), method.plain]
         if method.rho_from == "reported":
             wanted = [method]  # a search's row does not name that value
-        rows = {(row.problem, row.method): row for row in self.grids}
-        found = (rows.get((f, m)) for m in wanted for f in (problem, None))
+        found = (self._by_method.get((f, m)) for m in wanted for f in (problem, None))
         return next((row for row in found if row is not None), None)
+
+    @functools.cached_property
+    def _by_method(self) -> dict[tuple[str | None, Method], Row]:
+        return {(row.problem, row.method): row for row in self.grids}
 
     def has(self, problem: str, method: Method) -> bool:
         """Whether the profile runs a method on a network."""
