@@ -180,7 +180,7 @@ DECIDES = {}
     ),
     "notebooks/recall.ipynb": "",  # below
     "book/_toc.yml": ("      - file: notebooks/robustness\n", "      - file: notebooks/recall\n"),
-    "samlib/study/plan.py": ('    "robustness": ', '    "recall": recall,\n'),
+    "samlib/study/plan.py": ("        *(one_pass, family", "        recall,\n"),
     "tests/chapters/test_chapter_recall.py": """from samlib.chapters import recall
 
 
