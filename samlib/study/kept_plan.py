@@ -58,7 +58,7 @@ def keep(folder: ResultsFolder, profile: Profile, needs: Iterable[Needs]) -> Non
         if key not in cells or not _has_records(cell, kept, profile, runs):
             cells[key] = _rules(cell)
     margin = profile.margin if kept.margin is None or not runs else kept.margin
-    if Kept(margin, cells) != kept:
+    if cells and Kept(margin, cells) != kept:
         write_atomically(_path(folder), _text(margin, cells).encode())
 
 

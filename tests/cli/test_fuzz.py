@@ -502,7 +502,7 @@ def test_no_parameter_has_a_notebook_write_outside_the_project(elsewhere, profil
     written = []
     with mock.patch(
         "samlib.campaign.runner.run_missing",
-        lambda needs, place, **options: written.append(place),
+        lambda needs, place, **options: written.append(place) or Outcome(),
     ):
         assert refused(lambda: results.open_for_notebook("variants", profile, folder, missing)), (
             "there is no record"
