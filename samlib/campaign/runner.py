@@ -102,9 +102,9 @@ def run_missing(
     def may_start(job: Job) -> bool:
         if time_budget is None:
             return True
-        if folder.checkpoint(job.name).exists():  # cut off before, and a part of it is done
-            return True
         left = time_budget - (time.monotonic() - begun)
+        if left > 0 and folder.checkpoint(job.name).exists():  # a part of it is done
+            return True
         return left > (estimate.seconds(job) or 0)
 
     def on_done(job: Job, failure: str | None) -> None:

@@ -4,8 +4,11 @@ import io
 from collections import Counter
 from itertools import islice
 
+import pytest
+
+from samlib.campaign import runner
 from samlib.campaign.backlog import Backlog, Estimate
-from samlib.campaign.jobs import RunJob
+from samlib.campaign.jobs import Outcome, RunJob
 from samlib.campaign.local import LocalExecutor
 from samlib.campaign.progress import Progress
 from samlib.measures.measurement import MEASURES, MeasureJob
@@ -177,3 +180,35 @@ def test_what_is_still_to_come_is_counted_by_its_own_network():
     assert len(backlog.jobs()) + len(backlog.to_come()) == backlog.total - backlog.done
     learn(backlog, backlog.jobs())
     assert len(backlog.jobs()) + len(backlog.to_come()) == backlog.total - backlog.done
+
+
+@pytest.mark.parametrize(("budget", "starts"), [(100.0, [True, False]), (0.0, [False, False])])
+def test_a_run_that_was_cut_off_goes_on_in_what_is_left_of_the_time(
+    tmp_path, monkeypatch, budget, starts
+):
+    """Priced whole it would never fit into short slots; without any time nothing starts."""
+    folder, asked = ResultsFolder(tmp_path), []
+
+    class Asks:
+        workers = 1
+
+        def __init__(self, *given, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def run(self, jobs, *, may_start, on_done):
+            cut_off, other = islice(jobs, 2)
+            folder.checkpoint(cut_off.name).parent.mkdir()
+            folder.checkpoint(cut_off.name).touch()
+            asked.extend(map(may_start, (cut_off, other)))
+            return Outcome()
+
+    monkeypatch.setattr(runner, "LocalExecutor", Asks)
+    needs, hour = [Needs([SGD])], lambda config: 3600.0
+    runner.run_missing(needs, folder, time_budget=budget, quiet=True, unseen=hour)
+    assert asked == starts
