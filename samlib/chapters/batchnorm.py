@@ -16,9 +16,7 @@ _FIRST = {"batchnorm": "first"}
 def _statistics(results: Results) -> dict[str, gains.Condition]:
     """The kinds of statistics, those of both passes first."""
     both = {m: results.cell(m) for m in HEADLINE}
-    first = {
-        m: results.cell(m if m == BASE else m.but(rho_from="plain", **_FIRST)) for m in HEADLINE
-    }
+    first = {m: results.cell(m if m == BASE else m.control(**_FIRST)) for m in HEADLINE}
     return {
         "of both passes": gains.Condition(both),
         "of the first pass": gains.Condition(first),

@@ -101,7 +101,7 @@ def memorisation(results: Results) -> Found:
 
 def _is_sam(method: Method) -> bool:
     """SAM, whatever statistics BatchNorm takes: its weights are the same."""
-    return method in (ALL, ALL.but(rho_from="plain", batchnorm="first"))
+    return method in (ALL, ALL.control(batchnorm="first"))
 
 
 def _in_the_norms(key: str) -> bool:

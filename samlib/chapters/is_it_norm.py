@@ -24,7 +24,7 @@ from samlib.report.stats import NOT_RUN, SEEN, Comparison
 from samlib.report.text import listed
 from samlib.study import plan
 from samlib.study.cells import Cell
-from samlib.study.methods import BASE, HEADLINE, ON, SCALES, Method
+from samlib.study.methods import BASE, HEADLINE, ON, SCALES
 
 Routes = dict[str, Comparison]
 WORSE = 10.0  # points by which a network without norm layers is another one
@@ -78,7 +78,7 @@ def _held(results: Results) -> Routes:
         return {}
     gains = []
     for held in (False, True):
-        on, base = (_fixed(results, m) if held else results.cell(m) for m in (ON, BASE))
+        on, base = (results.cell(plan.held(m)) if held else results.cell(m) for m in (ON, BASE))
         gains.append(results.accuracies(on) - results.accuracies(base))
     return {"gain − gain with γ and β held": results.judge(gains[0] - gains[1])}
 
@@ -118,14 +118,10 @@ def parts(results: Results) -> pd.DataFrame:
         if method in plan.PARTS or not _held(results):
             rows.append(row | {"accuracy": tidy.at_rho(results, cell)})
             continue
-        both = results.together(cell, _fixed(results, method))  # on the same seeds
+        both = results.together(cell, results.cell(plan.held(method)))  # on the same seeds
         row["accuracy"] = tidy.at_rho(results, cell, both[0])
         rows.append(row | {"γ and β held": tidy.spread(both[1])})
     return tidy.table(rows)
-
-
-def _fixed(results: Results, method: Method) -> Cell:
-    return results.cell(method.but(rho_from="plain", **plan.FIXED))
 
 
 def verdict(results: Results) -> Answer:

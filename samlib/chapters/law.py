@@ -15,7 +15,8 @@ from samlib.report.law import Prediction, prediction
 from samlib.report.names import GEOMETRY_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
-from samlib.report.text import listed, number, p_value
+from samlib.report.text import listed, number
+from samlib.report.wording import after_holm
 from samlib.study import plan
 from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import Method
@@ -150,7 +151,7 @@ def untuned_is_enough(results: Results) -> Answer:
 
 def _lost(alone: Comparison, after: Comparison) -> str:
     """What to say of an interval without zero whose word is open."""
-    return "" if alone.seen == after.seen else f" (p {p_value(after.p)} after Holm's correction)"
+    return "" if alone.seen == after.seen else after_holm(after.p)
 
 
 def _word(comparisons: list[Comparison]) -> str:

@@ -4,17 +4,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from samlib.chapters import batchnorm, law, rho_sweep, sparsity, verdicts
+from samlib.chapters import batchnorm, rho_sweep, sparsity, verdicts
 from samlib.errors import RecordsMissing
 from samlib.report import paper, tidy
 from samlib.report.answers import HOLDS, REFUTED
-from samlib.report.law import prediction
-from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, REVERSED, SAME, SEEN, Comparison, corrected
+from samlib.report.stats import NOT_RUN, REVERSED, SAME, SEEN, Comparison
 from samlib.report.text import listed, number
 from samlib.report.wording import points
-from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, ON
 
 
@@ -60,33 +57,11 @@ def is_special(results: Results) -> str:
 
 
 def needs_larger_rho(results: Results) -> str:
-    """The ratio of the chosen rho, and the one that the share of the gradient predicts."""
+    """The ratio of the chosen rho; no test is made of it."""
     ratio = rho_sweep.ratio(results, "l2")
-    by_law = prediction(results, ON)
-    expected = ""
-    if by_law:
-        predicted = number(by_law.rho / results.rho(results.cell(ALL)), ".2g")
-        expected = f"; a law found on digits predicts {predicted} ×{_at_the_laws(results)}"
     word = "Larger" if ratio > 1 else "Not larger"
     known = rho_sweep.how_chosen(results)
-    return f"{word}: {number(ratio, '.2g')} ×, {known}; described, not tested{expected}"
-
-
-def _at_the_laws(results: Results) -> str:
-    """What SAM-ON loses at the rho that the law predicts, where that was run."""
-    pair = law.forward(results).get(method_name(results.profile, ON))
-    if pair is None or not results.has(*pair):
-        return ""
-    alone, *_ = found = [results.compare(*cells) for cells in _run_pairs(results, pair)]
-    after = corrected(found)[0].seen
-    lost = f" ({after} after Holm's correction)" if after != alone.seen else ""
-    return f", where SAM-ON is {alone} points against SAM-ON tuned{lost}"
-
-
-def _run_pairs(results: Results, first: tuple[Cell, Cell]) -> list[tuple[Cell, Cell]]:
-    """The pairs of the law's table that were run, SAM-ON's first."""
-    others = [pair for pair in law.forward(results).values() if pair != first]
-    return [first, *(pair for pair in others if results.has(*pair))]
+    return f"{word}: {number(ratio, '.2g')} ×, {known}; described, not tested"
 
 
 def is_it_batchnorm(results: Results) -> str:

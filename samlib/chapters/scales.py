@@ -15,7 +15,7 @@ from samlib.report.stats import Comparison, corrected
 from samlib.report.text import listed
 from samlib.report.wording import against
 from samlib.study import plan
-from samlib.study.methods import ALL, BASE, ON, SCALES, Method
+from samlib.study.methods import ALL, BASE, ON, SCALES
 
 
 def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -39,16 +39,12 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     return tidy.judged(rows, "SAM-ON minus it", comparisons, where), comparisons
 
 
-def _fixed(results: Results, method: Method):
-    return results.cell(method.but(rho_from="plain", **plan.FIXED))
-
-
 def fixed(results: Results) -> pd.DataFrame:
     """Every method over the base optimizer while gamma and beta are fixed."""
-    base = _fixed(results, BASE)
+    base = results.cell(plan.held(BASE))
     rows, comparisons = [], []
     for method in (ALL, ON, *SCALES):
-        cell = _fixed(results, method)
+        cell = results.cell(plan.held(method))
         comparisons.append(results.compare(cell, base))
         rows.append(
             {
@@ -86,8 +82,8 @@ def finding(results: Results) -> str:
 
 def finding_fixed(results: Results) -> str:
     """The same while gamma and beta are not trained."""
-    on = _fixed(results, ON)
-    found = corrected([results.compare(on, _fixed(results, m)) for m in SCALES])
+    on = results.cell(plan.held(ON))
+    found = corrected([results.compare(on, results.cell(plan.held(m))) for m in SCALES])
     return f"With γ and β fixed, SAM-ON is {_named(results, found)}."
 
 

@@ -77,14 +77,10 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 def _conditions(results: Results) -> dict[str, gains.Condition]:
     """Those whose runs are there; the plain one always comes first."""
     cells = {
-        name: {m: results.cell(_controlled(m, changes) if changes else m) for m in HEADLINE}
+        name: {m: results.cell(m.control(**changes) if changes else m) for m in HEADLINE}
         for name, changes in CONTROLS.items()
     }
     return {name: gains.Condition(of) for name, of in cells.items() if results.has(*of.values())}
-
-
-def _controlled(method: Method, changes: dict) -> Method:
-    return method.but(rho_from="plain", **changes)
 
 
 def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
@@ -98,7 +94,7 @@ def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 def undecayed(results: Results) -> Comparison:
     """SAM-ON minus SAM in mean |gamma| where weight decay leaves norm layers alone."""
-    return _difference(results, *(_controlled(m, plan.UNDECAYED) for m in (ON, ALL)))
+    return _difference(results, *(m.control(**plan.UNDECAYED) for m in (ON, ALL)))
 
 
 def figure(results: Results) -> Figure:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
-from samlib.report.text import p_value
+from samlib.report.wording import after_holm
 
 HOLDS, PARTLY, REFUTED, DESCRIBED = "holds", "partly", "refuted", "described"
 
@@ -98,7 +98,7 @@ def each_of(
         if alone.seen == REVERSED and after.seen == OPEN
     ]
     if seen == OPEN and lost:
-        why = f" (p {p_value(min(lost))} after Holm's correction)"
+        why = after_holm(min(lost))
         ours, short = ours + why, short and short + why
     return replace(found, ours=ours, short=short, seeds=min(c.seeds for c in comparisons))
 

@@ -1,7 +1,7 @@
 """Comparisons in words."""
 
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison
-from samlib.report.text import number
+from samlib.report.text import number, p_value
 
 
 def points(comparison: Comparison) -> str:
@@ -23,6 +23,11 @@ def reading(comparison: Comparison, better: str, worse: str) -> str:
     if comparison.needed:
         more = f"; about {comparison.needed} seeds would give 80 % power"
     return words[comparison.seen] + more
+
+
+def after_holm(p: float) -> str:
+    """Why an interval that leaves zero out decides nothing: p is too large after the correction."""
+    return f" (p {p_value(p)} after Holm's correction)"
 
 
 def against(comparison: Comparison, name: str) -> str:

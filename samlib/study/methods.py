@@ -29,9 +29,13 @@ class Method:
     rho_from: Literal["search", "plain", "law", "reported"] = "search"
     tunes: str | None = None
 
-    def but(self, rho_from: str = "search", **changes) -> "Method":
-        """The method with some more fields of RunConfig changed."""
-        return replace(self, changes=(*self.changes, *changes.items()), rho_from=rho_from)
+    def but(self, **changes) -> "Method":
+        """The method with some more fields of RunConfig changed, and a rho of its own."""
+        return replace(self, changes=(*self.changes, *changes.items()), rho_from="search")
+
+    def control(self, **changes) -> "Method":
+        """The same, at the rho of the method without the changes."""
+        return replace(self.but(**changes), rho_from="plain")
 
     @property
     def plain(self) -> "Method":

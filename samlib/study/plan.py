@@ -110,8 +110,13 @@ def parts(profile: Profile) -> Needs:
 def scales(profile: Profile) -> Needs:
     """SAM on per-channel scales of the weights, and everything with gamma and beta fixed."""
     own = _known(profile, SCALES)
-    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *own)]
+    fixed = [held(m) for m in (*HEADLINE, *own)]
     return Needs(_of_headline(profile, (*HEADLINE, *own, *fixed)) if own else [])
+
+
+def held(method: Method) -> Method:
+    """The method with the norm layers' parameters held at their initial values."""
+    return method.control(**FIXED)
 
 
 def _known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
@@ -140,7 +145,7 @@ def _tuned(profile: Profile) -> list[Cell]:
 
 def shift(profile: Profile) -> Needs:
     """gamma and beta at the end of training; beside them the two controls."""
-    controls = [m.but(rho_from="plain", **c) for c in (FIXED, UNDECAYED) for m in HEADLINE]
+    controls = [m.control(**c) for c in (FIXED, UNDECAYED) for m in HEADLINE]
     return Needs(_of_headline(profile, HEADLINE), beside=_of_headline(profile, controls))
 
 
@@ -154,7 +159,7 @@ def when(profile: Profile) -> Needs:
     epochs = profile.bases[profile.headline].epochs
     at = sorted({max(1, round(share * epochs)) for share in SWITCHES} - {epochs})
     switched = [
-        method.but(rho_from="plain", **{side: epoch})
+        method.control(**{side: epoch})
         for method in (ALL, ON)
         for side in ("start", "end")
         for epoch in at
@@ -164,7 +169,7 @@ def when(profile: Profile) -> Needs:
 
 def batchnorm(profile: Profile) -> Needs:
     """Recalibrated BatchNorm statistics; beside them those of the first pass alone."""
-    first = [method.but(rho_from="plain", batchnorm="first") for method in (ALL, ON)]
+    first = [method.control(batchnorm="first") for method in (ALL, ON)]
     return Needs(_of_headline(profile, HEADLINE), beside=_of_headline(profile, first))
 
 
@@ -215,7 +220,7 @@ def is_it_norm(profile: Profile) -> Needs:
     own, replaced = _known(profile, SCALES), dyt(profile)
     if not (own or replaced):
         return Needs([])
-    fixed = [m.but(rho_from="plain", **FIXED) for m in (*HEADLINE, *own)]
+    fixed = [held(m) for m in (*HEADLINE, *own)]
     methods = (*HEADLINE, *_known(profile, PARTS[:1]), *own, *(fixed if own else ()))
     return Needs([*_of_headline(profile, methods), *replaced])
 

@@ -35,7 +35,7 @@ def test_the_seeds_are_those_of_the_plan():
     random = Method("l2", "random")
     sparse = [Method("l2", mask) for mask in ("random", "fisher", "dynamic")]
     variants = [Method(g, "only_norm") for g in EVIDENCE.geometries("wrn") if g != "l2"]
-    at_first = ON.but(rho_from="plain", batchnorm="first")
+    at_first = ON.control(batchnorm="first")
     measured = of(ON, most=EVIDENCE.measured_seeds)
     factors = {of(ON, ALL, problem=problem) for problem in EVIDENCE.bases if "wrn-" in problem}
     assert planned == {

@@ -171,7 +171,7 @@ def test_the_evidence_is_run_in_the_order_of_its_plan():
     assert pairs == {(shape, mask) for shape in shapes for mask in ("all", "only_norm")}
     assert {len(cell.seeds) for cell in (*variants.cells, *parts.cells)} == {8}
     first_pass = [c.method for c in parts.cells if c.method.changes]
-    assert first_pass == [m.but(rho_from="plain", batchnorm="first") for m in (ALL, ON)]
+    assert first_pass == [m.control(batchnorm="first") for m in (ALL, ON)]
     assert {c.method.mask for c in parts.cells} == {"only_gamma", "only_beta", "all", "only_norm"}
     for group in (factors, transformer):
         assert {len(cell.seeds) for cell in group.cells} == {6}
@@ -235,7 +235,7 @@ def test_status_has_a_row_for_every_chapter_of_a_profile(name, tmp_path):
 
 def test_a_switched_method_takes_the_rho_of_the_one_it_switches():
     profile = profiles.get("quick")
-    late = profile.cell("wrn", ON.but(rho_from="plain", start=6))
+    late = profile.cell("wrn", ON.control(start=6))
     always = profile.cell("wrn", ON)
     records = tuned(always, 2.0)
     assert late.chosen({}) is None
@@ -261,7 +261,7 @@ def test_a_changed_method_searches_where_the_plain_one_does():
     fixed = profile.cell("wrn", ON.but(**plan.FIXED))
     assert fixed.start == profile.cell("wrn", ON).start
     assert all(run.updated == "no_norm" for run in fixed.runs({}))
-    base = profile.cell("wrn", BASE.but(rho_from="plain", **plan.FIXED))
+    base = profile.cell("wrn", BASE.control(**plan.FIXED))
     assert {run.updated for run in base.runs({})} == {"no_norm"}
 
 

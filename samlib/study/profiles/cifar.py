@@ -88,7 +88,7 @@ CIFAR100_10K = Profile(
         ),
         (
             *(("wrn", Method("l2", mask)) for mask in ("only_gamma", "only_beta")),
-            *(("wrn", m.but(rho_from="plain", batchnorm="first")) for m in (ALL, ON)),
+            *(("wrn", m.control(batchnorm="first")) for m in (ALL, ON)),
         ),
         tuple((problem, method) for problem in FACTORS for method in (BASE, ALL, ON)),
         tuple(("vit", method) for method in (BASE, ALL, ON)),
