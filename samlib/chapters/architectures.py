@@ -117,12 +117,13 @@ def finding_fit(results: Results) -> str:
     for problem, base in results.profile.bases.items():
         share = results.fitted(results.cell(BASE, problem))
         right = 100 * (1 - wrong_labels(base))
-        of = f", of which {right:.0f} % are right" if right < 100 else ""
-        fitted.append(f"{share:.0f} %{of} ({problem_name(results.profile, problem)})")
+        of = f", {right:.0f} % of whose labels are right" if right < 100 else ""
+        fitted.append(f"{share:.0f} % ({problem_name(results.profile, problem)}{of})")
     return (
-        f"Share of the training labels that the base optimizer fits at the end: {listed(fitted)}. "
-        "A network that does not fit the right labels is still learning: its gain need not be one "
-        "in generalisation."
+        "Share of the training labels that the base optimizer fits at the end: "
+        f"{'; '.join(fitted)}. "
+        "A network that fits less than the right labels is still learning: its gain need not be "
+        "one in generalisation."
     )
 
 

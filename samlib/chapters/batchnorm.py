@@ -77,5 +77,13 @@ def recalibrated(results: Results) -> Comparison:
     return results.judge(gains.gain(results, found, BASE))
 
 
+def usual(results: Results, decides: int) -> Comparison:
+    """The gain with statistics of both passes, on the seeds of the comparison that decides."""
+    both, *others = _statistics(results).values()
+    gain = gains.gain(results, both, BASE)
+    seeds = gains.gain(results, others[decides], BASE).index
+    return results.judge(gain.loc[gain.index.isin(seeds)])
+
+
 TABLES = {"statistics": table}
 DECIDES = {"15": not_statistics}

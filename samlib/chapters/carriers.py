@@ -75,7 +75,7 @@ def finding_prediction(results: Results) -> str:
     """Whether the shares came out as predicted, and the costs in the order of the shares."""
     on_norm, found = shares(results), costs(results)
     if len(on_norm) < 2:
-        return "The shares of one variant have no order."
+        return "One variant is run, so that no order can be checked."
     predicted = {g: paper.SHARE_AT_START[g] for g in on_norm}
     same = _order(on_norm) == _order(predicted)
     text = f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(on_norm)}."

@@ -26,15 +26,15 @@ def methods(results: Results) -> list[Method]:
     return [method for method in METHODS if results.profile.has(headline, method)]
 
 
-def against_on(results: Results) -> dict[Method, Comparison]:
-    """Every method minus SAM-ON on all stages."""
+def behind(results: Results) -> dict[Method, Comparison]:
+    """SAM-ON on all stages minus every other method."""
     on = results.cell(ON)
-    return {m: results.compare(results.cell(m), on) for m in methods(results) if m != ON}
+    return {m: results.compare(on, results.cell(m)) for m in methods(results) if m != ON}
 
 
 def table(results: Results) -> pd.DataFrame:
     """Step time over the base optimizer's, its floor, and accuracy, reported and ours."""
-    record, over_on = step_times.own_or_none(results), against_on(results)
+    record, over = step_times.own_or_none(results), behind(results)
     rows = []
     for method in methods(results):
         key, cell = key_of(method), results.cell(method)
@@ -50,7 +50,7 @@ def table(results: Results) -> pd.DataFrame:
                 "diverged": results.diverged(cell),
             }
         )
-    compared = [over_on.get(method) for method in methods(results)]
+    compared = [over.get(method) for method in methods(results)]
     if record and LATE not in methods(results):  # timed alone
         compared.append(None)
         key = key_of(LATE)
@@ -64,7 +64,7 @@ def table(results: Results) -> pd.DataFrame:
                 "reported accuracy": tidy.reported(accuracy),
             }
         )
-    return tidy.judged(rows, "minus SAM-ON", compared, results.profile.where)
+    return tidy.judged(rows, "SAM-ON minus it", compared, results.profile.where)
 
 
 def _panel(ax: Axes, results: Results, at: dict[Method, tuple], times: dict[str, float]) -> None:
@@ -112,7 +112,7 @@ def figure(results: Results) -> Figure:
         right.text(0.5, 0.5, "step times: not run", ha="center", transform=right.transAxes)
         right.set_axis_off()
     else:
-        found = {m: (c.mean, c.low, c.high) for m, c in against_on(results).items()}
+        found = {m: (-c.mean, -c.high, -c.low) for m, c in behind(results).items()}
         ours = {m: found.get(m, (0.0, 0.0, 0.0)) for m in methods(results)}
         times = {key: ratio[1] for key, ratio in record["ratios"].items()}
         _panel(right, results, ours, times)
@@ -149,8 +149,8 @@ def finding(results: Results) -> str:
     return (
         f"On {timing.hardware(record)}, a step of SAM takes {time['all']} times one of {base}. "
         f"SAM-ON's takes {time['only_norm']} times, {_WORDS[on]} SAM's; on stages 2 and 3 alone "
-        f"it takes {time[key_of(LATE)]} times, {_WORDS[late]} SAM-ON's: there the second pass "
-        "takes over the activations of the stages that stay as they are."
+        f"it takes {time[key_of(LATE)]} times, {_WORDS[late]} SAM-ON's, because the second pass "
+        "reuses the activations of the stages that are not perturbed."
     )
 
 
@@ -185,7 +185,8 @@ def _stages(results: Results, better: Method, worse: Method) -> Answer:
     if not {better, worse} <= {*methods(results)}:
         return NOT_ANSWERED
     found = results.compare(results.cell(better), results.cell(worse))
-    return each_of([found], points(found), strict=False)
+    names = (method_name(results.profile, method) for method in (better, worse))
+    return each_of([found], f"{' − '.join(names)}: {points(found)}", strict=False)
 
 
 TABLES = {

@@ -46,7 +46,10 @@ def share(results: Results) -> Answer:
     shares = sorted(100 * norm_mask(name).share for name in PAPERS)
     # "about 0.1 %" read as within a factor of two for every network the paper uses.
     near = sum(0.05 <= share <= 0.2 for share in shares)
-    ours = f"{listed([f'{share:.2f}' for share in shares])} % in the paper's five networks"
+    ours = (
+        f"{listed([f'{share:.3f}' for share in shares])} % in the paper's five networks, {near} of "
+        "them within a factor of two"
+    )
     word = HOLDS if near == len(shares) else PARTLY if near else REFUTED
     return Answer(word, ours, where="by count")
 

@@ -220,7 +220,7 @@ EXPLANATIONS = (
         (SAME, REVERSED),
     ),
     Explanation(
-        "noise, not ascent",
+        "noise rather than ascent",
         "A random direction in γ and β does as well: SAM-ON is not ahead.",
         _sam_on_minus("random_sam", "random direction"),
         (SAME, REVERSED),
@@ -228,7 +228,7 @@ EXPLANATIONS = (
     Explanation(
         "any move along the gradient",
         "The sign does not matter: SAM-ON is not ahead of the same step downhill.",
-        _sam_on_minus("downhill", "sign turned"),
+        _sam_on_minus("downhill", "sign flipped"),
         (SAME, REVERSED),
     ),
     Explanation(
@@ -253,7 +253,7 @@ EXPLANATIONS = (
     ),
     Explanation(
         "the toy of two parameters",
-        "A perturbed scale grows: mean |γ| at the end is larger with SAM-ON than with SAM.",
+        "A perturbed scale ends larger: mean |γ| at the end is larger with SAM-ON than with SAM.",
         toy,
         unit="",
     ),

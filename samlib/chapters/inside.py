@@ -1,4 +1,4 @@
-"""Where does the gain sit? Norm layers exchanged, single layers, curvature, digits that turn."""
+"""Where does the gain sit? Norm layers exchanged, single layers, curvature, rotated digits."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,10 +13,11 @@ from samlib.report import tidy
 from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
-from samlib.report.stats import share_of_gain
+from samlib.report.stats import REVERSED, SEEN, share_of_gain
 from samlib.report.text import number
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
+MORE = {SEEN: "larger", REVERSED: "smaller"}
 BLOCKS = {"all": "all weights", "only_norm": "norm layers", "no_norm": "all other weights"}
 
 
@@ -84,7 +85,7 @@ def curvature(results: Results) -> pd.DataFrame:
             row["SAM-ON / SAM"] = {"factor": 10**comparison.mean}
             comparisons.append(comparison)
             rows.append(row)
-    return tidy.judged(rows, "log₁₀ of it", comparisons, results.profile.where)
+    return tidy.judged(rows, "log₁₀ of it", comparisons, results.profile.where, MORE)
 
 
 def weights(results: Results) -> pd.DataFrame:
@@ -117,11 +118,11 @@ def gammas(results: Results) -> pd.DataFrame:
         row["SAM − base"] = tidy.difference(anatomy.gamma_over(results, (ALL, BASE), of))
         comparisons.append(anatomy.gamma_over(results, (ON, BASE), of))
         rows.append(row)
-    return tidy.judged(rows, "SAM-ON − base", comparisons, results.profile.where)
+    return tidy.judged(rows, "SAM-ON − base", comparisons, results.profile.where, MORE)
 
 
 def turning(results: Results) -> pd.DataFrame:
-    """Accuracy on turned digits before and after self-training, at 0° the clean one twice.
+    """Accuracy on rotated digits before and after self-training, at 0° the clean one twice.
 
     Empty where it is not measured.
     """
@@ -135,7 +136,7 @@ def turning(results: Results) -> pd.DataFrame:
     except RecordsMissing:
         return tidy.table([])
     for angle in found[ON, "after"]:
-        row = {"turned by": f"{angle}°"}
+        row = {"rotated by": f"{angle}°"}
         for (method, when), table in found.items():
             row[f"{_names(results)[method]}, {when}"] = tidy.spread(table[angle])
         comparisons.append(results.judge(found[ON, "after"][angle] - found[ALL, "after"][angle]))
@@ -167,7 +168,7 @@ def figure(results: Results) -> Figure:
         "SAM-ON": table["own"],
     }
     draw_points(left, long(columns, ["base", "base", "only_norm", "only_norm"]), "value", "label")
-    left.set_xlabel("test accuracy, statistics made anew, %")
+    left.set_xlabel("test accuracy, statistics recomputed, %")
     keys = barriers["rest"].map({"own": "only_norm", "twin": "base"})
     draw_points(right, barriers.assign(key=keys), "barrier", "layer")
     right.axvline(0, color="#444444", lw=0.8)
@@ -216,8 +217,13 @@ def opening(results: Results) -> dict[str, str]:
     gains = anatomy.gains(results, ON)
     share = percent(share_of_gain(gains["twin_with_own_norms"], gains["own"]))
     says = "SAM-ON perturbs γ and β alone. Where in the trained network its gain sits is not said."
+    kept = percent(share_of_gain(gains["own_with_twin_norms"], gains["own"]))
     below, _ = in_the_norms(results)
-    sees = f"With SAM-ON's γ and β alone, the base network has {share}; predicted: below a tenth."
+    base = _names(results)[BASE]
+    sees = (
+        f"SAM-ON's network with {base}'s γ and β keeps {kept}. {base}'s network with SAM-ON's γ "
+        f"and β has {share}; predicted: below a tenth."
+    )
     return lines(results, says, sees, below.seen)
 
 

@@ -77,7 +77,7 @@ def _follows(results: Results) -> Found:
         return None
     lead = on - sam
     excess = results.judge(lead.drop(columns=0).mean(axis=1) - lead[0])
-    return excess, "lead over SAM on turned digits, mean over angles, − lead on clean ones"
+    return excess, "lead over SAM on rotated digits, mean over angles, − lead on clean ones"
 
 
 _TOY = "Where no normalization follows, |γ| of {} that of the base optimizer."
@@ -128,7 +128,8 @@ PREDICTIONS = (
     ),
     Explanation(
         "it follows a turn",
-        "SAM-ON's lead over SAM is larger after self-training on turned digits than on clean ones.",
+        "SAM-ON's lead over SAM is larger after self-training on rotated digits than on clean "
+        "ones.",
         _follows,
     ),
 )

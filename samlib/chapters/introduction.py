@@ -113,8 +113,8 @@ def _not_the_papers(results: Results) -> str:
     if claims.bearing(results.profile.name, "3").on_paper == claims.SAME:
         return ""
     return (
-        " The paper has larger networks, more images and longer schedules, so that differences can "
-        "be compared with the paper's, and accuracies cannot."
+        " The paper has larger networks, more images and longer schedules: the signs of "
+        "differences can be compared with the paper's, their sizes and the accuracies cannot."
     )
 
 

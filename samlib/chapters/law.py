@@ -19,7 +19,7 @@ from samlib.report.text import listed, number
 from samlib.report.wording import after_holm
 from samlib.study import plan
 from samlib.study.cells import Cell, all_cells
-from samlib.study.methods import Method
+from samlib.study.methods import BASE, Method
 
 
 def predictions(results: Results) -> dict[Cell, Prediction]:
@@ -126,8 +126,25 @@ def finding(results: Results) -> str:
     return (
         f"The tuned ρ of {near} of {len(errors)} masks is within a factor of two of the law's; "
         f"the median error is a factor of {number(2 ** float(np.median(errors)))}, the largest "
-        f"{number(2 ** max(errors))}. The ladder itself has steps of "
-        f"{'√2' if results.profile.refine else '2'}."
+        f"{number(2 ** max(errors))}. The ladder itself has steps of 2"
+        f"{', and of √2 beside the best' if results.profile.refine else ''}."
+        f"{_what_tests(results, found)}"
+    )
+
+
+def _what_tests(results: Results, found: dict[Cell, Prediction]) -> str:
+    """Which masks can contradict the law; "" where each can."""
+    base = results.cell(BASE)
+    able = [
+        _label(results, cell)
+        for cell, p in found.items()
+        if p.share < 0.5 and results.has(cell, base) and results.compare(cell, base).seen == SEEN
+    ]
+    if len(able) == len(found):
+        return ""
+    return (
+        " A mask with most of the gradient has about SAM's ρ by any rule, and a mask that gains "
+        f"nothing has no best ρ; the law is tested by {'; '.join(able) or 'no mask'}."
     )
 
 

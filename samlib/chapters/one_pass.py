@@ -187,13 +187,13 @@ def finding_signs(results: Results) -> str:
     """Along the coming step, or back up: momentum's two signs under each mask."""
     both = zip(*(family.of_member(results, n) for n in ("msam", "msam_up")), strict=True)
     told = [
-        f"{mask}: {results.compare(down, up)} points"
-        for mask, (down, up) in zip(("mask all", "only norm"), both, strict=True)
+        f"{results.compare(down, up)} points {mask}"
+        for mask, (down, up) in zip(("with mask all", "with only norm"), both, strict=True)
         if down and up
     ]
     if not told:
         return "The two signs of momentum are not run in this profile."
-    return f"MSAM, along the coming step, minus MSAM with its sign turned: {listed(told)}."
+    return f"MSAM, along the coming step, minus MSAM with its sign flipped: {listed(told)}."
 
 
 def finding_statistics(results: Results) -> str:

@@ -78,10 +78,14 @@ def is_it_batchnorm(results: Results) -> str:
     words = {SEEN: "No", HOLDS: "No", SAME: "Yes", REVERSED: "Yes", REFUTED: "Yes"}
     word = words.get(found.seen, "Open")
     which = ("statistics of the first pass alone", "recalibrated ones")[found.answer.decides]
-    told = f"{points(found.answer.deciding)}, with {which}, {found.answer.place}"
-    usual = results.compare(results.cell(ON), results.cell(BASE))
-    if word != "No" and usual.seen != SEEN:
-        return f"No clear gain to explain: {points(usual)}, with the usual statistics; {told}"
+    usual = batchnorm.usual(results, found.answer.decides)
+    told = (
+        f"{points(found.answer.deciding)}, with {which}; with the usual ones "
+        f"{number(usual.mean, '+.2f')} on the same seeds"
+    )
+    everywhere = results.compare(results.cell(ON), results.cell(BASE))
+    if word != "No" and everywhere.seen != SEEN:
+        return f"No clear gain to explain: {points(everywhere)}, with the usual statistics; {told}"
     return f"{word}: a gain of {told}"
 
 
@@ -111,7 +115,7 @@ QUESTIONS: tuple[tuple[str, Callable[[Results], str], str], ...] = (
         f"{paper.best_gap('l2', 'only_norm', 'all'):+.2f}, both tuned",
     ),
     (
-        "Are normalization layers special?",
+        "Are normalization layers special among masks of their size?",
         is_special,
         f"a random mask: {_reported_share('random')} (its rule for ρ is unknown)",
     ),

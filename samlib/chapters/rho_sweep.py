@@ -168,16 +168,16 @@ def _ratios(results: Results) -> str:
 def finding(results: Results) -> str:
     """The ratio of the chosen radii."""
     return (
-        f"The chosen ρ of the only-norm mask is {_ratios(results)} that of the full one, "
-        f"{how_chosen(results)}, so that no test is made of it."
+        f"The chosen ρ of the only-norm mask over that of all parameters: {_ratios(results)}, "
+        f"{how_chosen(results)}. No test is made of it."
     )
 
 
 def how_chosen(results: Results) -> str:
     """By how many seeds, and on which steps, every rho is chosen."""
     seeds = len(results.cell(ON).tuning)
-    step = "√2" if results.profile.refine else "2"
-    return f"each ρ chosen by {seeds} seed{'s' * (seeds > 1)} on a ladder with steps of {step}"
+    finer = ", and of √2 beside the best" if results.profile.refine else ""
+    return f"each ρ chosen by {seeds} seed{'s' * (seeds > 1)} on a ladder with steps of 2{finer}"
 
 
 def finding_is_it_rho(results: Results) -> str:
@@ -185,14 +185,14 @@ def finding_is_it_rho(results: Results) -> str:
     found = is_it_rho(results)
     best = found["SAM-ON minus it"][found["chosen"] == "chosen"].iloc[0]
     said = (
-        f"Over the tuning seeds SAM-ON is {number(best, '+.2f')} points from SAM at the ρ chosen "
-        "for SAM"
+        f"Over the tuning seeds SAM-ON minus SAM at the ρ chosen for SAM is "
+        f"{number(best, '+.2f')} points"
     )
     usual = found["SAM-ON minus it"][found["SAM at ρ", "rho"] == paper.SAM_RHO]
     if usual.empty:
         return f"{said}."
     least = number(usual.iloc[0], "+.2f")
-    return f"{said}, and {least} from SAM at the literature's ρ = {paper.SAM_RHO:g}."
+    return f"{said}, and minus SAM at the literature's ρ = {paper.SAM_RHO:g} {least}."
 
 
 def larger(results: Results) -> Answer:

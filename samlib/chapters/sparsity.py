@@ -10,7 +10,7 @@ from samlib.report.answers import NOT_ANSWERED, Answer, each_of
 from samlib.report.figures import COLOURS, MARKERS, between, curves, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, Comparison, corrected
+from samlib.report.stats import NOT_RUN, SEEN, Comparison, corrected
 from samlib.report.text import listed
 from samlib.report.wording import against
 from samlib.study.cells import Cell
@@ -145,9 +145,15 @@ def finding(results: Results) -> str:
 
 
 def random_share(results: Results) -> str:
-    """What as many random coordinates get of SAM's gain, where that can be said."""
-    share = results.share(results.accuracies(results.cell(RANDOM)))
-    return f"As many random coordinates get {share} of SAM's gain. " if share else ""
+    """What a random mask of SAM-ON's size gets of SAM's gain, where that can be said."""
+    random = results.cell(RANDOM)
+    share = results.share(results.accuracies(random))
+    if not share:
+        return ""
+    said = f"A random mask of SAM-ON's size gets {share} of SAM's gain. "
+    if results.compare(random, results.cell(BASE)).seen == SEEN:
+        return said
+    return f"{said}Its perturbation has its full length: no radius rule is needed to explain that. "
 
 
 def beyond_sparsity(results: Results) -> Answer:

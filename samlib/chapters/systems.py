@@ -59,7 +59,7 @@ SYSTEMS = (
     System("VaSSO (Li and Giannakis, 2023)", "mean of gradients", member="vasso"),
     System("F-SAM (Li et al., 2024)", "gradient minus mean", member="fsam"),
     System("OBF (Vani et al., 2024)", "another loss's gradient", member="obf"),
-    System("Eigen-SAM (Luo et al., 2024)", "turned to top eigenvector", "free", member="eigen_sam"),
+    System("Eigen-SAM (Luo et al., 2024)", "toward top eigenvector", "free", member="eigen_sam"),
     System("AsyncSAM (Jo, Lim and Lee, 2025)", "last clean gradient", member="async_sam"),
     System("last gradient (Becker et al., 2024, A.7)", "last descent gradient", member="last"),
     System("MSAM (Becker et al., 2024)", "momentum, along the step", member="msam"),
@@ -178,7 +178,8 @@ def finding(results: Results) -> str:
     return (
         f"Of {len(SYSTEMS)} methods, {kinds['run']} are members of the family with a result here, "
         f"{kinds['member']} members without one, {kinds['here']} are here as something else, and "
-        f"{kinds['absent']} are not in this version."
+        f"{kinds['absent']} are not in this version. Variants of a member, such as a flipped sign, "
+        "have no row."
     )
 
 

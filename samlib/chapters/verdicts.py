@@ -22,7 +22,6 @@ from samlib.records.results_folder import committed
 from samlib.report import campaign_cost, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, by_the_old_rule, in_domain
 from samlib.report.missing import counted, to_run
-from samlib.report.paper import NOT_SOURCED
 from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed
@@ -32,7 +31,7 @@ from samlib.study.cells import all_cells
 TIMED = ("11a",)  # claims that a bench answers, not a run
 _WORTH = {
     SAME: "Speaks for the paper itself",
-    ANALOGUE: "For the paper an analogue",
+    ANALOGUE: "The paper's question on a smaller problem",
     DIFFERS: "Says little about the paper: the regime differs",
     UNTESTABLE: "Says nothing about the paper: not testable here",
 }
@@ -89,10 +88,10 @@ def verdict(key: str, results: Results) -> Verdict:
 def opening(key: str, results: Results) -> dict[str, str]:
     """The three lines a page opens with, as `html.box` takes them."""
     found = verdict(key, results)
-    reported = found.claim.reported
-    says = f"{found.claim.statement}: {reported}."
-    if reported == NOT_SOURCED:
-        says = f"{found.claim.statement} (its numbers could not be sourced)."
+    statement, reported = found.claim.statement, found.claim.reported
+    says = f"{statement}: {reported}."
+    if found.claim.own:
+        says = f"Not stated. Tested here: {statement[0].lower()}{statement[1:]} ({reported})."
     return {
         "says": says,
         "sees": found.answer.ours,

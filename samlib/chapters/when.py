@@ -116,7 +116,7 @@ def finding(results: Results) -> str:
 def opening(results: Results) -> dict[str, str]:
     """The three lines the page opens with; the paper's own numbers could not be sourced."""
     return {
-        "says": "SAM in the first or last epochs only has a table; it could not be sourced.",
+        "says": "The numbers of its table of SAM in some epochs only could not be sourced.",
         "sees": finding(results),
         "seen": DESCRIBED,
         "where": results.profile.where,

@@ -15,6 +15,7 @@ from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, corrected
+from samlib.report.text import listed
 from samlib.study import members
 from samlib.study.methods import HEADLINE
 
@@ -71,8 +72,8 @@ def _interval(found: Found) -> dict | None:
 def command(results: Results) -> str:
     """What would run it, and its cost."""
     return (
-        "a line of samlib/study/members.py for this profile, about "
-        f"{family.runs_of(results, members.CONTROLS[0])} runs, then "
+        "add a line to `samlib/study/members.py` (about "
+        f"{family.runs_of(results, members.CONTROLS[0])} runs), then run "
         f"`python -m samlib run --profile {results.profile.name} --only why`"
     )
 
@@ -97,16 +98,11 @@ def _count(outcomes: Iterable[str]) -> dict[str, int]:
     return {word: words.count(word) for word in (MET, NOT_MET, OPEN, NOT_RUN)}
 
 
-def finding(results: Results) -> str:
-    """Which predictions are met, and which are not."""
-    return told(results, EXPLANATIONS)
-
-
 def told(results: Results, explanations: Sequence[Explanation]) -> str:
     """The outcome of every explanation's prediction, by name."""
     outcomes = {e.name: outcome(e, found) for e, found in looked(results, explanations)}
     parts = [
-        f"{word}: {', '.join(n for n, o in outcomes.items() if o == word)}"
+        f"{word}: {listed([n for n, o in outcomes.items() if o == word])}"
         for word, count in _count(outcomes.values()).items()
         if count
     ]
@@ -115,11 +111,8 @@ def told(results: Results, explanations: Sequence[Explanation]) -> str:
 
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
-    counts = _count(outcome(e, found) for e, found in looked(results, EXPLANATIONS))
-    sees = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     says = "Neither sparsity nor low sharpness explains SAM-ON; the authors leave the cause open."
-    sees = f"Of {len(EXPLANATIONS)} predictions {sees}."
-    return family.lines(results, says, sees, DESCRIBED)
+    return family.lines(results, says, told(results, EXPLANATIONS), DESCRIBED)
 
 
 TABLES = {"why": table}

@@ -165,7 +165,10 @@ def finding(results: Results) -> str:
         where = timing.hardware(record)
         ratio = number(_ratio(results, where))
         parts.append(f"on {where} a perturbed step counts {ratio} times one of the base optimizer")
-    text = f"The estimate: {listed(parts)}, whatever its mask, and measurements are left out."
+    text = (
+        f"The estimate: {listed(parts)}, whatever its mask, which is too much where norm layers "
+        "alone are perturbed; measurements are left out."
+    )
     return text + _check(results, timings)
 
 

@@ -8,7 +8,9 @@ Columns have two levels: what stands together on the page ("SAM"), and the numbe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -53,13 +55,19 @@ def _fields(value: object) -> dict:
 
 
 def judged(
-    rows: Sequence[dict], name: str, comparisons: Sequence[Comparison | None], where: str
+    rows: Sequence[dict],
+    name: str,
+    comparisons: Sequence[Comparison | None],
+    where: str,
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """A table whose last columns are comparisons that are made together, one per row or None.
 
     p and what is seen are those after Holm's correction over all of them: a table is a search.
+    `words` are other words for what is seen, where more is not better.
     """
-    together = iter(corrected([c for c in comparisons if c is not None]))
+    found = corrected([c for c in comparisons if c is not None])
+    together = iter([replace(c, seen=words.get(c.seen, c.seen)) for c in found])
     last = ({} if c is None else {name: comparison(next(together), where)} for c in comparisons)
     return table([row | more for row, more in zip(rows, last, strict=True)])
 

@@ -85,8 +85,8 @@ def test_how_far_a_network_fits_stands_beside_what_it_could_learn(rewritten):
         for i, r in found.records.items()
     }
     said = architectures.finding_fit(replace(found, records=records))
-    assert "96 %, of which 64 % are right (WRN-10-1)" in said
-    assert "96 %, of which 82 % are right (ViT-micro)" in said
+    assert "96 % (WRN-10-1, 64 % of whose labels are right)" in said
+    assert "96 % (ViT-micro, 82 % of whose labels are right)" in said
 
 
 def test_the_finding_names_networks_by_what_was_found(rewritten):

@@ -67,8 +67,8 @@ def test_a_gain_lost_with_either_kind_of_statistics_is_against_the_claim(rewritt
         "none with recalibrated statistics"
     )
     assert questions.is_it_batchnorm(flat) == (
-        "Yes: a gain of +0.00 [+0.00, +0.00] points, 2 seeds, with recalibrated ones, the lower of "
-        "two"
+        "Yes: a gain of +0.00 [+0.00, +0.00] points, 2 seeds, with recalibrated ones; with the "
+        "usual ones +10.00 on the same seeds"
     )
 
     def first(config):

@@ -228,7 +228,7 @@ def turning(results, lead):
 def test_the_lead_on_turned_digits_is_set_against_the_clean_one(smoke, lead, said):
     found = turning(smoke, lead)
     assert outcome_of("it follows a turn", found) == said
-    table = inside.turning(found).set_index(("turned by", ""))
+    table = inside.turning(found).set_index(("rotated by", ""))
     assert table.index.tolist() == ["0°", "30°", "60°"]
     assert table["SAM-ON, before", "mean"]["60°"] == 20
     assert table["SAM-ON − SAM, after", "mean"].tolist() == pytest.approx([1, lead, lead], abs=0.01)

@@ -99,6 +99,16 @@ def test_the_table_has_every_mask_with_a_prediction(found):
     assert len(law.figure(found).axes[0].texts) == len(table)
 
 
+def test_a_mask_that_cannot_contradict_the_law_does_not_test_it(found):
+    """One with most of the gradient has SAM's rho anyway; one that gains nothing has no best."""
+    gain = {"only_norm": 10.0, "no_norm": 10.0}
+    some = with_accuracies(found, lambda c: 80.0 + gain.get(c["mask"], 0.0))
+    assert "the law is tested by SAM-ON" in law.finding(some)
+    assert "no norm" not in law.finding(some)
+    none = with_accuracies(found, lambda c: 80.0)
+    assert law.finding(none).endswith("the law is tested by no mask.")
+
+
 @pytest.mark.parametrize(
     ("differences", "seen"),
     [

@@ -91,11 +91,11 @@ def test_sam_is_shown_at_every_value_that_was_searched(found, monkeypatch):
     assert table["SAM-ON minus it"].tolist() == pytest.approx([2.0, 20.0])
     assert table["chosen"].tolist() == ["chosen", ""]
     said = rho_sweep.finding_is_it_rho(two)
-    assert "+2.00 points from SAM at the ρ chosen for SAM" in said
+    assert "SAM-ON minus SAM at the ρ chosen for SAM is +2.00 points" in said
     assert "literature" not in said, "its value was not tried"
     monkeypatch.setattr(paper, "SAM_RHO", high)
     said = rho_sweep.finding_is_it_rho(two)
-    assert said.endswith(f"and +20.00 from SAM at the literature's ρ = {high:g}.")
+    assert said.endswith(f"and minus SAM at the literature's ρ = {high:g} +20.00.")
 
 
 def test_the_figure_has_a_point_per_tuning_run_and_rings_the_chosen(found):

@@ -79,7 +79,11 @@ def test_the_table_is_on_the_seeds_both_have_and_under_either_rule(rewritten):
 
 
 def test_what_a_random_mask_gets_of_sams_gain(rewritten):
-    assert "As many random coordinates get 89 % [89, 89]" in sparsity.finding(rewritten(levels()))
+    said = sparsity.finding(rewritten(levels()))
+    assert "A random mask of SAM-ON's size gets 89 % [89, 89]" in said
+    assert "radius rule" not in said, "it gains"
+    idle = rewritten(lambda c: 80.0 if c["mask"] == "random" else levels()(c))
+    assert "gets 0 % [0, 0] of SAM's gain. Its perturbation has" in sparsity.finding(idle)
     lost = rewritten(lambda c: 70.0 if c["geometry"] != "none" else 80.0)
     assert "of SAM's gain" not in sparsity.finding(lost), "SAM gains nothing"
 

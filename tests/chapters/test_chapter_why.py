@@ -100,7 +100,7 @@ def test_a_control_that_is_run_in_part_is_not_run(monkeypatch, tmp_path):
     found = replace(quick, records=left)
     seen = why.table(found).set_index("explanation")["prediction is"]
     assert seen.loc["any move along the gradient"] == NOT_RUN
-    assert "not run: any move along the gradient" in why.finding(found)
+    assert "not run: any move along the gradient" in why.opening(found)["sees"]
 
 
 def test_predictions_of_a_page_are_corrected_together(smoke, monkeypatch):
@@ -154,10 +154,10 @@ def test_the_law_is_met_within_a_root_of_two(smoke):
 
 def test_what_is_not_run_says_so_with_its_command(smoke):
     table = why.table(smoke).set_index(("explanation", ""))
-    row = table.loc["noise, not ascent"]
+    row = table.loc["noise rather than ascent"]
     assert row["prediction is", ""] == NOT_RUN
     assert "python -m samlib run --profile smoke --only why" in row["we see", ""]
-    assert "not run: " in why.finding(smoke)
+    assert "not run: " in why.opening(smoke)["sees"]
     assert why.opening(smoke)["where"] == PROFILE.where
 
 

@@ -126,7 +126,7 @@ def test_a_profile_with_some_records_has_a_command_for_each_chapter_that_lacks_s
 def test_the_box_of_a_page_has_its_three_lines(smoke):
     lines = verdicts.opening("3", smoke)
     assert lines["says"].startswith("SAM-ON beats SAM")
-    assert "+0.60 best against best" in lines["says"]
+    assert "+0.60, each at its best ρ" in lines["says"]
     assert lines["sees"].endswith(" points, 2 seeds")
     assert lines["where"] == PROFILE.where
     assert "not testable here (a test of the code" in lines["worth"]
