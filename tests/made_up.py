@@ -155,6 +155,7 @@ def made_up(run):
             "test_accuracy": [test],
             "norm_share": [share],
             "gradient_share": [share],
+            "weight_norm": [10.0],
         },
         "mask": {"count": 480, "total": 77_562} if perturbed else None,
         "measures": {

@@ -53,11 +53,11 @@ def run_missing_on_all_workers(
     for chapter in needs:
         while config := _next(chapter, folder, workers, outcome.failed):
             left = math.inf if time_budget is None else time_budget - (time.monotonic() - begun)
-            late = left <= (estimate.seconds(RunJob(config)) or 0)
+            late = workers.rank == 0 and left <= (estimate.seconds(RunJob(config)) or 0)
             if workers.total(float(late))[0]:
                 outcome.skipped.append(config.run_id)
                 return outcome
-            if not outcome.done:
+            if not (outcome.done or outcome.failed):
                 among = {"workers": workers.count, "perturbation": perturbation}
                 for said in origins.of_joined(there.values(), workers.device, among):
                     print(f"warning: {said}", file=sys.stderr)

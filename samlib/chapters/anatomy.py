@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from samlib.chapters import shift
-from samlib.chapters.explanations import GAMMA
 from samlib.errors import RecordsMissing
 from samlib.measures.connectivity import barrier
 from samlib.measures.curvature import index
@@ -156,10 +155,11 @@ def norm_layers(results: Results) -> Iterator[NormLayers]:
     """
     for problem in dict.fromkeys((results.profile.headline, *results.profile.transformers)):
         try:
-            runs = [results.runs(results.cell(method, problem)) for method in HEADLINE]
+            names = shift.layers(results, problem)
+            for method in HEADLINE:
+                results.runs(results.cell(method, problem))
         except RecordsMissing:
             continue
-        names = [affine["layer"] for affine in runs[0][0]["measures"]["affine"]]
         model = results.profile.bases[problem].model
         last = [name for name in names if model.startswith("wrn") and "." not in name]
         free = names if is_vit(model) else last
@@ -177,7 +177,7 @@ def gamma(results: Results, method: Method, of: NormLayers) -> pd.Series:
 def gamma_over(results: Results, pair: tuple[Method, Method], of: NormLayers) -> Comparison:
     """The first method's mean |gamma| minus the second's."""
     better, worse = (gamma(results, method, of) for method in pair)
-    return compare((better - worse).dropna(), GAMMA)
+    return compare((better - worse).dropna(), shift.MARGIN)
 
 
 def _measured(results: Results, method: Method, measure: str) -> dict[int, dict]:

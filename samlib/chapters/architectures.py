@@ -15,8 +15,9 @@ from samlib.report.names import (
     problem_name,
 )
 from samlib.report.results import Results
-from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, corrected
+from samlib.report.stats import Comparison, corrected
 from samlib.report.text import listed
+from samlib.report.wording import AGAINST
 from samlib.study.methods import ALL, BASE, ON, Method
 
 
@@ -127,21 +128,13 @@ def finding_fit(results: Results) -> str:
     )
 
 
-_WORDS = {
-    SEEN: "better than",
-    SAME: "no different from",
-    OPEN: "not told apart from",
-    REVERSED: "worse than",
-}
-
-
 def finding(results: Results) -> str:
     """On which networks SAM-ON gains over the base optimizer and over SAM, after the correction."""
     labels = [_label(results, *row) for row in _rows(results)]
     parts = []
     for worse, label in ((BASE, "its base optimizer"), (ALL, "SAM")):
         found = corrected(table(results, worse)[1])
-        for seen, word in _WORDS.items():
+        for seen, word in AGAINST.items():
             where = [n for n, c in zip(labels, found, strict=True) if c.seen == seen]
             if where:
                 parts.append(f"{word} {label} on {listed(where)}")

@@ -32,7 +32,7 @@ def _run(results: Results) -> dict[str, gains.Condition]:
 
 def table(results: Results) -> pd.DataFrame:
     """SAM-ON's gain under BatchNorm statistics of both passes, the first, and recalibrated."""
-    return gains.table(results, "statistics", _run(results))[0]
+    return gains.table(results, "statistics", _run(results))
 
 
 def finding(results: Results) -> str:

@@ -17,13 +17,13 @@ from samlib.report.stats import OPEN, REVERSED, SEEN, Comparison
 from samlib.report.step_times import FIRST, LATE, METHODS, short
 from samlib.report.text import number
 from samlib.report.wording import points
+from samlib.study import plan
 from samlib.study.methods import BASE, ON, Method
 
 
 def methods(results: Results) -> list[Method]:
     """The methods that are timed, as far as the profile trains them."""
-    headline = results.profile.headline
-    return [method for method in METHODS if results.profile.has(headline, method)]
+    return plan.known(results.profile, METHODS)
 
 
 def behind(results: Results) -> dict[Method, Comparison]:
@@ -34,36 +34,24 @@ def behind(results: Results) -> dict[Method, Comparison]:
 
 def table(results: Results) -> pd.DataFrame:
     """Step time over the base optimizer's, its floor, and accuracy, reported and ours."""
-    record, over = step_times.own_or_none(results), behind(results)
-    rows = []
-    for method in methods(results):
-        key, cell = key_of(method), results.cell(method)
+    record, over, rows = step_times.own_or_none(results), behind(results), []
+    alone = [LATE] if record and LATE not in methods(results) else []  # timed, not trained
+    for method in (*methods(results), *alone):
+        key = key_of(method)
         time, accuracy = paper.RUNTIME[key]
-        rows.append(
-            {
-                "method": method_name(results.profile, method),
-                "reported time": time,
-                "time": tidy.quartiles(record["ratios"][key] if record else [math.nan] * 3),
-                "floor": record["floors"][key][1] if record else math.nan,
-                "reported accuracy": tidy.reported(accuracy),
-                "accuracy": tidy.at_rho(results, cell),
-                "diverged": results.diverged(cell),
-            }
-        )
-    compared = [over.get(method) for method in methods(results)]
-    if record and LATE not in methods(results):  # timed alone
-        compared.append(None)
-        key = key_of(LATE)
-        time, accuracy = paper.RUNTIME[key]
-        rows.append(
-            {
-                "method": method_name(results.profile, LATE),
-                "reported time": time,
-                "time": tidy.quartiles(record["ratios"][key]),
-                "floor": record["floors"][key][1],
-                "reported accuracy": tidy.reported(accuracy),
-            }
-        )
+        row = {
+            "method": method_name(results.profile, method),
+            "reported time": time,
+            "time": tidy.quartiles(record["ratios"][key] if record else [math.nan] * 3),
+            "floor": record["floors"][key][1] if record else math.nan,
+            "reported accuracy": tidy.reported(accuracy),
+        }
+        if method not in alone:
+            cell = results.cell(method)
+            row["accuracy"] = tidy.at_rho(results, cell)
+            row["diverged"] = results.diverged(cell)
+        rows.append(row)
+    compared = [over.get(method) for method in (*methods(results), *alone)]
     return tidy.judged(rows, "SAM-ON minus it", compared, results.profile.where)
 
 

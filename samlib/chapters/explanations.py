@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 
-from samlib.chapters import family
-from samlib.errors import RecordsMissing
+from samlib.chapters import family, shift
 from samlib.report.figures import key_of
 from samlib.report.law import prediction
 from samlib.report.results import Results
@@ -20,7 +19,6 @@ from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import ALL, ON, Method
 
 Found = tuple[Comparison, str] | None  # what is compared, and what it is of
-GAMMA = 0.01  # a smaller difference of mean |gamma| is none, as on the page of the shift
 NORM = 1.0  # percent, of the weights' norm
 NEAR = 10.0  # points of training accuracy: over more a line does not hold
 FEWEST = 5  # points of a line: of fewer its error is not known
@@ -52,14 +50,7 @@ def finished(results: Results) -> list[Cell]:
     """Every tuned cell of the headline network whose runs are all there."""
     wanted = all_cells(plan.chapter_needs(results.profile))
     base = results.profile.bases[results.profile.headline]
-    return [cell for cell in wanted if cell.base == base and _is_there(results, cell)]
-
-
-def _is_there(results: Results, cell: Cell) -> bool:
-    try:
-        return bool(results.runs(cell))
-    except RecordsMissing:
-        return False
+    return [cell for cell in wanted if cell.base == base and results.has(cell)]
 
 
 def fits(results: Results) -> pd.DataFrame:
@@ -116,19 +107,17 @@ def _fits_by_seed(results: Results, cell: Cell) -> pd.DataFrame:
     return pd.DataFrame({"train": train, "test": [r["test_accuracy"] for r in runs]}, index)
 
 
-def _per_seed(results: Results, cell: Cell, of: Callable[[dict], float | None]) -> pd.Series:
-    runs = results.runs(cell)
-    return pd.Series([of(r) for r in runs], [r["config"]["seed"] for r in runs], dtype=float)
+def _log_norms(results: Results, cell: Cell) -> pd.Series:
+    """Logarithm of the norm of the final weights, by seed; NaN of a run that diverged."""
+    curves = {r["config"]["seed"]: r["curves"]["weight_norm"] for r in results.runs(cell)}
+    last = {seed: curve[-1] if curve else None for seed, curve in curves.items()}
+    return pd.Series({s: math.nan if norm is None else math.log(norm) for s, norm in last.items()})
 
 
 def effective_rate(results: Results) -> Found:
     """Norm of the final weights, SAM-ON over SAM: a scale-free network moves by lr / ||w||^2."""
 
-    def last(record: dict) -> float:
-        curve = record["curves"].get("weight_norm") or [None]
-        return math.nan if curve[-1] is None else math.log(curve[-1])
-
-    on, sam = (_per_seed(results, results.cell(m), last) for m in (ON, ALL))
+    on, sam = (_log_norms(results, results.cell(m)) for m in (ON, ALL))
     change = (100 * (on - sam)).dropna()
     return (
         (compare(change, NORM), "norm of the final weights, SAM-ON over SAM")
@@ -139,12 +128,8 @@ def effective_rate(results: Results) -> Found:
 
 def toy(results: Results) -> Found:
     """Mean |gamma| at the end, SAM-ON minus SAM."""
-    on, sam = (
-        _per_seed(results, results.cell(m), lambda r: r["measures"]["gamma_abs_mean"])
-        for m in (ON, ALL)
-    )
-    change = (on - sam).dropna()
-    return (compare(change, GAMMA), "mean |γ|, SAM-ON − SAM") if len(change) else None
+    found = shift.difference(results, ON, ALL)
+    return (found, "mean |γ|, SAM-ON − SAM") if found.seeds else None
 
 
 def by_the_law(results: Results) -> Found:

@@ -30,14 +30,14 @@ from samlib.report.stats import (
     Share,
     compare,
     corrected,
-    share_of_gain,
 )
 from samlib.report.text import listed
+from samlib.report.wording import lines
 from samlib.sam import family as parts
 from samlib.sam.masks.by_name import MASKS
 from samlib.study import members
 from samlib.study.cells import Cell, count_runs
-from samlib.study.methods import ALL, BASE, ON
+from samlib.study.methods import ALL, ON
 from samlib.trainer.build import build_model
 
 _FREE = ("usam", "eigen_sam")  # steps that are not a ball's
@@ -61,6 +61,16 @@ def both_masks(results: Results) -> list[str]:
     return ["sam", *(name for name in ran(results) if all(of_member(results, name)))]
 
 
+def named(results: Results, names: Iterable[str]) -> dict[str, Cell]:
+    """Some members under each mask they are run with, by the name of both."""
+    return {
+        f"{MEMBER_NAMES[name]}, {mask}": cell
+        for name in names
+        for cell, mask in zip(of_member(results, name), ("all", "only norm"), strict=True)
+        if cell
+    }
+
+
 def gap(results: Results, name: str) -> Comparison:
     """D: only norm minus all, in points."""
     everything, on = of_member(results, name)
@@ -69,8 +79,7 @@ def gap(results: Results, name: str) -> Comparison:
 
 def retention(results: Results, cell: Cell) -> Share | None:
     """R: a gain over the base optimizer as a share of SAM-ON's, on the seeds all three have."""
-    paired = results.together(cell, results.cell(ON), results.cell(BASE))
-    return share_of_gain(paired[0] - paired[2], paired[1] - paired[2])
+    return results.share(results.accuracies(cell), of=ON)
 
 
 def rho_ratio(results: Results, name: str) -> float:
@@ -110,10 +119,7 @@ def table(results: Results) -> pd.DataFrame:
 def figure(results: Results) -> Figure:
     """Only norm minus all of every member, a point per seed."""
     use_style()
-    gaps = {}
-    for name in both_masks(results):
-        everything, on = (results.accuracies(c) for c in of_member(results, name))
-        gaps[MEMBER_NAMES[name]] = (on - everything).dropna()
+    gaps = {MEMBER_NAMES[name]: _difference(results, name) for name in both_masks(results)}
     figure, ax = plt.subplots(figsize=(7.6, 0.34 * len(gaps) + 1.0))
     draw_points(ax, long(gaps, ["only_norm"] * len(gaps)), "value", "label")
     ax.axvline(0, color="#444444", lw=0.8)
@@ -137,7 +143,7 @@ def no_member_loses(results: Results) -> Answer:
 
 def _difference(results: Results, name: str) -> pd.Series:
     everything, on = of_member(results, name)
-    return (results.accuracies(on) - results.accuracies(everything)).dropna()
+    return results.difference(on, everything)
 
 
 def same_sign(results: Results) -> str:
@@ -223,18 +229,12 @@ def opening(results: Results) -> dict[str, str]:
     sees = f"{len(ran(results))} members are run; {told}."
     if best := _best(results):
         sees += f" The largest difference only norm − all is {best[1]} ({MEMBER_NAMES[best[0]]})."
-    return lines(results, says, sees, f0.seen)
+    return lines(results.profile.where, says, sees, f0.seen)
 
 
 def _best(results: Results) -> tuple[str, Comparison] | None:
     gaps = {name: gap(results, name) for name in both_masks(results)[1:]}
     return max(gaps.items(), key=lambda item: item[1].mean) if gaps else None
-
-
-def lines(results: Results, says: str, sees: str, seen: str) -> dict[str, str]:
-    """What `html.box` opens a page with, for a hypothesis of ours."""
-    where, worth = results.profile.where, "A hypothesis of ours, not of the paper."
-    return {"says": says, "sees": sees, "seen": seen, "where": where, "worth": worth}
 
 
 def percent(found: Share | None) -> str:

@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samlib.chapters import anatomy
-from samlib.chapters.family import lines, percent
-from samlib.chapters.inside_predictions import BARRIER, FACTORS, PREDICTIONS, in_the_norms
-from samlib.chapters.why import predictions, told
+from samlib.chapters.family import percent
+from samlib.chapters.inside_predictions import BARRIER, FACTORS, PREDICTIONS
+from samlib.chapters.why import looked, predictions, told
 from samlib.errors import RecordsMissing
 from samlib.report import tidy
 from samlib.report.figures import draw_points, long, use_style
@@ -15,6 +15,7 @@ from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import REVERSED, SEEN, share_of_gain
 from samlib.report.text import number
+from samlib.report.wording import lines
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 MORE = {SEEN: "larger", REVERSED: "smaller"}
@@ -218,13 +219,13 @@ def opening(results: Results) -> dict[str, str]:
     share = percent(share_of_gain(gains["twin_with_own_norms"], gains["own"]))
     says = "SAM-ON perturbs γ and β alone. Where in the trained network its gain sits is not said."
     kept = percent(share_of_gain(gains["own_with_twin_norms"], gains["own"]))
-    below, _ = in_the_norms(results)
+    below, _ = looked(results, PREDICTIONS)[0][1]
     base = _names(results)[BASE]
     sees = (
         f"SAM-ON's network with {base}'s γ and β keeps {kept}. {base}'s network with SAM-ON's γ "
         f"and β has {share}; predicted: below a tenth."
     )
-    return lines(results, says, sees, below.seen)
+    return lines(results.profile.where, says, sees, below.seen)
 
 
 TABLES = {

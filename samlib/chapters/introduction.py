@@ -110,7 +110,8 @@ def problem(results: Results) -> str:
 
 
 def _not_the_papers(results: Results) -> str:
-    if claims.bearing(results.profile.name, "3").on_paper == claims.SAME:
+    own = (c for c in claims.CLAIMS if c.key != "12")  # a count, the same everywhere
+    if any(claims.bearing(results.profile.name, c.key).on_paper == claims.SAME for c in own):
         return ""
     return (
         " The paper has larger networks, more images and longer schedules: the signs of "

@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.chapters.family import lines
 from samlib.report import tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import draw_intervals, use_style
@@ -22,6 +21,7 @@ from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, SEEN, Comparison
 from samlib.report.text import listed
+from samlib.report.wording import lines
 from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import BASE, HEADLINE, ON, SCALES
@@ -64,12 +64,11 @@ def _lead_lost(results: Results) -> Routes:
 
 
 def _over_scales(results: Results) -> Routes:
-    known = [m for m in SCALES if results.profile.has(results.profile.headline, m)]
     return {
         f"SAM-ON − SAM on {method_name(results.profile, m)}": results.compare(
             results.cell(ON), results.cell(m)
         )
-        for m in known
+        for m in plan.known(results.profile, SCALES)
     }
 
 
@@ -109,9 +108,7 @@ def figure(results: Results) -> Figure:
 def parts(results: Results) -> pd.DataFrame:
     """What moves, on the headline network: everything, norm layers, gamma, scales; held or free."""
     rows = []
-    known = [
-        m for m in (*plan.PARTS[:1], *SCALES) if results.profile.has(results.profile.headline, m)
-    ]
+    known = plan.known(results.profile, (*plan.PARTS[:1], *SCALES))
     for method in (*HEADLINE, *known):
         cell = results.cell(method)
         row = {"perturbed": method_name(results.profile, method)}
@@ -171,7 +168,7 @@ def opening(results: Results) -> dict[str, str]:
     count = sum(c.seen == SEEN for route in routes(results).values() for c in route.values())
     total = sum(map(len, routes(results).values()))
     sees = f"{count} of {total} comparisons speak for normalization rather than for scale."
-    return lines(results, says, sees, verdict(results).seen)
+    return lines(results.profile.where, says, sees, verdict(results).seen)
 
 
 TABLES = {"is_it_norm": table, "dyt": replaced, "released": parts}

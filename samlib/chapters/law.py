@@ -16,7 +16,7 @@ from samlib.report.names import GEOMETRY_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
 from samlib.report.text import listed, number
-from samlib.report.wording import after_holm
+from samlib.report.wording import after_holm, lines
 from samlib.study import plan
 from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import BASE, Method
@@ -183,13 +183,9 @@ def opening(results: Results) -> dict[str, str]:
     """The three lines the page opens with; the law is ours and not the paper's."""
     found = untuned_is_enough(results)
     ratios = listed([f"{paper.rho_ratio(g):g} × ({GEOMETRY_NAMES[g]})" for g in _FIGURE])
-    return {
-        "says": f"The paper states no law; SAM-ON's best ρ is {ratios} that of all parameters.",
-        "sees": found.ours,
-        "seen": found.seen,
-        "where": results.profile.where,
-        "worth": "Seen means that a method at the law's ρ is no different from itself tuned.",
-    }
+    says = f"The paper states no law; SAM-ON's best ρ is {ratios} that of all parameters."
+    worth = "Seen means that a method at the law's ρ is no different from itself tuned."
+    return lines(results.profile.where, says, found.ours, found.seen, worth)
 
 
 _FIGURE = ("l2", "elementwise_l2", "layerwise_l2")

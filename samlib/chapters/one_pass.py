@@ -28,6 +28,7 @@ from samlib.report.stats import (
     interval,
 )
 from samlib.report.text import listed, number
+from samlib.report.wording import lines
 from samlib.study import members
 from samlib.study.cells import Cell
 from samlib.study.methods import BASE, HEADLINE
@@ -38,11 +39,7 @@ PRICE, GAIN = 1.05, 0.7
 def cells(results: Results) -> dict[str, Cell]:
     """The headline's three, then every one-pass member under each mask it runs with, by name."""
     found = {method_name(results.profile, m): results.cell(m) for m in HEADLINE}
-    for name in family.ran(results, members.ONE_PASS):
-        for cell, mask in zip(family.of_member(results, name), ("all", "only norm"), strict=True):
-            if cell:
-                found[f"{MEMBER_NAMES[name]}, {mask}"] = cell
-    return found
+    return found | family.named(results, family.ran(results, members.ONE_PASS))
 
 
 def _at(results: Results, cell: Cell) -> str:
@@ -220,7 +217,7 @@ def opening(results: Results) -> dict[str, str]:
             f"{_at(results, cell)}; the goal is {PRICE} ×.{_elsewhere(results)}"
         )
     says = "MSAM's authors report that their step is better on BatchNorm alone than on everything."
-    return family.lines(results, says, sees, goal(results).seen)
+    return lines(results.profile.where, says, sees, goal(results).seen)
 
 
 def _best(results: Results) -> tuple[str, Cell, Comparison] | None:

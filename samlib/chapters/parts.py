@@ -1,19 +1,16 @@
 """Which part of SAM-ON does it? γ or β alone, the layers of some stages, and all but the norms."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.chapters.family import lines
-from samlib.chapters.sparsity import behind
+from samlib.chapters.sparsity import behind_figure
 from samlib.report import tidy
-from samlib.report.answers import Answer, each_of
-from samlib.report.figures import COLOURS, draw_points, key_of, long, use_style
+from samlib.report.answers import each_of
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, corrected
 from samlib.report.text import listed
-from samlib.report.wording import against, points
+from samlib.report.wording import against, lines, points
 from samlib.study import plan
 from samlib.study.methods import ALL, ON, Method
 
@@ -46,15 +43,7 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 def figure(results: Results) -> Figure:
     """Difference to SAM-ON of SAM and of every other mask."""
-    use_style()
-    methods = (ALL, *results.profile.masks)
-    columns = {method_name(results.profile, m): behind(results, results.cell(m)) for m in methods}
-    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
-    draw_points(ax, long(columns, [key_of(m) for m in methods]), "value", "label")
-    ax.axvline(0, color=COLOURS["only_norm"], lw=1)
-    ax.set_xlabel("accuracy minus SAM-ON's, points")
-    figure.tight_layout()
-    return figure
+    return behind_figure(results, (ALL, *results.profile.masks))
 
 
 def finding(results: Results) -> str:
@@ -82,8 +71,8 @@ def opening(results: Results) -> dict[str, str]:
     ours = "; ".join(f"SAM-ON − {name} {points(c)}" for name, c in found.items())
     better = each_of([*found.values()], ours)
     worth = "Seen means that SAM-ON is better than γ alone and than β alone."
-    return lines(results, says, better.ours, better.seen) | {"worth": worth}
+    return lines(results.profile.where, says, better.ours, better.seen, worth)
 
 
 TABLES = {"parts": lambda results: table(results)[0]}
-DECIDES: dict[str, Answer] = {}
+DECIDES: dict = {}

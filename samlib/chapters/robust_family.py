@@ -21,6 +21,7 @@ from samlib.report.names import MEMBER_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import LEVEL, NOT_RUN, OPEN, REVERSED, SEEN, Comparison
 from samlib.report.text import number
+from samlib.report.wording import lines
 from samlib.study.cells import Cell
 from samlib.study.methods import BASE
 
@@ -50,13 +51,10 @@ def accuracies(results: Results, cell: Cell) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
 
 
-def _networks(results: Results) -> Iterator[tuple[str, Cell]]:
+def _networks(results: Results) -> dict[str, Cell]:
     """The base optimizer, then SAM and every member under each mask it is run with, by name."""
-    yield method_name(results.profile, BASE), results.cell(BASE)
-    for name in ("sam", *family.ran(results)):
-        for cell, mask in zip(family.of_member(results, name), ("all", "only norm"), strict=True):
-            if cell:
-                yield f"{MEMBER_NAMES[name]}, {mask}", cell
+    base = {method_name(results.profile, BASE): results.cell(BASE)}
+    return base | family.named(results, ("sam", *family.ran(results)))
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -102,7 +100,7 @@ def rankings(results: Results) -> dict[str, Comparison]:
     """The agreement of each of `SHIFTED` with its `CLEAN`; empty where nothing is measured."""
     try:
         means = pd.DataFrame(
-            {name: accuracies(results, cell).mean() for name, cell in _networks(results)}
+            {name: accuracies(results, cell).mean() for name, cell in _networks(results).items()}
         ).T
     except RecordsMissing:
         return {}
@@ -127,7 +125,7 @@ def figure(results: Results) -> Figure:
     use_style()
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.8))
     for ax, (column, clean) in zip(axes, CLEAN.items(), strict=True):
-        for _, cell in _networks(results):
+        for _, cell in _networks(results).items():
             mean, key = accuracies(results, cell).mean(), key_of(cell.method)
             ax.plot(mean[clean], mean[column], MARKERS[key], color=COLOURS[key], mec="white", ms=7)
         ax.set_xlabel("clean, %")
@@ -166,7 +164,9 @@ def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = "Nothing: the question is that of Schapiro and Zhao, asked of the family."
     taus = ", ".join(f"{number(c.mean)} ({column})" for column, c in rankings(results).items())
-    return family.lines(results, says, f"Kendall's tau {taus or 'not run'}.", verdict(results))
+    return lines(
+        results.profile.where, says, f"Kendall's tau {taus or 'not run'}.", verdict(results)
+    )
 
 
 TABLES = {"robust_family": table, "robust_ranks": rank_table}

@@ -103,19 +103,23 @@ def _shown(results: Results) -> dict[str, tuple[Read, Read | None]]:
     return clean | {name: found[name] for name in felt(results)}
 
 
-def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def _names(results: Results) -> dict[Method, str]:
+    """Names of the methods that are measured."""
+    methods = (cell.method for cell in plan.robustness(results.profile).cells)
+    return {method: method_name(results.profile, method) for method in methods}
+
+
+def table(results: Results) -> pd.DataFrame:
     """Accuracy under every condition that is felt, SAM-ON's gain over SAM, and its excess."""
     rows, comparisons = [], []
     for name, (read, reference) in _shown(results).items():
         row = {"test images": name}
-        for method in HEADLINE:
-            values = accuracies(results, method, read)
-            row[method_name(results.profile, method)] = tidy.spread(values)
+        for method, called in _names(results).items():
+            row[called] = tidy.spread(accuracies(results, method, read))
         row["SAM-ON − SAM"] = tidy.difference(results.judge(_gain(results, ALL, read)))
         comparisons.append(excess(results, ALL, read, reference) if reference else None)
         rows.append(row)
-    judged = tidy.judged(rows, "more than clean", comparisons, results.profile.where)
-    return judged, [c for c in comparisons if c is not None]
+    return tidy.judged(rows, "more than clean", comparisons, results.profile.where)
 
 
 def duality(results: Results) -> pd.DataFrame:
@@ -143,9 +147,8 @@ def by_corruption(results: Results) -> pd.DataFrame:
             levels = found["corruptions"].get(name)
             return sum(levels) / len(levels) if levels else float("nan")
 
-        for method in HEADLINE:
-            values = accuracies(results, method, read)
-            row[method_name(results.profile, method)] = tidy.spread(values)
+        for method, called in _names(results).items():
+            row[called] = tidy.spread(accuracies(results, method, read))
         row["SAM-ON − SAM"] = tidy.difference(results.judge(_gain(results, ALL, read)))
         rows.append(row)
     return tidy.table(rows)
@@ -246,7 +249,7 @@ def beyond_clean(results: Results) -> Answer:
 
 
 TABLES = {
-    "robustness": lambda results: table(results)[0],
+    "robustness": table,
     "corruptions": by_corruption,
     "duality": duality,
 }

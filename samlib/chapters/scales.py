@@ -1,14 +1,12 @@
 """Must it be normalization layers, or would any per-channel scale do?"""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samlib.chapters.sparsity import behind
+from samlib.chapters.sparsity import behind_figure
 from samlib.report import tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.counting import moved, undone
-from samlib.report.figures import COLOURS, draw_points, long, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, corrected
@@ -58,16 +56,7 @@ def fixed(results: Results) -> pd.DataFrame:
 
 def figure(results: Results) -> Figure:
     """Difference to SAM-ON of SAM and of SAM on channel scales."""
-    use_style()
-    methods = (ALL, *SCALES)
-    columns = {method_name(results.profile, m): behind(results, results.cell(m)) for m in methods}
-    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
-    keys = [m.mask if m == ALL else m.geometry for m in methods]
-    draw_points(ax, long(columns, keys), "value", "label")
-    ax.axvline(0, color=COLOURS["only_norm"], lw=1)
-    ax.set_xlabel("accuracy minus SAM-ON's, points")
-    figure.tight_layout()
-    return figure
+    return behind_figure(results, (ALL, *SCALES))
 
 
 def _named(results: Results, comparisons: list[Comparison]) -> str:

@@ -18,6 +18,7 @@ from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, corrected
 from samlib.report.text import listed, mean_and_interval, number
+from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
@@ -60,6 +61,12 @@ def _log_ratio(results: Results, over: Method, setting: Setting | None) -> Compa
 _WORDS = {SEEN: "sharper", REVERSED: "flatter", SAME: "alike", OPEN: "not told apart"}
 
 
+def _measured(results: Results) -> dict[Method, str]:
+    """Names of the methods whose final weights are measured."""
+    methods = (cell.method for cell in plan.sharpness(results.profile).cells)
+    return {method: method_name(results.profile, method) for method in methods}
+
+
 def _name(setting: Setting) -> str:
     steps = f"{setting.steps} steps" if setting.steps > 1 else "1 step"
     reach = ", to 0.75 of it" if setting.damped_first_step else ""
@@ -71,8 +78,8 @@ def _spread(values: pd.Series) -> dict:
 
 
 def table(results: Results) -> pd.DataFrame:
-    """The poster's table: sharpness of base optimizer, SAM and SAM-ON at their chosen rho."""
-    names = {m: method_name(results.profile, m) for m in (BASE, ALL, ON)}
+    """The poster's table: sharpness of every method that is measured, at its chosen rho."""
+    names = _measured(results)
     rows = []
     kinds = [s for s in SETTINGS if s.mask == "all" and s.adaptive and s.p == math.inf]
     for setting in sorted(kinds, key=lambda s: (-s.steps, s.rho, s.damped_first_step)):
@@ -82,7 +89,8 @@ def table(results: Results) -> pd.DataFrame:
         row = {"setting": _name(setting)}
         for method, name in names.items():
             found = theirs.get(key_of(method))
-            row[f"reported {name}"] = found.value if found else math.nan
+            if method in HEADLINE:
+                row[f"reported {name}"] = found.value if found else math.nan
         for method, name in names.items():
             cell = results.cell(method)
             row[name] = _spread(values(results, cell, None, setting))
@@ -101,24 +109,22 @@ def others(results: Results) -> pd.DataFrame:
     }
     if not results.cell(BASE).base.label_noise:
         kinds = {name: setting for name, setting in kinds.items() if setting != TRUE_LABELS}
-    return tidy.table([_three(results, name, setting) for name, setting in kinds.items()])
+    return tidy.table([_each(results, name, setting) for name, setting in kinds.items()])
 
 
 def eigenvalues(results: Results) -> pd.DataFrame:
-    """The largest eigenvalue of the Hessian of the three methods."""
-    return tidy.table([_three(results, "largest eigenvalue of the Hessian", None)])
+    """The largest eigenvalue of the Hessian of the same methods."""
+    return tidy.table([_each(results, "largest eigenvalue of the Hessian", None)])
 
 
-def _three(results: Results, name: str, setting: Setting | None) -> dict:
-    row = {"measure": name}
-    for method in (BASE, ALL, ON):
-        cell = results.cell(method)
-        found = values(results, cell, None, setting)
-        row[method_name(results.profile, method)] = _spread(found)
+def _each(results: Results, measure: str, setting: Setting | None) -> dict:
+    row = {"measure": measure}
+    for method, name in _measured(results).items():
+        row[name] = _spread(values(results, results.cell(method), None, setting))
     return row
 
 
-def differences(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def differences(results: Results) -> pd.DataFrame:
     """log10 ratios of SAM-ON's sharpness to the others', at the poster's settings."""
     rows, comparisons = [], []
     for setting in (*POSTER, None):
@@ -135,7 +141,7 @@ def differences(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
     for row, c in zip(rows, corrected(comparisons), strict=True):
         row["log₁₀ ratio"] = tidy.difference(c) | {"p": c.p}
         row |= {"SAM-ON is": _WORDS.get(c.seen, c.seen), "seeds": c.seeds}
-    return tidy.table(rows), comparisons
+    return tidy.table(rows)
 
 
 def everything(results: Results) -> pd.DataFrame:
@@ -251,12 +257,6 @@ def finding_labels(results: Results) -> str:
     )
 
 
-def reported_factor(over: str) -> float:
-    """The poster's sharpness of SAM-ON over another method's, at the setting that decides."""
-    theirs = paper.SHARPNESS[MAIN.steps, MAIN.rho]
-    return theirs["only_norm"].value / theirs[over].value
-
-
 def sharper(results: Results) -> Answer:
     """SAM-ON sharper than the base optimizer and than SAM, at the poster's first setting (claim 9).
 
@@ -278,7 +278,7 @@ TABLES = {
     "sharpness": table,
     "sharpness_others": others,
     "eigenvalues": eigenvalues,
-    "sharpness_ratios": lambda results: differences(results)[0],
+    "sharpness_ratios": differences,
     "sharpness_monotone": monotone,
 }
 DECIDES = {"9": sharper}

@@ -1,12 +1,14 @@
 """Does SAM-ON move gamma to larger values, and does its gain need that?"""
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from samlib.errors import RecordsMissing
-from samlib.report import gains, paper, tidy
+from samlib.report import gains, tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
 from samlib.report.names import method_name
@@ -38,29 +40,24 @@ def _gamma(measures: dict, layer: str | None) -> float | None:
     return next((a["gamma_abs_mean"] for a in measures["affine"] if a["layer"] == layer), None)
 
 
-def layers(results: Results) -> list[str]:
+def layers(results: Results, problem: str | None = None) -> list[str]:
     """Norm layers in forward order: the one at the top of a pre-activation network comes last."""
-    found = next(
-        (
-            r["measures"]["affine"]
-            for r in results.runs(results.cell(BASE))
-            if r["measures"]["affine"]
-        ),
-        [],
-    )
-    names = [a["layer"] for a in found]
-    preact = results.cell(BASE).base.model.startswith("wrn")
+    cell = results.cell(BASE, problem)
+    affine = (run["measures"]["affine"] for run in results.runs(cell))
+    names = [a["layer"] for a in max(affine, key=len)]  # a run that diverged may lack some
+    preact = cell.base.model.startswith("wrn")
     return sorted(names, key=lambda name: preact and "." not in name)
 
 
-def _difference(
+def difference(
     results: Results, better: Method, worse: Method, layer: str | None = None
 ) -> Comparison:
-    difference = gammas(results, better, layer) - gammas(results, worse, layer)
-    return compare(difference.dropna(), margin=MARGIN)
+    """One method minus another in mean |gamma|, over all channels or of one layer."""
+    change = gammas(results, better, layer) - gammas(results, worse, layer)
+    return compare(change.dropna(), margin=MARGIN)
 
 
-def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def table(results: Results) -> pd.DataFrame:
     """Mean |gamma| of base optimizer, SAM and SAM-ON: the network's, then layer by layer."""
     rows, comparisons = [], []
     names = {m: method_name(results.profile, m) for m in HEADLINE}
@@ -69,9 +66,9 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
         for method, name in names.items():
             values = gammas(results, method, layer)
             row[name] = tidy.spread(values)
-        comparisons.append(_difference(results, ON, ALL, layer))
+        comparisons.append(difference(results, ON, ALL, layer))
         rows.append(row)
-    return tidy.judged(rows, "SAM-ON − SAM", comparisons, results.profile.where), comparisons
+    return tidy.judged(rows, "SAM-ON − SAM", comparisons, results.profile.where)
 
 
 def _conditions(results: Results) -> dict[str, gains.Condition]:
@@ -83,7 +80,7 @@ def _conditions(results: Results) -> dict[str, gains.Condition]:
     return {name: gains.Condition(of) for name, of in cells.items() if results.has(*of.values())}
 
 
-def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def controls(results: Results) -> pd.DataFrame:
     """Accuracy and gains with gamma and beta fixed, and without weight decay on them.
 
     No rows where no control is run.
@@ -94,7 +91,7 @@ def controls(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 def undecayed(results: Results) -> Comparison:
     """SAM-ON minus SAM in mean |gamma| where weight decay leaves norm layers alone."""
-    return _difference(results, *(m.control(**plan.UNDECAYED) for m in (ON, ALL)))
+    return difference(results, *(m.control(**plan.UNDECAYED) for m in (ON, ALL)))
 
 
 def figure(results: Results) -> Figure:
@@ -125,6 +122,8 @@ def _quantiles(results: Results, method: Method, layer: str, leaf: str) -> dict[
         for a in r["measures"]["affine"]
         if a["layer"] == layer
     ]
+    if not found:  # every run diverged
+        return dict.fromkeys(QUANTILES, math.nan)
     return dict(zip(QUANTILES, np.mean(found, axis=0), strict=True))
 
 
@@ -146,14 +145,6 @@ def finding(results: Results) -> str:
     return (
         f"{text} Without weight decay on γ and β, SAM-ON − SAM is {free:+.3f} ({free.seeds} seeds)."
     )
-
-
-def reported_modes() -> str:
-    """Where the poster's histograms of gamma peak, SAM-ON's and then SAM's."""
-    on, everything = (
-        " and ".join(f"{mode:.2f}" for mode in paper.GAMMA[mask]) for mask in ("only_norm", "all")
-    )
-    return f"{on} against {everything}"
 
 
 def finding_controls(results: Results) -> str:
@@ -178,14 +169,14 @@ def finding_controls(results: Results) -> str:
 
 def larger_gamma(results: Results) -> Answer:
     """Mean |gamma| over all channels, SAM-ON − SAM, as the poster contrasts them (claim 10)."""
-    found = _difference(results, ON, ALL)
+    found = difference(results, ON, ALL)
     if not found.seeds:
         raise RecordsMissing("no run recorded gamma")
     return each_of([found], f"{found:+.3f} in mean |γ|, {found.seeds} seeds")
 
 
 TABLES = {
-    "shift": lambda results: table(results)[0],
-    "shift_controls": lambda results: controls(results)[0],
+    "shift": table,
+    "shift_controls": controls,
 }
 DECIDES = {"10": larger_gamma}

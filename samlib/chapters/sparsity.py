@@ -1,5 +1,7 @@
 """Would any sparse perturbation do? Sparse masks of SAM-ON's size and others, each tuned."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
@@ -7,7 +9,17 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from samlib.report import names, paper, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, each_of
-from samlib.report.figures import COLOURS, MARKERS, between, curves, key_of, legend, use_style
+from samlib.report.figures import (
+    COLOURS,
+    MARKERS,
+    between,
+    curves,
+    draw_points,
+    key_of,
+    legend,
+    long,
+    use_style,
+)
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, SEEN, Comparison, corrected
@@ -70,7 +82,19 @@ def _reported(method: Method) -> paper.Number | None:
 
 def behind(results: Results, cell: Cell) -> pd.Series:
     """Accuracy minus SAM-ON's on the same seeds: methods have different numbers of them."""
-    return (results.accuracies(cell) - results.accuracies(results.cell(ON))).dropna()
+    return results.difference(cell, results.cell(ON))
+
+
+def behind_figure(results: Results, methods: Sequence[Method]) -> Figure:
+    """Difference to SAM-ON of some methods, a point per seed."""
+    use_style()
+    columns = {method_name(results.profile, m): behind(results, results.cell(m)) for m in methods}
+    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
+    draw_points(ax, long(columns, [key_of(m) for m in methods]), "value", "label")
+    ax.axvline(0, color=COLOURS["only_norm"], lw=1)
+    ax.set_xlabel("accuracy minus SAM-ON's, points")
+    figure.tight_layout()
+    return figure
 
 
 def figure(results: Results) -> Figure:

@@ -14,6 +14,7 @@ from samlib.report.figures import draw_intervals, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import SEEN, corrected
+from samlib.report.wording import lines
 from samlib.sam.family import MEMBERS
 from samlib.study.methods import BASE
 
@@ -89,14 +90,7 @@ SYSTEMS = (
     System("IRE (Wang et al., 2024)", around="flat coordinates walk further", member="ire"),
     System("SAM late (Zhou et al., 2025)", when="last epochs", instead="here: page When"),
     System("DyT (Zhu et al., 2025)", instead="here: a layer, page Is it the normalization"),
-    System(
-        "Which sharpness (Wen, Ma and Li, 2023)",
-        "–",
-        "–",
-        "–",
-        "–",
-        instead="here: a toy and measures on saved weights",
-    ),
+    _none("Which sharpness (Wen, Ma and Li, 2023)", "here: a toy and measures on saved weights"),
     _none(
         "Layer-wise connectivity (Adilova et al., 2024)",
         "here: a measure, page Where does the gain sit",
@@ -205,7 +199,7 @@ def opening(results: Results) -> dict[str, str]:
         "points."
     )
     says = "Nothing: the table is ours, and its first column names the methods' papers."
-    return family.lines(results, says, sees, DESCRIBED)
+    return lines(results.profile.where, says, sees, DESCRIBED)
 
 
 TABLES = {"systems": table}

@@ -19,12 +19,13 @@ from samlib.chapters.claims import (
 )
 from samlib.errors import RecordsMissing
 from samlib.records.results_folder import committed
-from samlib.report import campaign_cost, tidy
+from samlib.report import campaign_cost, step_times, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, by_the_old_rule, in_domain
 from samlib.report.missing import counted, to_run
 from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed
+from samlib.report.wording import lines
 from samlib.study import plan, profiles
 from samlib.study.cells import all_cells
 
@@ -92,13 +93,7 @@ def opening(key: str, results: Results) -> dict[str, str]:
     says = f"{statement}: {reported}."
     if found.claim.own:
         says = f"Not stated. Tested here: {statement[0].lower()}{statement[1:]} ({reported})."
-    return {
-        "says": says,
-        "sees": found.answer.ours,
-        "seen": found.seen,
-        "where": found.where,
-        "worth": found.worth,
-    }
+    return lines(found.where, says, found.answer.ours, found.seen, found.worth)
 
 
 def scope(results: Results) -> str:
@@ -139,8 +134,7 @@ def not_run(results: Results) -> pd.DataFrame:
     lacking = {name: _unanswered(name, results) for name in plan.chapters(profile)}
     rows = []
     if any(key in TIMED for keys in lacking.values() for key in keys):
-        timed = f"python -m samlib bench step --profile {profile.name}"
-        rows.append(_row_of(TIMED, math.nan, timed, "minutes"))
+        rows.append(_row_of(TIMED, math.nan, step_times.command(results), "minutes"))
     trained = {name: [k for k in keys if k not in TIMED] for name, keys in lacking.items()}
     trained = {name: trained[name] for name in CHAPTERS if trained.get(name)}
     if trained and not results.records:

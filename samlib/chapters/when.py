@@ -9,8 +9,9 @@ from samlib.report.answers import DESCRIBED
 from samlib.report.figures import between, curves, key_of, legend, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import Comparison, Share, share_of_gain
+from samlib.report.stats import Share
 from samlib.report.text import listed
+from samlib.report.wording import lines
 from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, ON, Method
@@ -31,11 +32,10 @@ def recovered(results: Results, cell: Cell) -> Share | None:
 
     None where these seeds do not show that there is a gain.
     """
-    paired = results.together(cell, results.cell(cell.method.plain), results.cell(BASE))
-    return share_of_gain(paired[0] - paired[2], paired[1] - paired[2])
+    return results.share(results.accuracies(cell), of=cell.method.plain)
 
 
-def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
+def table(results: Results) -> pd.DataFrame:
     """SAM and SAM-ON in some of the epochs only, against the same in all of them."""
     rows, comparisons = [], []
     for method in (ALL, ON):
@@ -53,7 +53,7 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
                         "gain left": tidy.share(recovered(results, cell)),
                     }
                 )
-    return tidy.judged(rows, "difference", comparisons, results.profile.where), comparisons
+    return tidy.judged(rows, "difference", comparisons, results.profile.where)
 
 
 def _by_epoch(results: Results, side: str) -> pd.DataFrame:
@@ -115,14 +115,10 @@ def finding(results: Results) -> str:
 
 def opening(results: Results) -> dict[str, str]:
     """The three lines the page opens with; the paper's own numbers could not be sourced."""
-    return {
-        "says": "The numbers of its table of SAM in some epochs only could not be sourced.",
-        "sees": finding(results),
-        "seen": DESCRIBED,
-        "where": results.profile.where,
-        "worth": "The shares are described, and no claim of the paper hangs on them.",
-    }
+    says = "The numbers of its table of SAM in some epochs only could not be sourced."
+    worth = "The shares are described, and no claim of the paper hangs on them."
+    return lines(results.profile.where, says, finding(results), DESCRIBED, worth)
 
 
-TABLES = {"when": lambda results: table(results)[0]}
+TABLES = {"when": table}
 DECIDES = {}

@@ -16,6 +16,7 @@ from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, corrected
 from samlib.report.text import listed
+from samlib.report.wording import lines
 from samlib.study import members
 from samlib.study.methods import HEADLINE
 
@@ -112,7 +113,7 @@ def told(results: Results, explanations: Sequence[Explanation]) -> str:
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = "Neither sparsity nor low sharpness explains SAM-ON; the authors leave the cause open."
-    return family.lines(results, says, told(results, EXPLANATIONS), DESCRIBED)
+    return lines(results.profile.where, says, told(results, EXPLANATIONS), DESCRIBED)
 
 
 TABLES = {"why": table}

@@ -67,7 +67,7 @@ def parameters(name: str) -> tuple[str, ...]:
     return tuple(_papermill().inspect_notebook(str(source(name))))
 
 
-def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
+def run(name: str, output: Path, given: dict) -> Path:
     """Execute a notebook with papermill and write the executed copy.
 
     A copy that failed, or lacks a figure or a table, is left at `<output>.failed.ipynb`, never
@@ -89,7 +89,7 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
     with writing(output, "--output"):
         output.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(b"")
-    _execute(name, path, unfinished, given, quiet)
+    _execute(name, path, unfinished, given)
     notebook = json.loads(unfinished.read_bytes())
     if lacking := _lacking(notebook["cells"]):
         raise NotebookError(f"notebook {name} ran without showing {lacking} (see {unfinished})")
@@ -108,7 +108,7 @@ def run(name: str, output: Path, given: dict, *, quiet: bool = True) -> Path:
     return output
 
 
-def _execute(name: str, path: Path, unfinished: Path, given: dict, quiet: bool) -> None:
+def _execute(name: str, path: Path, unfinished: Path, given: dict) -> None:
     pm = _papermill()
     try:
         with kernel() as kernel_name:
@@ -119,7 +119,7 @@ def _execute(name: str, path: Path, unfinished: Path, given: dict, quiet: bool) 
                 kernel_name=kernel_name,
                 language="python",
                 cwd=str(path.parent),
-                progress_bar=not quiet,
+                progress_bar=False,
                 log_output=False,
             )
     except pm.PapermillExecutionError as error:

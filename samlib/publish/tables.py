@@ -1,9 +1,11 @@
 """The tables of every chapter, written beside the records."""
 
+import contextlib
 import warnings
 from pathlib import Path
 
 from samlib.chapters import CHAPTERS, introduction, verdicts
+from samlib.errors import RecordsMissing
 from samlib.files import as_disk_error, write_atomically
 from samlib.records import origins
 from samlib.report import tidy
@@ -22,7 +24,9 @@ def complete(results: Results, chapter: str) -> bool:
 
 
 def made(results: Results) -> dict[str, str]:
-    """The CSV text of every table of the chapters that are complete, by name; none without a row.
+    """The CSV text of every table of the chapters that are complete, by name.
+
+    None without a row, and none of a measurement that only runs that diverged have.
 
     Raises:
         RecordsMissing: none is.
@@ -31,7 +35,10 @@ def made(results: Results) -> dict[str, str]:
     if not {*ready} & {*plan.NEEDS}:
         results.require(plan.chapter_needs(results.profile)[0])
     modules = [*(CHAPTERS[name] for name in ready), verdicts]
-    tables = {name: make(results) for m in modules for name, make in m.TABLES.items()}
+    tables = {}
+    for name, make in (table for module in modules for table in module.TABLES.items()):
+        with contextlib.suppress(RecordsMissing):  # every measured run of a method diverged
+            tables[name] = make(results)
     return {name: tidy.csv(table) for name, table in tables.items() if len(table)}
 
 

@@ -1,6 +1,7 @@
 """What the campaigns of all profiles cost, from steps that were timed.
 
-A run is its steps, perturbed ones counted at SAM's time whatever their mask, and its evaluations.
+A run is its steps and its evaluations. A perturbed step counts at SAM's time whatever its mask, one
+of a single pass at the base optimizer's.
 Nothing is said of hardware that was not timed. Measurements of final weights are left out.
 """
 
@@ -18,6 +19,7 @@ from samlib.records import store
 from samlib.report import tidy
 from samlib.report.results import Results
 from samlib.report.text import listed, number, span
+from samlib.sam.family import MEMBERS
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, all_cells, known_runs, missing_runs
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
@@ -92,7 +94,7 @@ def _seconds(config: RunConfig, step: float, evaluation: float, ratio: float) ->
     training, evaluated = images(config)
     plain = config.epochs
     perturbed = 0
-    if config.geometry != NO_PERTURBATION:
+    if config.geometry != NO_PERTURBATION and MEMBERS[config.member].passes != "1":
         end = config.epochs if config.end is None else min(config.end, config.epochs)
         perturbed = max(0, end - config.start)
     steps = math.ceil(training / config.batch_size)

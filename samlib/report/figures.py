@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from samlib.report.stats import Comparison, interval
-from samlib.study.methods import SWEPT, Method
+from samlib.study.methods import SCALES, SWEPT, Method
 from samlib.trainer.config import NO_PERTURBATION
 
 # Okabe and Ito's palette, told apart with any colour vision; markers say the same once more.
@@ -80,8 +80,10 @@ def use_style() -> None:
 
 
 def key_of(method: Method) -> str:
-    """Entry of `COLOURS` and `MARKERS`: the base optimizer, or the mask."""
-    return "base" if method.geometry == NO_PERTURBATION else method.mask
+    """Entry of `COLOURS` and `MARKERS`: the base optimizer, scales of weights, or the mask."""
+    if method.geometry == NO_PERTURBATION:
+        return "base"
+    return method.geometry if method in SCALES else method.mask
 
 
 def between(values: pd.Series) -> tuple[float, float]:
@@ -139,7 +141,7 @@ def long(columns: dict[str, Sequence[float]], keys: Sequence[str]) -> pd.DataFra
         for (label, values), key in zip(columns.items(), keys, strict=True)
         for value in values
     ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=["label", "value", "key"])
 
 
 def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, *, errorbar=None) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from samlib.report.paper import NOT_SOURCED
 from samlib.report.stats import NOT_RUN
-from samlib.report.text import mean_and_interval, number, p_value, span
+from samlib.report.text import mean_and_interval, number, span
 
 # Format specifications of numbers that want others than their kind's, by column of the page.
 _FORMATS = {
@@ -14,12 +14,9 @@ _FORMATS = {
     "share": ".3f",
     "moved": ".3g",
     "share of ‖Tg‖²": ".2g",
-    "sparsity": ".2f",
     **dict.fromkeys(("seeds", "diverged", "missing"), ".0f"),  # counts, or none
     "gain left": ".0f",
     "share of the matrix rate": ".0f",
-    "reported ρ ratio": "g",
-    "our ρ ratio": "g",
     "reported all − no norm": "+.2f",
     "reported difference": "+.2f",
     "SAM-ON − SAM": "+.2f",
@@ -43,7 +40,7 @@ _FORMATS = {
 }
 # What stands where a table has no number, an en dash elsewhere; reported numbers are not sourced.
 _MISSING = {
-    **dict.fromkeys(("verdict", "seeds", "p (Holm)"), ""),
+    **dict.fromkeys(("verdict", "seeds"), ""),
     **dict.fromkeys(("device-hours", "on 1 device", "on 8 devices"), "not measured"),
     "on 64 devices": "not measured",
     **dict.fromkeys(("source", "reported difference", "reported SAM-ON − SAM"), NOT_SOURCED),
@@ -97,10 +94,7 @@ def _rho(fields: dict) -> str:
 
 
 def _text(fields: dict, spec: str | None, digits: int) -> str | None:
-    """What stands together on the page, or None where there is nothing.
-
-    Numbers under names of no other kind are counts, by value.
-    """
+    """What stands together on the page, or None where there is nothing."""
     if all(pd.isna(value) for value in fields.values()):
         return None
     plain = spec or f".{digits}f"
@@ -130,8 +124,6 @@ def _text(fields: dict, spec: str | None, digits: int) -> str | None:
             return f"{number(factor)} ×"
         case {"seconds": seconds}:
             return span(seconds)
-        case {"p": p}:
-            return p_value(p)
         case {"n": n}:
             return f"{n:.0f}"
         case {"rho": _}:
@@ -142,8 +134,7 @@ def _text(fields: dict, spec: str | None, digits: int) -> str | None:
             return f"{value:,}"
         case {"": value}:
             return str(value)
-    counts = sorted((float(value), n) for value, n in fields.items() if not pd.isna(n))
-    return ", ".join(f"{value:g} ({n:g})" for value, n in counts)
+    raise ValueError(f"no format for {fields}")
 
 
 def _spread(fields: dict, text: str) -> str:

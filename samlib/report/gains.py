@@ -27,11 +27,8 @@ class Condition:
 
 def gain(results: Results, condition: Condition, over: Method) -> pd.Series:
     """SAM-ON minus another method under one condition, in points by seed."""
-    on, other = (
-        results.accuracies(condition.cells[method], column=condition.column)
-        for method in (ON, over)
-    )
-    return (on - other).dropna()
+    on, other = (condition.cells[method] for method in (ON, over))
+    return results.difference(on, other, column=condition.column)
 
 
 def change(results: Results, condition: Condition, first: Condition, over: Method) -> Comparison:
@@ -40,9 +37,7 @@ def change(results: Results, condition: Condition, first: Condition, over: Metho
     return results.judge(here - there)
 
 
-def table(
-    results: Results, label: str, conditions: dict[str, Condition]
-) -> tuple[pd.DataFrame, list[Comparison]]:
+def table(results: Results, label: str, conditions: dict[str, Condition]) -> pd.DataFrame:
     """Accuracy of the three methods under every condition, SAM-ON's gains, and their change.
 
     Args:
@@ -51,7 +46,7 @@ def table(
         conditions: by name; changes are against the first.
     """
     if not conditions:
-        return tidy.table([]), []
+        return tidy.table([])
     first = next(iter(conditions.values()))
     rows, comparisons = [], []
     for name, condition in conditions.items():
@@ -81,7 +76,7 @@ def table(
         "SAM-ON minus it",
         "change on the same seeds",
     ]
-    return judged[columns], [c for c in comparisons if c is not None]
+    return judged[columns]
 
 
 def changed(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from samlib.records import devices, origins, store
 from samlib.records.results_folder import ResultsFolder
+from samlib.report import campaign_cost
 from samlib.report.formats import as_text, names, rhos
 from samlib.report.names import method_name
 from samlib.report.results import Results
@@ -151,9 +152,11 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     lines = "; ".join(f"{count} made by commit {origin}" for origin, count in made.most_common())
     everything = [results.records, *results.measures.values()]
     total = _minutes(record for records in everything for record in records.values())
+    unit = {"cpu": "core", "cuda": "GPU"}[campaign_cost.kind_of_device(results)]
     text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"
     text += f", {len(measured)} measurements" if measured else ""
-    text += f"; {_minutes(compared):.0f} of the {total:.0f} core-minutes that the profile has taken"
+    took = f"{_minutes(compared):.0f} of the {total:.0f} {unit}-minutes"
+    text += f"; {took} that the profile has taken"
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
     notes += plan_changes(results, notebook)

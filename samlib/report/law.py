@@ -59,15 +59,5 @@ def _share(results: Results, method: Method, runs: Sequence[dict]) -> float | No
     names = whole_tensors(cell.base, method)
     if names is None:
         return None
-    shares = [r["measures"].get("tensor_shares") for r in runs]
-    if all(shares):
-        return fmean(sum(found[name] for name in names) for found in shares)
-    return _older(method, runs)
-
-
-def _older(method: Method, runs: Sequence[dict]) -> float | None:
-    """From records without shares by tensor: for T = 1 those of ||eps||^2 on the norm layers."""
-    if method.geometry != "l2" or method.mask not in ("only_norm", "no_norm"):
-        return None
-    on_norm = fmean(s for r in runs for s in r["curves"]["norm_share"] if s is not None)
-    return on_norm if method.mask == "only_norm" else 1 - on_norm
+    shares = [r["measures"]["tensor_shares"] for r in runs]
+    return fmean(sum(found[name] for name in names) for found in shares) if all(shares) else None

@@ -111,7 +111,7 @@ MEMBER_NAMES = _Names(
         "rho_root_lr": "ρ proportional to its root",
     }
 )
-# What a method changes beside the perturbation; {} is the value.
+# What a method changes beside the perturbation.
 CHANGE_NAMES = {
     ("updated", "no_norm"): "γ and β fixed",
     ("decayed", "no_norm"): "γ and β not decayed",

@@ -19,9 +19,6 @@ class Number(NamedTuple):
     spread: float | None
     source: str
 
-    def __str__(self) -> str:
-        return f"{self.value:.2f}" + (f" ± {self.spread:g}" if self.spread else "")
-
 
 # WRN-28-10 on CIFAR-100, top-1 test accuracy (poster; specification 4.1)
 HEADLINE = {

@@ -165,18 +165,24 @@ class Results:
 
     def compare(self, better: Cell, worse: Cell, *, column: str = "test_accuracy") -> Comparison:
         """`better` minus `worse`, paired by seed, each at its chosen rho."""
-        return self.judge(
-            self.accuracies(better, column=column) - self.accuracies(worse, column=column)
-        )
+        return self.judge(self.difference(better, worse, column=column))
+
+    def difference(self, better: Cell, worse: Cell, *, column: str = "test_accuracy") -> pd.Series:
+        """The same by seed, in points, of the seeds that both have."""
+        here, there = (self.accuracies(cell, column=column) for cell in (better, worse))
+        return (here - there).dropna()
 
     def judge(self, differences: pd.Series) -> Comparison:
         """Differences of accuracy by seed; a seed that one side does not have is NaN."""
         return compare(differences.dropna(), self.margin)
 
-    def share(self, accuracies: pd.Series, problem: str | None = None) -> Share | None:
-        """The gain of some accuracies over the base optimizer, as a share of SAM's; see `Share`."""
-        base, everything = (self.accuracies(self.cell(m, problem)) for m in (BASE, ALL))
-        gains = pd.DataFrame({"gain": accuracies - base, "whole": everything - base}).dropna()
+    def share(self, accuracies: pd.Series, of: Method = ALL) -> Share | None:
+        """The gain of some accuracies over the base optimizer, as a share of a method's; `Share`.
+
+        On the seeds that all three have; None where the method's own gain is not clear.
+        """
+        base, whole = (self.accuracies(self.cell(method)) for method in (BASE, of))
+        gains = pd.DataFrame({"gain": accuracies - base, "whole": whole - base}).dropna()
         return share_of_gain(gains["gain"], gains["whole"])
 
     def require(self, needs: Needs) -> None:
@@ -280,4 +286,7 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
             outcome = run_missing(groups, at, device=found.profile.device)
         for run_id, reason in outcome.failed.items():
             raise RecordsMissing(journal.failure_text(at, run_id, reason))
-    return load(profile, folder, needs=notebook)
+        found = load(profile, folder)
+    for group in groups:
+        found.require(group)
+    return found

@@ -11,7 +11,6 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from samlib.report.text import mean_and_interval, number
-from samlib.study.profile import MARGIN
 
 LEVEL = 0.95
 SEEN, REVERSED, SAME, OPEN, NOT_RUN = "seen", "reversed", "no difference", "open", "not run"
@@ -104,13 +103,13 @@ def _needed(mean: float, deviation: float, have: int, margin: float) -> int | No
     return high
 
 
-def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
+def compare(differences: Sequence[float], margin: float) -> Comparison:
     """Judge paired differences, one per seed, by the rule of the study; fewer than two are open.
 
     Raises:
         ValueError: a difference that is not finite, or a pandas series in which a seed repeats.
 
-    >>> compare([1.0, 1.2, 0.8, 1.1, 0.9]).seen, compare([0.01, 0.02, 0.01]).seen
+    >>> compare([1.0, 1.2, 0.8, 1.1, 0.9], 0.2).seen, compare([0.01, 0.02, 0.01], 0.2).seen
     ('seen', 'no difference')
     """
     x = np.asarray(differences, float)
@@ -132,9 +131,7 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Comparison:
     return Comparison(mean, low, high, len(x), p, seen, needed)
 
 
-def blurred(
-    differences: Sequence[float], error: float, freedom: int, margin: float = MARGIN
-) -> Comparison:
+def blurred(differences: Sequence[float], error: float, freedom: int, margin: float) -> Comparison:
     """The same for differences that share one more error, of a quantity they were made with.
 
     Args:
@@ -178,7 +175,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
     What is seen or reversed alone, but not at 5 % after the correction, is open.
 
-    >>> one, other = compare([0.6, 0.9, 1.2]), compare([-1.0, 0.1, 1.1])
+    >>> one, other = compare([0.6, 0.9, 1.2], 0.2), compare([-1.0, 0.1, 1.1], 0.2)
     >>> [c.seen for c in (one, *corrected([one, other]))]
     ['seen', 'open', 'open']
     """

@@ -127,7 +127,7 @@ def memory(results: Results) -> pd.DataFrame:
     for record in timed(results):
         optimizer = OPTIMIZER_NAMES[record["network"]["optimizer"]]
         names = {key_of(m): short(results, m) for m in (ALL, ON, LATE)}
-        found = record.get("memory", {"peak": {}})  # not in older records
+        found = record["memory"]
         for key, name in ({"base": optimizer} | names | {PEER: PEER}).items():
             if key in found["peak"]:
                 row = {"timed": title(record), "step": name}

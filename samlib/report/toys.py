@@ -24,6 +24,7 @@ from samlib.report.answers import DESCRIBED
 from samlib.report.figures import COLOURS, use_style
 from samlib.report.text import number
 from samlib.report.tidy import table
+from samlib.report.wording import lines
 
 Weights = tuple[float, ...]
 Gradient = Callable[[Weights], Weights]
@@ -145,9 +146,9 @@ def cycle(h: float, lr: float, rho: float) -> float:
     return lr * h * rho / (2 - lr * h)
 
 
-def parabola_table(h: float = 2.0, lr: float = 0.3, steps: int = 200) -> pd.DataFrame:
-    """|x| after some steps from 1 on h x^2 / 2: SAM's bound is on lr alone, USAM's on rho, too."""
-    rows = []
+def parabola_table() -> pd.DataFrame:
+    """|x| after 200 steps from 1 on h x^2 / 2: SAM's bound is on lr alone, USAM's on rho, too."""
+    h, lr, steps, rows = 2.0, 0.3, 200, []
     for rho in (0.5, 1.0, 1.2):
         ends = {
             rule: abs(after(steps, path(parabola(h), (1.0,), rule, lr=lr, rho=rho))[0])
@@ -161,13 +162,10 @@ def opening(steps: int = STEPS) -> dict[str, str]:
     """The three lines the page opens with, as `html.box` takes them."""
     ends = [product_path(*case, steps)[-1] for case in _CASES]
     said = [f"u = {number(u)}, u² + v² = {number(u**2 + v**2)}" for u, v in ends]
-    return {
-        "says": "SAM-ON moves γ to larger values than SAM, and is sharper: no model is given.",
-        "sees": f"GD ends at {said[0]}; SAM at {said[1]}; SAM on the scale u alone at {said[2]}.",
-        "seen": DESCRIBED,
-        "where": "in two parameters",
-        "worth": "A model to be worked out by hand; about networks it proves nothing.",
-    }
+    says = "γ ends larger with SAM-ON than with SAM, and SAM-ON is sharper: no model is given."
+    sees = f"GD ends at {said[0]}; SAM at {said[1]}; SAM on the scale u alone at {said[2]}."
+    worth = "A model to be worked out by hand; about networks it proves nothing."
+    return lines("in two parameters", says, sees, DESCRIBED, worth)
 
 
 _CASES: tuple[tuple[Rule, str], ...] = (("GD", "both"), ("SAM", "both"), ("SAM", "u alone"))

@@ -3,6 +3,13 @@
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison
 from samlib.report.text import number, p_value
 
+OURS = "A hypothesis of ours, not of the paper."
+
+
+def lines(where: str, says: str, sees: str, seen: str, worth: str = OURS) -> dict[str, str]:
+    """What `html.box` opens a page with."""
+    return {"says": says, "sees": sees, "seen": seen, "where": where, "worth": worth}
+
 
 def points(comparison: Comparison) -> str:
     """A difference with its unit and its seeds."""
@@ -30,7 +37,14 @@ def after_holm(p: float) -> str:
     return f" (p {p_value(p)} after Holm's correction)"
 
 
+AGAINST = {
+    SEEN: "better than",
+    SAME: "no different from",
+    OPEN: "not told apart from",
+    REVERSED: "worse than",
+}
+
+
 def against(comparison: Comparison, name: str) -> str:
     """How one method does against a named other, with the interval."""
-    words = {SEEN: "better than", REVERSED: "worse than", SAME: "no different from"}
-    return f"{words.get(comparison.seen, 'not told apart from')} {name} ({comparison})"
+    return f"{AGAINST.get(comparison.seen, AGAINST[OPEN])} {name} ({comparison})"

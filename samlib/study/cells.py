@@ -139,12 +139,10 @@ class ToMeasure:
     def runs(self, records: Records) -> list[RunConfig]:
         """The known runs to be measured, done or not."""
         if self.every_value:
-            return self._searched(self.cell.values(records))
+            seeds = self.cell.tuning[: self.seeds]
+            return [run for v in self.cell.values(records) for run in self.cell.at(v, seeds)]
         chosen = self.cell.chosen(records)
         return [] if chosen is None else self.cell.at(chosen, self.cell.seeds[: self.seeds])
-
-    def _searched(self, values: Iterable[float]) -> list[RunConfig]:
-        return [run for v in values for run in self.cell.at(v, self.cell.tuning[: self.seeds])]
 
     def expected(self, records: Records) -> int:
         """Estimated number of runs that will join the known ones."""

@@ -35,7 +35,7 @@ SWITCHES = (0.5,)
 
 def introduction(profile: Profile) -> Needs:
     """Base optimizer, SAM and SAM-ON; beside them a tuned weight decay, and rho as reported."""
-    beside = _of_headline(profile, _known(profile, (DECAY, *REPORTED)))
+    beside = _of_headline(profile, known(profile, (DECAY, *REPORTED)))
     return Needs(_of_headline(profile, HEADLINE), beside=beside)
 
 
@@ -79,7 +79,7 @@ def rho_sweep(profile: Profile) -> Needs:
 
 
 def _swept(profile: Profile) -> list[Method]:
-    return _known(profile, (Method(g, mask) for g in SWEPT for mask in CURVES))
+    return known(profile, (Method(g, mask) for g in SWEPT for mask in CURVES))
 
 
 def _of_headline(profile: Profile, methods: Iterable[Method]) -> list[Cell]:
@@ -87,9 +87,10 @@ def _of_headline(profile: Profile, methods: Iterable[Method]) -> list[Cell]:
 
 
 def carriers(profile: Profile) -> Needs:
-    """The runs of the rho sweep: the share on norm layers, and the cost of leaving them out."""
-    first = _known(profile, (ALL, Method("l2", "no_norm")))
-    beside = [m for m in (BASE, *_swept(profile)) if m not in first]
+    """The share on norm layers, and the cost of leaving them out, by geometry: SAM's first."""
+    both = known(profile, (Method(g, mask) for g in SWEPT for mask in ("all", "no_norm")))
+    first = [method for method in both if method.geometry == ALL.geometry]
+    beside = [method for method in both if method not in first]
     return Needs(_of_headline(profile, first), beside=_of_headline(profile, beside))
 
 
@@ -97,7 +98,7 @@ def sparsity(profile: Profile) -> Needs:
     """A random mask of SAM-ON's size; beside it other masks, sizes and radius rules."""
     if not profile.sparse:
         return Needs([])
-    first = (*HEADLINE, *_known(profile, [RANDOM]))
+    first = (*HEADLINE, *known(profile, [RANDOM]))
     beside = [method for method in profile.sparse if method not in first]
     return Needs(_of_headline(profile, first), beside=_of_headline(profile, beside))
 
@@ -109,7 +110,7 @@ def parts(profile: Profile) -> Needs:
 
 def scales(profile: Profile) -> Needs:
     """SAM on per-channel scales of the weights, and everything with gamma and beta fixed."""
-    own = _known(profile, SCALES)
+    own = known(profile, SCALES)
     fixed = [held(m) for m in (*HEADLINE, *own)]
     return Needs(_of_headline(profile, (*HEADLINE, *own, *fixed)) if own else [])
 
@@ -119,13 +120,14 @@ def held(method: Method) -> Method:
     return method.control(**FIXED)
 
 
-def _known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
+def known(profile: Profile, methods: Iterable[Method]) -> list[Method]:
+    """Those of some methods that the profile runs on its headline network."""
     return [method for method in methods if profile.has(profile.headline, method)]
 
 
 def law(profile: Profile) -> Needs:
     """SAM-ON and a random mask at the rho predicted from SAM's runs, and at their tuned rho."""
-    own = _known(profile, (ALL, ON, RANDOM))
+    own = known(profile, (ALL, ON, RANDOM))
     predicted = [replace(method, rho_from="law") for method in own if method != ALL]
     return Needs(_of_headline(profile, (*own, *predicted)))
 
@@ -140,7 +142,7 @@ def sharpness(profile: Profile) -> Needs:
 
 def _tuned(profile: Profile) -> list[Cell]:
     """Base optimizer, SAM and SAM-ON, and the base optimizer with its weight decay tuned."""
-    return _of_headline(profile, (*HEADLINE, *_known(profile, [DECAY])))
+    return _of_headline(profile, (*HEADLINE, *known(profile, [DECAY])))
 
 
 def shift(profile: Profile) -> Needs:
@@ -151,7 +153,7 @@ def shift(profile: Profile) -> Needs:
 
 def cost(profile: Profile) -> Needs:
     """Accuracy of SAM-ON on some of the stages only; step times are `bench`'s."""
-    return Needs(_of_headline(profile, (*HEADLINE, *_known(profile, BLOCKS))))
+    return Needs(_of_headline(profile, (*HEADLINE, *known(profile, BLOCKS))))
 
 
 def when(profile: Profile) -> Needs:
@@ -217,11 +219,11 @@ def one_pass(profile: Profile) -> Needs:
 
 def is_it_norm(profile: Profile) -> Needs:
     """Three routes to claim 14: DyT for LayerNorm, scales outside norm layers, gamma released."""
-    own, replaced = _known(profile, SCALES), dyt(profile)
+    own, replaced = known(profile, SCALES), dyt(profile)
     if not (own or replaced):
         return Needs([])
     fixed = [held(m) for m in (*HEADLINE, *own)]
-    methods = (*HEADLINE, *_known(profile, PARTS[:1]), *own, *(fixed if own else ()))
+    methods = (*HEADLINE, *known(profile, PARTS[:1]), *own, *(fixed if own else ()))
     return Needs([*_of_headline(profile, methods), *replaced])
 
 
@@ -263,10 +265,7 @@ def chapters(profile: Profile) -> tuple[str, ...]:
 
 def has(profile: Profile, notebook: str) -> bool:
     """Whether a notebook is part of a profile; a notebook without runs is part of every one."""
-    if notebook not in NEEDS:
-        return True
-    named = profile.chapters is None or notebook in profile.chapters
-    return named and bool(NEEDS[notebook](profile).cells)
+    return notebook not in NEEDS or notebook in chapters(profile)
 
 
 def groups(profile: Profile) -> list[Needs]:

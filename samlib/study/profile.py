@@ -61,8 +61,8 @@ class Profile:
         seeds: seeds of a comparison, unless its row says otherwise.
         first_seed: the first seed of a comparison; the others follow.
         tuning: the seeds that choose rho.
-        measured_seeds: seeds of the base optimizer, SAM and SAM-ON whose final weights are
-            measured.
+        measured_seeds: seeds whose final weights are measured, of the base optimizer (its weight
+            decay tuned, too), SAM and SAM-ON.
         refine: whether a search is extended and refined; see `search.search`.
         margin: differences of accuracy within it, in points, are of no interest.
         order: what is run before the chapters, group by group: pairs of problem and method.

@@ -52,6 +52,18 @@ def test_no_run_is_begun_that_would_end_after_the_time(campaign, budget, begun):
     assert campaign(budget) == (MISSING if begun else [])
 
 
+def test_the_first_workers_records_decide_alone_about_the_time(tmp_path, monkeypatch):
+    """The others have none of before, and would estimate from the runs of this campaign alone."""
+    monkeypatch.setattr(torchrun, "train_distributed", lambda config, *a, **o: of(config))
+    voted = []
+    monkeypatch.setattr(process_group.Workers, "total", lambda self, *v: voted.append(v) or [0.0])
+    ahead = iter([THERE.to_dict(), MISSING[0].to_dict(), None])
+    monkeypatch.setattr(process_group.Workers, "from_first", lambda self, found: next(ahead))
+    second, folder = process_group.Workers(1, 2, "cpu"), ResultsFolder(tmp_path)
+    torchrun.run_missing_on_all_workers(NEEDS, folder, second, time_budget=50)
+    assert voted == [(0.0,)] * 2
+
+
 def test_before_records_of_other_code_devices_or_workers_are_joined_it_is_said(campaign, capsys):
     campaign(provenance={"source": "0123456789abcdef", "gpu": "NVIDIA H100"})
     other, device = capsys.readouterr().err.splitlines()
@@ -87,3 +99,12 @@ def test_a_run_that_several_workers_cannot_train_leaves_the_others(campaign, mon
     monkeypatch.setattr(torchrun, "run_missing_on_all_workers", kept)
     assert campaign() == MISSING[1:]
     assert outcome[0].failed == {MISSING[0].run_id: "not on several workers"}
+
+
+def test_a_warning_is_not_repeated_by_runs_that_are_refused(campaign, monkeypatch, capsys):
+    def refuse(config, workers, **options):
+        raise ConfigError("not on several workers")
+
+    monkeypatch.setattr(torchrun, "train_distributed", refuse)
+    assert campaign(provenance={"source": "0123456789abcdef", "gpu": None}) == []
+    assert capsys.readouterr().err.count("were made by other code") == 1

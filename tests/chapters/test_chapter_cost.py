@@ -182,17 +182,6 @@ def test_memory_is_shown_beside_the_base_optimizers(rewritten):
     assert table.loc["SAM-ON"].tolist() == ["20.02", "1.001", "0.020", "0.5 %"]
 
 
-def test_older_records_say_nothing_of_memory(rewritten):
-    found = rewritten()
-    (path,) = (found.folder.parent / "bench").iterdir()
-    record = store.read_one(path)
-    del record["memory"]
-    store.write(path.parent, record | {"run_id": "step-older"})
-    assert step_times.memory(found)["step"].tolist() == ["SGD", "SAM", "SAM-ON", "B2+B3"]
-    path.unlink()
-    assert step_times.memory(found).empty
-
-
 def base_run(**changes):
     return RunConfig(dataset="cifar100", model="resnet56", batch_size=100, **changes)
 
@@ -231,6 +220,9 @@ def test_a_campaigns_seconds_are_its_steps_and_evaluations():
     early = Cell(base, ON.but(end=3), (0.1,), tuning, (0,))
     expected = steps * (1 + 0.3 * 0.9) + evaluation
     assert campaign_cost.estimated([early], record, 1.9).total == pytest.approx(expected)
+    single = Cell(base, ON.but(member="msam"), (0.1,), tuning, (0,))
+    expected = steps + evaluation
+    assert campaign_cost.estimated([single], record, 1.9).total == pytest.approx(expected)
     other = Cell(base_run(precision="bf16"), BASE, (0.0,), tuning, (0,))
     assert campaign_cost.estimated([other], record, 1.9) is None, "a network that was not timed"
 

@@ -16,6 +16,7 @@ from samlib.report.results import load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, compare
 from samlib.study import members
 from samlib.study.methods import BASE
+from samlib.study.profile import MARGIN
 
 NAMES = list(members.SMOKE)
 SAM, USAM, MSAM = "sam", "usam", "msam"
@@ -179,7 +180,7 @@ def test_the_goal_is_open_while_a_member_of_the_right_price_is(smoke, monkeypatc
     two = dict(zip(("one", "other"), [*cells.values()] * 2, strict=False))
     monkeypatch.setattr(one_pass, "_only_norm", lambda results: two)
     monkeypatch.setattr(one_pass, "MEMBER_NAMES", {"one": "one", "other": "other"})
-    gains = iter([compare([1.0, -1.0, 0.5, -0.4]), compare([1.0, 1.1, 0.9, 1.05])])
+    gains = iter([compare([1.0, -1.0, 0.5, -0.4], MARGIN), compare([1.0, 1.1, 0.9, 1.05], MARGIN)])
     monkeypatch.setattr(one_pass, "enough", lambda results, cell: next(gains))
     at = iter([*prices] * 2)
     monkeypatch.setattr(step_times, "price", lambda results, cell: next(at))

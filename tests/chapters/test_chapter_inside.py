@@ -13,7 +13,7 @@ from samlib.chapters.inside_predictions import PREDICTIONS
 from samlib.chapters.why import MET, NOT_MET, outcome
 from samlib.measures.measurement import twin
 from samlib.measures.robustness import ATTACKS
-from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, share_of_gain
+from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, Comparison, corrected, share_of_gain
 from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, ON
 from samlib.trainer.config import RunConfig
@@ -202,6 +202,25 @@ def test_the_toy_is_tested_where_no_normalization_follows(smoke):
     assert table["layers", ""].tolist() == [1, 1, 2]
     assert table["normalized later", ""].tolist() == ["no", "yes", "no"]
     assert table["SAM − base", "mean"].tolist() == pytest.approx([-0.1] * 3)
+
+
+def test_a_run_that_diverged_takes_no_layer_away(smoke):
+    """Its record has no layers."""
+    first = smoke.runs(smoke.cell(BASE))[0]["run_id"]
+
+    def change(record):
+        if record["run_id"] != first:
+            return record
+        return record | {"measures": record["measures"] | {"affine": []}}
+
+    assert list(anatomy.norm_layers(rewritten(smoke, change))) == list(anatomy.norm_layers(smoke))
+
+
+def test_the_box_has_the_verdict_of_the_table_after_the_correction(smoke, monkeypatch):
+    barely = Comparison(0.1, 0.01, 0.19, 5, 0.045, SEEN)
+    judged = [(None, (c, "")) for c in corrected([barely] * 9)]
+    monkeypatch.setattr(inside, "looked", lambda *of: judged)
+    assert inside.opening(with_norms(smoke, 0.2, 9.0))["seen"] == OPEN
 
 
 def test_a_network_whose_runs_are_not_there_is_left_out(smoke):

@@ -9,6 +9,7 @@ from planted import planted
 from samlib.chapters import introduction
 from samlib.errors import RecordsMissing
 from samlib.report.formats import as_text
+from samlib.report.results import load
 from samlib.study import plan, profiles
 from samlib.study.methods import DECAY, HEADLINE, ON, REPORTED
 
@@ -104,6 +105,13 @@ def test_gains_are_told_over_a_base_optimizer_that_is_tuned_too(smoke):
 )
 def test_claim_3_is_best_against_best(smoke, on, seen):
     assert introduction.best_against_best(with_accuracies(smoke, levels(on=on))).seen == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("imagenet", False), ("paper", False), ("quick", True)]
+)
+def test_a_profile_in_the_papers_setting_is_not_set_apart_from_it(tmp_path, name, other):
+    assert bool(introduction._not_the_papers(load(name, tmp_path))) == other
 
 
 def test_the_posters_numbers_belong_to_its_network(smoke):

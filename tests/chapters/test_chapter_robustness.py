@@ -46,7 +46,7 @@ GAINS_LESS = {"base": (80, 60, 20), "all": (88, 70, 50), "only_norm": (89, 73, 5
 
 def test_what_counts_is_the_gain_beyond_the_clean_gain(rewritten):
     found = rewritten(GAINS_MORE)
-    table = robustness.table(found)[0].set_index("test images")
+    table = robustness.table(found).set_index("test images")
     assert table["SAM-ON − SAM"].loc["clean", ["mean", "low"]].tolist() == pytest.approx([1, 1])
     beyond = table["more than clean"]["mean"]
     assert beyond["corrupted, mean"] == pytest.approx(2)
@@ -58,7 +58,7 @@ def test_what_counts_is_the_gain_beyond_the_clean_gain(rewritten):
 def test_conditions_without_an_effect_are_not_counted(rewritten):
     found = rewritten(GAINS_MORE)
     assert robustness.felt(found) == ["corrupted, mean", "ℓ₂ attack, 0.25"]
-    assert list(robustness.table(found)[0]["test images"]) == ["clean", *robustness.felt(found)]
+    assert list(robustness.table(found)["test images"]) == ["clean", *robustness.felt(found)]
     answer = robustness.beyond_clean(found)
     assert answer.seen == "seen"
     assert answer.ours.startswith("the lowest of 2 differences is +2.00 ")
@@ -159,7 +159,7 @@ def imagenet(tmp_path_factory):
 
 def test_imagenets_conditions_are_the_shifted_sets_that_all_methods_have(imagenet):
     assert list(robustness.conditions(imagenet)) == ["ImageNetV2", "ImageNet-R"]
-    table = robustness.table(imagenet)[0].set_index(("test images", ""))
+    table = robustness.table(imagenet).set_index(("test images", ""))
     assert table.index.tolist() == ["clean", "ImageNetV2", "ImageNet-R"]
     assert table["SAM", "mean"].tolist() == pytest.approx([71.05, 53.05, 31.05])
     assert table["more than clean", "mean"].tolist()[1:] == pytest.approx([2, 0])

@@ -9,6 +9,7 @@ from made_up import PROFILE, rewritten, with_accuracies
 from samlib.chapters import explanations, is_it_norm, why
 from samlib.chapters.why import MET, NOT_MET
 from samlib.files import project_root
+from samlib.report.counting import whole_tensors
 from samlib.report.results import load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
 from samlib.study import plan
@@ -120,7 +121,8 @@ def test_the_effective_rate_compares_logarithms_of_the_norm(smoke):
     found, _ = explanations.effective_rate(rewritten(smoke, change))
     assert found.mean == pytest.approx(100 * math.log(0.9))
     assert outcome_of("a larger effective learning rate", rewritten(smoke, change)) == MET
-    assert explanations.effective_rate(smoke) is None, "records without the curve"
+    none = rewritten(smoke, lambda r: r | {"curves": r["curves"] | {"weight_norm": [None]}})
+    assert explanations.effective_rate(none) is None, "every run diverged"
 
 
 def test_the_toy_predicts_that_gamma_grows(smoke):
@@ -143,9 +145,15 @@ def test_the_law_is_met_within_a_root_of_two(smoke):
         share = (factor / ratio) ** 2
 
         def change(record):
-            return record | {"curves": record["curves"] | {"norm_share": [share]}}
+            return record | {"measures": record["measures"] | {"tensor_shares": of_tensors(share)}}
 
         return change
+
+    names, norms = (whole_tensors(PROFILE.bases["wrn"], method) for method in (ALL, ON))
+
+    def of_tensors(share):
+        rest = (1 - share) / (len(names) - len(norms))
+        return {name: share / len(norms) if name in norms else rest for name in names}
 
     for factor, said in ((1.0, MET), (1.3, MET), (1.6, NOT_MET), (0.5, NOT_MET)):
         found = rewritten(smoke, shares(factor))

@@ -6,12 +6,13 @@ import pytest
 
 from samlib.report.answers import Answer, by_the_old_rule, each_of
 from samlib.report.stats import compare
+from samlib.study.profile import MARGIN
 
-GOOD = compare([1.0, 1.1, 0.9, 1.0, 1.05])
-BAD = compare([-1.0, -1.1, -0.9, -1.0, -1.05])
-OPEN = compare([1.0, -1.0, 0.5, -0.4, 0.1])
-SAME = compare([0.01, -0.01, 0.0, 0.02, -0.02])
-BARELY = compare([0.6, 0.9, 1.2])  # p is 0.04 alone
+GOOD = compare([1.0, 1.1, 0.9, 1.0, 1.05], MARGIN)
+BAD = compare([-1.0, -1.1, -0.9, -1.0, -1.05], MARGIN)
+OPEN = compare([1.0, -1.0, 0.5, -0.4, 0.1], MARGIN)
+SAME = compare([0.01, -0.01, 0.0, 0.02, -0.02], MARGIN)
+BARELY = compare([0.6, 0.9, 1.2], MARGIN)  # p is 0.04 alone
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ BARELY = compare([0.6, 0.9, 1.2])  # p is 0.04 alone
         ([SAME, OPEN], "no difference", "open"),
         ([GOOD], "seen", "seen"),
         ([], "not run", "not run"),
-        ([GOOD, compare([])], "not run", "not run"),
+        ([GOOD, compare([], MARGIN)], "not run", "not run"),
     ],
 )
 def test_a_claim_about_each_of_several(comparisons, strict, at_least):
@@ -37,7 +38,7 @@ def test_none_is_corrected_where_each_must_be_seen():
 
 
 def test_a_reversal_by_one_of_many_is_corrected():
-    barely_bad = compare([-0.6, -0.9, -1.2])
+    barely_bad = compare([-0.6, -0.9, -1.2], MARGIN)
     assert each_of([barely_bad], "").seen == "reversed"
     assert each_of([barely_bad, OPEN], "").seen == "open"
 
@@ -54,7 +55,7 @@ def test_the_fewest_seeds_are_told():
 @pytest.mark.parametrize(
     ("comparisons", "strict", "word"),
     [
-        ([compare([0.1, 0.11, 0.09, 0.1, 0.1])], True, "holds"),  # sign before margin
+        ([compare([0.1, 0.11, 0.09, 0.1, 0.1], MARGIN)], True, "holds"),  # sign before margin
         ([BARELY, OPEN], True, "undecided"),
         ([BARELY] * 5, True, "undecided"),  # corrected whatever the claim
         ([GOOD, SAME], True, "refuted"),
@@ -81,15 +82,15 @@ def test_a_table_has_one_interval_the_one_that_decides():
     assert each_of([GOOD], "one", names=names[:1]).in_a_cell == "one"
     lowest = each_of([GOOD, SAME, BARELY], "all", names=names)
     assert lowest.in_a_cell.endswith("over B, the lowest of 3")
-    wide = compare([3.0, -9.0, 2.0, -1.0])  # lower than what decides
+    wide = compare([3.0, -9.0, 2.0, -1.0], MARGIN)  # lower than what decides
     none = each_of([GOOD, SAME, wide], "all", names=names)
     assert (none.seen, none.in_a_cell) == ("no difference", f"{SAME} over B, one of 3")
-    worse = each_of([BAD, compare([4.0, -19.0, 2.0, -1.0])], "both", names=names[:2])
+    worse = each_of([BAD, compare([4.0, -19.0, 2.0, -1.0], MARGIN)], "both", names=names[:2])
     assert (worse.seen, worse.in_a_cell) == ("reversed", f"{BAD} over A, one of two")
 
 
 def test_an_interval_below_zero_that_is_open_says_why_and_no_other_does():
-    barely_bad = compare([-v for v in (0.6, 0.9, 1.2)])
+    barely_bad = compare([-v for v in (0.6, 0.9, 1.2)], MARGIN)
     lost = each_of([barely_bad, OPEN], "both", names=["over A", "over B"])
     assert lost.seen == "open"
     assert re.fullmatch(r"both \(p 0\.\d{3} after Holm's correction\)", lost.ours)

@@ -6,6 +6,7 @@ import pytest
 from samlib.report.gains import Condition, change, changed, gain
 from samlib.report.stats import compare
 from samlib.study.methods import ALL, BASE, ON
+from samlib.study.profile import MARGIN
 
 
 class Accuracies:
@@ -14,8 +15,11 @@ class Accuracies:
     def accuracies(self, cell, column):
         return pd.Series(cell[column], dtype=float)
 
+    def difference(self, better, worse, column):
+        return (self.accuracies(better, column) - self.accuracies(worse, column)).dropna()
+
     def judge(self, differences):
-        return compare(differences.dropna())
+        return compare(differences.dropna(), MARGIN)
 
 
 def condition(base, on, column="test_accuracy"):
@@ -49,4 +53,4 @@ def test_a_change_is_on_the_seeds_that_have_both():
     ],
 )
 def test_a_change_in_words(differences, words):
-    assert changed(compare(differences)) == words
+    assert changed(compare(differences, MARGIN)) == words

@@ -137,6 +137,15 @@ def test_tables_are_those_of_chapters_that_are_complete(found):
     assert {"headline", "verdicts", "step_times"} <= set(made)
 
 
+def test_a_method_of_which_every_measured_run_diverged_stops_no_other_table(found):
+    lost = {
+        i: r | {"values": None} if r["config"]["mask"] == "only_norm" else r
+        for i, r in found.measures["robustness"].items()
+    }
+    made = tables.made(dataclasses.replace(found, measures=found.measures | {"robustness": lost}))
+    assert {"headline", "sharpness", "verdicts"} <= set(made)
+
+
 def test_what_is_compared_across_code_or_kinds_of_device_is_named(found):
     assert "ecords of different code" not in html.provenance(found, "introduction").data
     changed = {
@@ -230,7 +239,6 @@ def test_what_a_row_does_not_have_is_missing_and_keeps_its_place():
         ({"factor": 0.46}, "0.46 ×"),
         ({"seconds": 7200}, "2 hours"),
         ({"rho": 0.25, "at_edge": True}, "0.25*"),
-        ({"8": 4, "4": 1}, "4 (1), 8 (4)"),
         ({"seen": "open", "where": "on digits"}, "open on digits"),
         ({"share": 121.4, "from": 107.2, "to": 140.0}, "121 % [107, 140]"),
         ({"share": math.nan, "from": math.nan, "to": math.nan}, "–"),

@@ -17,6 +17,7 @@ from samlib.report.stats import (
     interval,
     share_of_gain,
 )
+from samlib.study.profile import MARGIN
 
 
 def test_interval_is_scipys_t_interval():
@@ -44,18 +45,18 @@ def test_interval_is_scipys_t_interval():
     ],
 )
 def test_the_verdict_follows_the_rule(differences, seen):
-    assert compare(differences).seen == seen
+    assert compare(differences, MARGIN).seen == seen
 
 
 def test_no_seeds_is_not_run():
-    assert compare([]) == NOTHING
+    assert compare([], MARGIN) == NOTHING
     assert str(NOTHING) == "not run"
-    assert f"{compare([0.5, 0.7]):+.3f}" == "+0.600 [−0.671, +1.871]"
+    assert f"{compare([0.5, 0.7], MARGIN):+.3f}" == "+0.600 [−0.671, +1.871]"
 
 
 @pytest.mark.parametrize("wanted", [[1.0, -0.8, 0.9, -0.2, 0.6], [0.6, -0.6, 0.5, -0.5, 0.01]])
 def test_the_number_of_seeds_to_decide_decides_four_times_in_five(wanted):
-    found = compare(wanted)
+    found = compare(wanted, MARGIN)
     assert found.seen == "open"
     rng = np.random.default_rng(0)
 
@@ -70,16 +71,16 @@ def test_the_number_of_seeds_to_decide_decides_four_times_in_five(wanted):
 
 
 def test_what_no_number_of_seeds_would_decide_has_none():
-    assert compare([0.2 + 9, 0.2 - 9, 0.2 + 9, 0.2 - 9]).needed is None
+    assert compare([0.2 + 9, 0.2 - 9, 0.2 + 9, 0.2 - 9], MARGIN).needed is None
 
 
 def test_comparisons_of_which_one_would_do_are_judged_after_the_correction():
-    alone = [compare(x) for x in ([0.6, 0.9, 1.2], [-1.0, -1.1, -1.2], [0.0, 0.01, -0.01])]
+    alone = [compare(x, MARGIN) for x in ([0.6, 0.9, 1.2], [-1.0, -1.1, -1.2], [0.0, 0.01, -0.01])]
     assert [c.seen for c in alone] == ["seen", "reversed", "no difference"]
     together = corrected(alone)
     assert [c.seen for c in together] == ["open", "reversed", "no difference"]
     assert [c.p for c in together] == holm([c.p for c in alone])
-    assert corrected([compare([]), alone[0]]) == [compare([]), alone[0]]
+    assert corrected([compare([], MARGIN), alone[0]]) == [compare([], MARGIN), alone[0]]
 
 
 def test_a_planted_effect_is_found_and_a_planted_null_is_not():
@@ -99,7 +100,7 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not():
 
 def test_of_many_nulls_hardly_ever_one_is_seen_together():
     rng = np.random.default_rng(1)
-    families = ([compare(x) for x in rng.normal(0, 1, (12, 8))] for _ in range(400))
+    families = ([compare(x, MARGIN) for x in rng.normal(0, 1, (12, 8))] for _ in range(400))
     wrong = [any(c.seen in ("seen", "reversed") for c in corrected(f)) for f in families]
     assert np.mean(wrong) < 0.08
 
@@ -107,12 +108,12 @@ def test_of_many_nulls_hardly_ever_one_is_seen_together():
 @pytest.mark.parametrize("bad", [[1.0, math.nan, 2.0], [1.0, math.inf]])
 def test_differences_that_are_not_numbers_are_refused(bad):
     with pytest.raises(ValueError, match="only seeds that both sides have"):
-        compare(bad)
+        compare(bad, MARGIN)
 
 
 def test_a_seed_that_repeats_is_refused():
     with pytest.raises(ValueError, match="a seed repeats"):
-        compare(pd.Series([1.0, 2.0, 3.0], index=[0, 1, 1]))
+        compare(pd.Series([1.0, 2.0, 3.0], index=[0, 1, 1]), MARGIN)
 
 
 def test_holm_rejects_what_the_step_down_procedure_rejects():
@@ -134,17 +135,17 @@ def test_holm_leaves_what_is_not_known_out_of_the_count():
 
 def test_p_is_that_of_a_paired_t_test():
     a, b = np.array([93.0, 94.1, 92.5, 95.0]), np.array([92.0, 94.3, 91.0, 94.0])
-    assert compare(a - b).p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
+    assert compare(a - b, MARGIN).p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
 
 
 def test_the_margin_is_the_one_asked_for():
     differences = [0.1, -0.1, 0.1, -0.1]
-    assert compare(differences).seen == "no difference"
+    assert compare(differences, MARGIN).seen == "no difference"
     assert compare(differences, margin=0.05).seen == "open"
 
 
 def test_equal_differences_need_no_test(recwarn):
-    assert compare([0.3, 0.1 + 0.2, 0.3]).seen == "seen"
+    assert compare([0.3, 0.1 + 0.2, 0.3], MARGIN).seen == "seen"
     assert not recwarn
 
 
@@ -191,16 +192,16 @@ def test_a_share_in_words():
 
 def test_a_shared_error_adds_its_variance():
     x = [0.5, 1.0, 1.5, 0.8]
-    alone, without = compare(x), blurred(x, 0.0, 3)
+    alone, without = compare(x, MARGIN), blurred(x, 0.0, 3, MARGIN)
     assert (without.low, without.high) == pytest.approx((alone.low, alone.high))
     assert without.p == pytest.approx(alone.p)
-    found, own = blurred(x, 0.3, 8), np.var(x, ddof=1) / 4
+    found, own = blurred(x, 0.3, 8, MARGIN), np.var(x, ddof=1) / 4
     degrees = (own + 0.09) ** 2 / (own**2 / 3 + 0.09**2 / 8)  # Welch and Satterthwaite
     half = scipy_stats.t.ppf(0.975, degrees) * math.sqrt(own + 0.09)
     assert (found.low, found.high) == pytest.approx((0.95 - half, 0.95 + half))
     assert (found.p < 0.05) == (found.low > 0)
-    assert (alone.seen, blurred(x, 3.0, 8).seen) == (SEEN, OPEN)
-    assert blurred([1.0], 0.3, 8) == compare([1.0])
+    assert (alone.seen, blurred(x, 3.0, 8, MARGIN).seen) == (SEEN, OPEN)
+    assert blurred([1.0], 0.3, 8, MARGIN) == compare([1.0], MARGIN)
 
 
 @pytest.mark.parametrize("freedom", [3, 30])
@@ -210,7 +211,7 @@ def test_an_interval_with_a_shared_error_covers_the_truth(freedom):
     for _ in range(1000):
         shared = draw.normal(0, 1.0)
         error = math.sqrt(draw.chisquare(freedom) / freedom)
-        found = blurred(draw.normal(0, 1.0, 8) + shared, error, freedom)
+        found = blurred(draw.normal(0, 1.0, 8) + shared, error, freedom, MARGIN)
         held += found.low <= 0 <= found.high
     assert 925 <= held <= 990
 
