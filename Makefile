@@ -41,7 +41,7 @@ smoke: $(READY) ## the smoke profile through every notebook and the book, in bui
 	rm -rf build/smoke
 	$(SAMLIB) reproduce --profile smoke --results build/smoke/results --book build/smoke/book $(AT_ONCE)
 
-lint: $(READY) ## style, security rules, and types of the library's rooms
+lint: $(READY) ## style, security rules, and types of the rooms that decide a run
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -80,5 +80,5 @@ gpu-plan: $(READY) ## on a GPU: its tests, calibration, records of cifar100-10k,
 readme: $(READY) ## put the headline of the leading profile, or of PROFILE, into README.md
 	$(SAMLIB) readme --results $(RESULTS) $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE))
 
-clean: ## remove what was built, never results
-	rm -rf build book/_build
+clean: ## remove what was built, never results (those of gpu-plan are in build/gpu)
+	rm -rf $(filter-out build/gpu,$(wildcard build/*)) book/_build

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import without_times
 from torch import nn
 
 from samlib import masks
 from samlib.data.info import INFO
-from samlib.records import store
 from samlib.trainer import one_run
 
 # As many processes as cores run tests: threads of several would wait for each other, ten times as
@@ -122,7 +122,7 @@ def identical(a, b):
 
 def repeatable(result):
     """What of a run must repeat byte for byte, as its record would hold it."""
-    return json.dumps(store.without_times(result), sort_keys=True, allow_nan=False)
+    return json.dumps(without_times(result), sort_keys=True, allow_nan=False)
 
 
 def one_line(caught):

@@ -26,6 +26,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from helpers import without_times
 
 from samlib.data import datasets
 from samlib.data.arrays import Arrays, canonical
@@ -180,7 +181,7 @@ def numbers(results: Path) -> dict[str, str]:
     found = {}
     for kind, kept in kinds.items():
         for run_id, record in kept.items():
-            rest = store.without_times(record)
+            rest = without_times(record)
             rest.pop("of", None)  # the checksum of a record with times; `read` has compared it
             found[f"{kind}/{run_id}"] = json.dumps(rest, sort_keys=True)
     return found

@@ -1,7 +1,7 @@
 """How long augmentation takes: ours on the device against Pillow, and its share of an epoch.
 
 Pillow augments the same images one by one through torchvision, in one process, already decoded. An
-epoch is `Run.train_epoch`, in the same rounds. The target on a GPU is at most a twentieth of it.
+epoch is `Trainer.train_epoch`, in the same rounds. The target on a GPU: a twentieth of it or less.
 """
 
 import statistics

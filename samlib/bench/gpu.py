@@ -82,8 +82,9 @@ def _measured(kind: ModuleType, setting: step.Setting | epoch.Setting, results: 
         record = read_one(path)
     except (FileNotFoundError, RecordError):
         record = None
-    now = made_by(device, cuda_graphs.status(cuda_graphs.WORTH, device))
-    same = ("source", "commit", "gpu", "processor", "replayed")
+    steps = setting.count // setting.batch_size if kind is epoch else cuda_graphs.WORTH
+    now = made_by(device, cuda_graphs.status(steps, device))
+    same = ("source", "commit", "packages", "gpu", "processor", "replayed")
     known = record is not None and record["setting"] == vars(setting)
     if known and all(record["provenance"][name] == now[name] for name in same):
         return record

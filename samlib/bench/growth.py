@@ -17,12 +17,13 @@ from pathlib import Path
 
 from samlib.campaign import ray_cluster
 from samlib.campaign.runner import run_missing
+from samlib.errors import ConfigError
 from samlib.provenance import provenance
 from samlib.records import store
 from samlib.records.frame import frame
 from samlib.records.results_folder import ResultsFolder
 from samlib.study import plan, profiles
-from samlib.study.cells import Needs
+from samlib.study.cells import Cell, Needs, all_cells, count_runs
 
 _SEEDS = 10  # of the copies: so many of them are one row of the table
 
@@ -42,6 +43,18 @@ class Setting:
     cells: int = 6
     workers: tuple[int, ...] = (1, 2)
     nodes: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if a campaign has no run left when every worker has done one."""
+        runs = count_runs(_cells(self.cells), {})
+        if max(*self.workers, self.nodes) >= runs:
+            raise ConfigError(f"workers must be fewer than the {runs} runs of a campaign")
+        if len({*self.workers}) < len(self.workers):
+            raise ConfigError("workers must be numbers of processes, each once")
+
+
+def _cells(count: int) -> list[Cell]:
+    return all_cells([plan.rho_sweep(profiles.get("smoke"))])[:count]
 
 
 def measure(setting: Setting) -> dict:
@@ -76,8 +89,7 @@ def measure(setting: Setting) -> dict:
 
 def _campaign(campaign: ResultsFolder, cells: int, executor: str, workers: int) -> dict:
     """One campaign: runs per hour, and seconds per run beside its epochs."""
-    profile = profiles.get("smoke")
-    needs = [Needs(plan.rho_sweep(profile).cells[:cells])]
+    needs = [Needs(_cells(cells))]
     with ray_cluster.simulated(workers) if executor == "ray" else nullcontext():
         begun = time.time()
         outcome = run_missing(needs, campaign, workers=workers, quiet=True, executor=executor)

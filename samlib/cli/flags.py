@@ -97,8 +97,15 @@ def _folder(parser: argparse.ArgumentParser, name: str, help: str) -> None:
     parser.add_argument(f"--{name}", type=path, default=default, metavar="DIR", help=help)
 
 
+def device(text: str) -> str:
+    """The name of a device; a CPU has no number."""
+    return "cpu" if text.startswith("cpu:") else text
+
+
 def _device(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
-    parser.add_argument("--device", default=default, help=f"cpu or cuda (default: {note})")
+    parser.add_argument(
+        "--device", type=device, default=default, help=f"cpu or cuda (default: {note})"
+    )
     parser.add_argument("--data", type=path, help="folder of data caches (default: data)")
 
 
@@ -218,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
         ("workers", counts, "packing, growth: numbers of worker processes, such as 1,2,4"),
         ("rounds", int, "number of times that each contender is timed"),
         ("threads", workers, "CPU threads (default: 1)"),
-        ("device", str, "cpu or cuda (default: cpu; gpu: cuda)"),
+        ("device", device, "cpu or cuda (default: cpu; gpu: cuda)"),
     ):
         group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=note)
     p = verb("readme", "put the headline figure and table of the records into README.md")

@@ -142,7 +142,9 @@ def _run_missing(args: argparse.Namespace, profile: Profile, target: ResultsFold
         data_dir=args.data,
         time_budget=getattr(args, "time_budget", None),
         executor=args.executor,
-        unseen=campaign_cost.of_run(Results(profile, {}, {}, target.path), device),
+        unseen=campaign_cost.of_run(
+            Results(profile, {}, {}, target.path), device.partition(":")[0]
+        ),
     )
 
 

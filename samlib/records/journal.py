@@ -147,8 +147,9 @@ def failures(folder: ResultsFolder) -> dict[str, str]:
     """Reasons of failures in the current or last command, by job."""
     found = {}
     with contextlib.suppress(OSError):
-        for line in _failures(folder).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the last line, cut short by a crash
+        text = _failures(folder).read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short by a crash
                 failure = json.loads(line)
                 found[failure["run_id"]] = failure["reason"]
     return found

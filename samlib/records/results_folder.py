@@ -95,7 +95,7 @@ class ResultsFolder:
 
     def _sweep(self) -> None:
         """Remove files that a killed process left half written."""
-        for place in ("runs", "weights", "checkpoints", "measures/*"):
+        for place in (".", "runs", "weights", "checkpoints", "measures/*"):
             for left in self.path.glob(f"{place}/{TEMPORARY}"):
                 with contextlib.suppress(OSError):
                     left.unlink()

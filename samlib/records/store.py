@@ -177,11 +177,6 @@ def _aside(folder: Path) -> Path:
     return folder.parent / "set_aside"
 
 
-def without_times(record: dict) -> dict:
-    """A record without times and checksum: the part that must repeat bit for bit."""
-    return {key: value for key, value in record.items() if key not in ("times", "checksum")}
-
-
 def seconds(record: dict) -> float:
     """How long a run takes that nothing disturbs: its median epoch for each, and what is around.
 

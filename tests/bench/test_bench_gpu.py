@@ -52,7 +52,11 @@ def test_its_steps_are_timed_replayed_and_from_python_beside_floor_and_rate(
         assert "% of the matrix rate" in line
 
 
-@pytest.mark.parametrize("what", ["setting", "provenance", "damaged"])
+OTHER = {"source": "0", "commit": "0", "packages": {}, "gpu": "X", "processor": "Y"}
+OTHER["replayed"] = True
+
+
+@pytest.mark.parametrize("what", ["setting", "damaged", *OTHER])
 def test_what_was_measured_otherwise_is_measured_anew(tmp_path, monkeypatch, what):
     kind, setting = TINY.parts()[0]
     name = kind.name(setting.config, torch.device("cpu"))
@@ -64,8 +68,9 @@ def test_what_was_measured_otherwise_is_measured_anew(tmp_path, monkeypatch, wha
     if what == "damaged":
         path.write_text("{")
     else:
-        changed = {"setting": {"rounds": 7}, "provenance": {"commit": "other"}}[what]
-        store.write(tmp_path / "bench", kept | {what: kept[what] | changed})
+        part = "setting" if what == "setting" else "provenance"
+        changed = {"rounds": 7} if what == "setting" else {what: OTHER[what]}
+        store.write(tmp_path / "bench", kept | {part: kept[part] | changed})
     assert gpu._measured(kind, setting, tmp_path) == "anew"
 
 

@@ -1,8 +1,18 @@
 import pytest
+from conftest import one_line
 
 from samlib import bench
 from samlib.bench import growth
+from samlib.errors import ConfigError
 from samlib.records import store
+
+
+@pytest.mark.parametrize("workers", [(2, 2), (1, 22), (1000,)])
+def test_a_campaign_has_more_runs_than_workers_and_each_number_once(workers):
+    with pytest.raises(ConfigError) as caught:
+        growth.Setting(workers=workers)
+    one_line(caught)
+    assert growth.Setting().workers == (1, 2)
 
 
 @pytest.mark.slow

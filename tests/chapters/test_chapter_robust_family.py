@@ -11,7 +11,6 @@ from planted import planted, rng_of
 
 from samlib.chapters import robust_family
 from samlib.chapters.robust_family import MEASURE, agreement
-from samlib.measures.robustness import DUALITY
 from samlib.report import formats
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN
 from samlib.study import members, plan, profiles
@@ -163,11 +162,6 @@ def test_the_plan_measures_one_network_of_every_member_in_short():
     assert len(methods) == 7
     bare = replace(PROFILE, grids=tuple(r for r in PROFILE.grids if not r.method.changes))
     assert plan.robust_family(bare).cells == []
-
-
-def test_the_attacks_are_the_duality_papers(smoke):
-    attacks = next(iter(smoke.measures[MEASURE].values()))["values"]["attacks"]
-    assert [(a["norm"], a["radius"]) for a in attacks] == [(a.norm, a.radius) for a in DUALITY]
 
 
 @pytest.mark.parametrize(("noise", "seen"), [(0.3, SEEN), (30.0, REVERSED)])

@@ -81,10 +81,18 @@ def refused(call, kind=SamlibError):
 # --- configurations ------------------------------------------------------------------------------
 
 
-@given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | TEXT, ANYTHING | JSON, max_size=4))
-@cases(100)
-def test_a_configuration_of_anything(fields):
-    refused(lambda: RunConfig.from_dict(fields), ConfigError)
+@given(
+    st.dictionaries(st.sampled_from(sorted(FIELDS)) | TEXT, ANYTHING | JSON, max_size=4),
+    st.lists(st.sampled_from(sorted(FIELDS)), max_size=6),
+)
+@cases(150)
+def test_a_configuration_of_anything_works_or_is_refused(wild, tame):
+    fields = {field: OTHER[field] for field in tame} | wild
+    if refused(lambda: RunConfig.from_dict(fields), ConfigError):
+        return
+    config = RunConfig.from_dict(fields)
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict(), allow_nan=False))) == config
+    assert config.run_id == RunConfig(**config.to_dict()).run_id
 
 
 EXTREME = st.floats(0, 1) | st.floats(0, 10) | st.floats(0, 1e18)

@@ -74,7 +74,6 @@ def test_a_diverged_run_says_so(tmp_path):
     config = TINY.replace(lr=1e30)
     assert run_job(RunJob(config), ResultsFolder(tmp_path), "cpu", None) is None
     text = ResultsFolder(tmp_path).log(config.run_id).read_text()
-    assert "loss not finite" in text or "diverged in epoch" in text
     assert "diverged in epoch" in text.splitlines()[-1]
 
 
@@ -142,8 +141,10 @@ def test_failures_are_told_to_others_until_the_next_command(tmp_path):
     assert journal.failures(place) == {}
     journal.note_failure(place, "a", "first\nsecond")
     with open(place.logs / "failed.jsonl", "a") as handle:
-        handle.write('{"run_id": "cut sh')
-    assert journal.failures(place) == {"a": "first\nsecond"}
+        handle.write('7\n{"run_id": "b"}\n{"run_id": "cut sh')
+    with open(place.logs / "failed.jsonl", "ab") as handle:
+        handle.write(b"\xff\xfe")
+    assert journal.failures(place) == {"a": "first\nsecond"}, "whatever else is in the file"
     journal.begin(place)
     assert journal.failures(place) == {}
 

@@ -11,7 +11,7 @@ from samlib.data import autoaugment as aa
 from samlib.data.augment import AUGMENTATIONS, augment, names, padding_for, random_crop, random_flip
 from samlib.errors import ConfigError
 
-IN_MEMORY = tuple(name for name in AUGMENTATIONS if name != "inception")  # see test_folders
+IN_MEMORY = tuple(name for name in AUGMENTATIONS if name != "inception")  # see test_image_folders
 
 
 def generator(seed=0):

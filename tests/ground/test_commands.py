@@ -2,12 +2,16 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 
 import pytest
 from helpers import run
 
+from samlib.cli.flags import parser
 from samlib.data import datasets
 from samlib.errors import DataMissing
+from samlib.files import project_root
 
 
 @pytest.mark.parametrize("verb", ["tables", "book"])
@@ -43,3 +47,21 @@ def test_a_torn_archive_is_called_so(name, archive, tmp_path, monkeypatch):
     torn.unlink()
     with pytest.raises(DataMissing, match=r"put a ready .* or the original"):
         datasets.prepare(name, tmp_path)
+
+
+def test_clean_leaves_a_campaign_on_a_gpu_alone(tmp_path):
+    shutil.copy(project_root() / "Makefile", tmp_path)
+    for name in ("build/gpu/results", "build/smoke", "book/_build"):
+        (tmp_path / name).mkdir(parents=True)
+    subprocess.run(["make", "-s", "clean"], cwd=tmp_path, check=True)
+    assert (tmp_path / "build/gpu/results").exists()
+    assert not (tmp_path / "build/smoke").exists()
+    assert not (tmp_path / "book/_build").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "device"), [("cpu:0", "cpu"), ("cpu", "cpu"), ("cuda:1", "cuda:1")]
+)
+def test_a_cpu_has_no_number(given, device):
+    """Or its records would count as those of a GPU."""
+    assert parser().parse_args(["run", "--device", given]).device == device

@@ -32,6 +32,7 @@ class Without:
 sys.meta_path[:] = map(Without, sys.meta_path)
 """
 ABSENT = {"numpy", "timm", "torchvision", "pandas", "scipy", "sklearn", "threadpoolctl", "PIL"}
+ABSENT |= {"matplotlib"}
 
 
 def python(code, *, cwd, site, **environment):

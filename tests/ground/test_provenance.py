@@ -61,6 +61,15 @@ def test_the_digests_follow_the_code(copy):
         before = after
 
 
+def test_an_editors_lock_is_no_code(copy):
+    """Emacs leaves a link that leads nowhere while a file is changed, macOS a file of its own."""
+    folder, _ = copy
+    before = loaded(folder).source_digest()
+    (folder / "sam" / ".#step.py").symlink_to("me@host.1:2")
+    (folder / "sam" / "._step.py").write_bytes(b"\0")
+    assert loaded(folder).source_digest() == before
+
+
 def test_they_are_of_the_code_that_was_imported(copy):
     """Not of what is pulled while it runs, whose commit is not claimed either."""
     folder, git = copy

@@ -51,14 +51,6 @@ def test_brightness_and_contrast_by_hand():
     assert flat.flatten().tolist() == [55, 115, 175, 205]
 
 
-def test_pixelation_leaves_an_image_made_of_blocks():
-    blocks = images(2, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.equal(corrupt(blocks, "pixelate", 5, draw()), blocks)
-    found = corrupt(images(1, 8), "pixelate", 5, draw())
-    mean = images(1, 8)[0, 0, :2, :2].float().mean().round()
-    assert (found[0, 0, :2, :2] == mean).all()
-
-
 def test_noise_is_as_strong_as_it_says():
     grey = torch.full((50, 3, 32, 32), 128, dtype=torch.uint8)
     deviation = (corrupt(grey, "gaussian_noise", 2, draw()).float() - 128).std() / 255

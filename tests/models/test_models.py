@@ -15,7 +15,7 @@ from samlib.models import convnets, zoo
 from samlib.sam.masks.norms import norm_layers
 
 # specification 3.2: all parameters at 10 and at 100 classes, those of the norm layers, norm layers
-IMAGENET = ("vit_s32", "resnet50")  # counted in test_folders
+IMAGENET = ("vit_s32", "resnet50")  # counted in test_image_folders
 CIFAR = tuple(n for n in models.names() if n not in IMAGENET)
 PATCHES = ("wrn10_4_patch4", "resnet10_4_patch4", "vit_mini")  # of 32 x 32 images
 SMALL = tuple(n for n in CIFAR if n not in {*PAPER, *PATCHES, "wrn16_4", "vit_t_dyt"})

@@ -1,7 +1,5 @@
 """Records of different code in one folder: each place that shows them says so."""
 
-import json
-
 from helpers import result, run
 
 from samlib.provenance import source_digest
@@ -64,5 +62,3 @@ def test_status_names_the_code_of_a_mixed_folder(tmp_path, capsys):
     code, out, _ = run(capsys, "status", "--profile", "smoke", "--results", str(tmp_path))
     assert code == 0
     assert "Records of different code: 1 by code abc, 1 by code 0123456789" in out
-    for path in runs.glob("*.json"):
-        assert json.loads(path.read_text())["run_id"] == path.stem

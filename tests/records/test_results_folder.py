@@ -62,8 +62,10 @@ def test_a_killed_holder_frees_the_lock(tmp_path):
                 pass
         finally:
             holder.kill()
+    left = tmp_path / ".plan.json.123.tmp"
+    left.write_text("{")
     with ResultsFolder(tmp_path).locked():
-        pass
+        assert not left.exists(), "what it had half written is removed"
 
 
 # --- the change of old for new -------------------------------------------------------------------

@@ -83,4 +83,3 @@ def test_masks_by_layer_type():
     names = [e.name for e in masks.convolutions(Net()).entries]
     assert names == ["conv1.weight", "conv2.weight"]
     assert [e.name for e in masks.weights(Net()).entries] == [*names, "fc.weight"]
-    assert masks.weights(build("vit_micro", num_classes=10, in_channels=1, image_size=8)).count

@@ -458,21 +458,6 @@ def test_torchscript_knows_its_layers_by_their_names():
     torch.testing.assert_close(step(scripted, mask), step(net, masks.only_norm(net)))
 
 
-def test_the_step_needs_torch_alone():
-    script = (
-        "import sys\n"
-        "others = ('timm', 'torchvision', 'pandas', 'scipy', 'sklearn', 'matplotlib')\n"
-        "sys.modules |= dict.fromkeys(others)\n"  # so that importing them fails
-        "import torch\n"
-        "from samlib import Perturbation, geometry, masks, sam_step\n"
-        "net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.LayerNorm(8))\n"
-        "ball = Perturbation(geometry.L2(), 0.1, masks.only_norm(net))\n"
-        "sam_step(lambda: net(torch.ones(2, 3)).square().sum(),"
-        " torch.optim.SGD(net.parameters(), 0.1), ball)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, env=here())
-
-
 def test_timms_layers_count_from_when_timm_is_there(monkeypatch):
     net = nn.Sequential(layers.FilterResponseNormTlu2d(8), grn.GlobalResponseNorm(8))
     assert names(masks.only_norm(net)) == ["0.weight", "0.bias", "0.tau"]

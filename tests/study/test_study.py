@@ -185,7 +185,7 @@ def test_a_method_has_one_cell_whatever_the_notebook(name):
     profile = profiles.get(name)
     seen = {}
     for needs in plan.chapter_needs(profile):
-        for cell in needs.cells:
+        for cell in all_cells([needs]):
             assert seen.setdefault((cell.base, cell.method), cell) == cell
 
 
@@ -268,6 +268,6 @@ def test_a_changed_method_searches_where_the_plain_one_does():
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_every_run_of_every_chapter_is_a_valid_configuration(name):
     for needs in plan.chapter_needs(profiles.get(name)):
-        for cell in needs.cells:
+        for cell in all_cells([needs]):
             assert cell.at(cell.start[-1])[0].run_id
         assert {m.cell for m in needs.measured} <= set(needs.cells)
