@@ -19,6 +19,7 @@ from samlib.bench.timing import (
     interleaved,
     made_by,
     network,
+    over,
     quartiles,
     random_run,
 )
@@ -68,15 +69,10 @@ def summary(took: dict[str, list[float]], images: int) -> dict:
         took: seconds round by round, of `contenders`.
         images: how many each augments.
     """
-
-    def over(values: str, reference: str) -> list[float]:
-        pairs = zip(took[values], took[reference], strict=True)
-        return quartiles([a / b for a, b in pairs])
-
     return {
-        "ratios": {name: over(f"{name} by Pillow", name) for name in TIMED},
-        "controls": {name: over(f"{name} again", name) for name in TIMED},
-        "share_of_epoch": {name: over(name, f"epoch with {name}") for name in TIMED},
+        "ratios": {name: over(took[f"{name} by Pillow"], took[name]) for name in TIMED},
+        "controls": {name: over(took[f"{name} again"], took[name]) for name in TIMED},
+        "share_of_epoch": {name: over(took[name], took[f"epoch with {name}"]) for name in TIMED},
         "seconds": {name: quartiles(values) for name, values in took.items()},
         "images_per_second": {
             name: images / statistics.median(values) for name, values in took.items()

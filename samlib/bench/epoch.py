@@ -21,16 +21,18 @@ from samlib.bench.plain_loop import AUGMENTATIONS, plain_loop
 from samlib.bench.timing import (
     Step,
     as_in_training,
+    at_least_one,
     closure_of,
     interleaved,
     made_by,
     network,
+    over,
     quartiles,
     random_run,
 )
 from samlib.data.augment import augment
 from samlib.data.splits import Splits
-from samlib.errors import ConfigError, choose
+from samlib.errors import choose
 from samlib.sam.restore import full_precision
 from samlib.trainer import cuda_graphs
 from samlib.trainer.config import PRECISIONS, RunConfig
@@ -67,10 +69,7 @@ class Training:
         choose("model", self.model, models.names())
         if self.precision is not None:
             choose("precision", self.precision, PRECISIONS)
-        for name in ("batch_size", "images", "rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1")
+        at_least_one(self, "batch_size", "images", "rounds", "threads")
 
     @property
     def count(self) -> int:
@@ -166,10 +165,7 @@ def summary(
     }
     whole = [name for name in (*CONTENDERS, WITHOUT_TF32) if name in took]
     return {
-        "ratios": {
-            name: quartiles([a / b for a, b in zip(took[name], ours, strict=True)])
-            for name in whole
-        },
+        "ratios": {name: over(took[name], ours) for name in whole},
         "seconds": {name: quartiles(took[name]) for name in whole},
         "images_per_second": {name: images / statistics.median(took[name]) for name in whole},
         "parts": {name: quartiles(values) for name, values in parts.items()},

@@ -13,9 +13,11 @@ from samlib.bench import step
 from samlib.bench.timing import (
     Step,
     as_in_training,
+    at_least_one,
     interleaved,
     made_by,
     network,
+    over,
     quartiles,
     random_run,
 )
@@ -53,8 +55,7 @@ class Setting:
     threads: int = 1
 
     def __post_init__(self):
-        if self.rounds < 1 or self.threads < 1:
-            raise ConfigError("rounds and threads must be at least 1")
+        at_least_one(self, "rounds", "threads")
         if not self.members:
             raise ConfigError(f"profile {self.profile} runs no member of the family with only norm")
 
@@ -113,10 +114,7 @@ def measure(setting: Setting) -> dict:
         "setting": vars(setting),
         "network": network(config),
         "cycles": cycles,
-        "ratios": {
-            name: quartiles([t / b for t, b in zip(times, one["base"], strict=True)])
-            for name, times in one.items()
-        },
+        "ratios": {name: over(times, one["base"]) for name, times in one.items()},
         "seconds": {name: quartiles(times) for name, times in one.items()},
         "provenance": made_by(device, "members of the family are timed as launched from Python"),
     }

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from samlib import bench, models
 from samlib.bench import epoch, step
-from samlib.bench.timing import made_by
+from samlib.bench.timing import made_by, replayed_of
 from samlib.errors import ConfigError, choose
 from samlib.records.store import RecordError, read_one, write
 from samlib.trainer import cuda_graphs
@@ -135,13 +135,12 @@ def run(setting: Setting, results: Path) -> tuple[dict, Path]:
     for kind, part in setting.parts():
         records.append(_measured(kind, part, results))
         print(kind.table(records[-1]), flush=True)
-    replayed = {record["provenance"]["replayed"] for record in records}
     record = {
         "run_id": f"gpu-{device.type}",
         "setting": vars(setting),
         "parts": [record["run_id"] for record in records],
         "answers": answers(records),
-        "provenance": made_by(device, replayed.pop() if len(replayed) == 1 else str(replayed)),
+        "provenance": made_by(device, replayed_of(records)),
     }
     return record, write(results / "bench", record)
 

@@ -16,6 +16,7 @@ from samlib.bench.timing import (
     Step,
     as_in_training,
     as_trained,
+    at_least_one,
     made_by,
     network,
     quartiles,
@@ -24,7 +25,6 @@ from samlib.bench.timing import (
     warmed,
 )
 from samlib.data.info import INFO
-from samlib.errors import ConfigError
 from samlib.study import profiles
 from samlib.study.profile import Profile
 from samlib.trainer import cuda_graphs
@@ -52,9 +52,7 @@ class Setting:
     threads: int = 1
 
     def __post_init__(self):
-        for name in ("rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1")
+        at_least_one(self, "rounds", "threads")
 
 
 def identity(base: RunConfig) -> dict:

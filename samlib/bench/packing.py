@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 from samlib.bench.growth import seconds_of
-from samlib.bench.timing import made_by, network, quartiles
+from samlib.bench.timing import at_least_one, made_by, network, over, quartiles, replayed_of
 from samlib.campaign.jobs import RunJob
 from samlib.campaign.local import LocalExecutor
 from samlib.errors import ConfigError, SamlibError, choose
@@ -58,10 +58,7 @@ class Setting:
     device: str = "cpu"
 
     def __post_init__(self):
-        for name in ("epochs", "images", "runs", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1")
+        at_least_one(self, "epochs", "images", "runs", "rounds")
         if not self.counts or min(self.counts) < 1:
             raise ConfigError("workers must be numbers of processes, each at least 1")
         _ = self.config  # refuses an unknown profile or problem
@@ -172,7 +169,7 @@ def packed(workers: int, runs: int, took: list[float], least: list[float]) -> di
         "workers": workers,
         "runs": runs,
         "runs_per_hour": quartiles(rates),
-        "gain": quartiles([rate / base for rate, base in zip(rates, least, strict=True)]),
+        "gain": over(rates, least),
     }
 
 
@@ -197,7 +194,6 @@ def measure(setting: Setting) -> dict:
             took[workers].append(seconds)
             made[workers] += found
     least = [3600 * setting.counts[0] * setting.runs / s for s in took[setting.counts[0]]]
-    replayed = {run["provenance"]["replayed"] for runs in made.values() for run in runs}
     return {
         "run_id": setting.name,
         "setting": vars(setting),
@@ -207,7 +203,7 @@ def measure(setting: Setting) -> dict:
             | {"seconds": seconds_of(made[n], n * sum(took[n]) / len(made[n]))}
             for n in setting.counts
         ],
-        "provenance": made_by(device, replayed.pop() if len(replayed) == 1 else str(replayed)),
+        "provenance": made_by(device, replayed_of(chain.from_iterable(made.values()))),
     }
 
 

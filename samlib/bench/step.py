@@ -20,9 +20,11 @@ from samlib.bench.timing import (
     Step,
     as_in_training,
     as_trained,
+    at_least_one,
     interleaved,
     made_by,
     network,
+    over,
     quartiles,
 )
 from samlib.bench.whole_steps import (
@@ -74,10 +76,7 @@ class Setting:
             choose("model", self.model, models.names())
         if self.precision is not None:
             choose("precision", self.precision, PRECISIONS)
-        for name in ("batch_size", "rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1")
+        at_least_one(self, "batch_size", "rounds", "threads")
         _ = self.config  # refuses an unknown profile or problem
 
     @property
@@ -111,19 +110,15 @@ def _calls(steps: dict[str, WholeStep], parts: dict[str, Step], device: torch.de
     return {name: as_trained(call, device) for name, call in (ours | parts).items()} | plain
 
 
-def _over(values: list[float], base: list[float]) -> list[float]:
-    return quartiles([a / b for a, b in zip(values, base, strict=True)])
-
-
 def ratio(took: dict[str, list[float]], name: str) -> list[float]:
     """Quartiles of a whole step's time over the base optimizer's; of a plain one's over a plain."""
     plain = "" if name in took else "plain "
-    return _over(took[plain + name], took[plain + "base"])
+    return over(took[plain + name], took[plain + "base"])
 
 
 def _floors(took: dict[str, list[float]], steps: dict[str, WholeStep]) -> dict:
     """Floors as ratios: of masks, and of the base optimizer, which steps of one pass share."""
-    found = {n or "base": _over(floor(took, n), took["base"]) for n in (None, *MASKS)}
+    found = {n or "base": over(floor(took, n), took["base"]) for n in (None, *MASKS)}
     return found | {name: found["base"] for name in ONE_PASS if name in steps}
 
 

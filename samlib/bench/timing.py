@@ -8,7 +8,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from samlib.data.info import INFO
 from samlib.data.splits import Splits
+from samlib.errors import ConfigError
 from samlib.models import is_vit
 from samlib.provenance import provenance
 from samlib.records import store
@@ -150,6 +151,29 @@ def quartiles(values: list[float]) -> list[float]:
     if len(values) == 1:
         return values * 3
     return statistics.quantiles(values, n=4, method="inclusive")
+
+
+def over(values: list[float], base: list[float]) -> list[float]:
+    """Quartiles of a ratio, round by round."""
+    return quartiles([a / b for a, b in zip(values, base, strict=True)])
+
+
+def at_least_one(setting: object, *names: str) -> None:
+    """Refuse numbers of a setting that are below 1; None is what is not given.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name in names:
+        value = getattr(setting, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1")
+
+
+def replayed_of(records: Iterable[dict]) -> bool | str:
+    """What several records say of whether their steps were replayed, as one."""
+    found = {record["provenance"]["replayed"] for record in records}
+    return found.pop() if len(found) == 1 else ", ".join(sorted(map(str, found)))
 
 
 def read(folder: Path, kind: str) -> list[dict]:
