@@ -1,7 +1,4 @@
-"""The splits of a seed, and the input of the network.
-
-Names, constants and caches are those of `info` and `datasets`, exported from here, too.
-"""
+"""The splits of a seed, and the input of the network."""
 
 import functools
 import zlib
@@ -15,21 +12,9 @@ import torch
 from torch import Tensor
 
 from samlib.data.augment import augment
-from samlib.data.datasets import default_data_dir, load, prepare
-from samlib.data.info import INFO, Info, names
+from samlib.data.datasets import load
+from samlib.data.info import INFO, Info
 from samlib.errors import ConfigError, choose
-
-__all__ = [
-    "INFO",
-    "Info",
-    "Splits",
-    "default_data_dir",
-    "load",
-    "make_splits",
-    "names",
-    "normalize",
-    "prepare",
-]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -69,22 +70,24 @@ def attacked(
     with needed("an attack"):
         from art.attacks.evasion import ProjectedGradientDescentPyTorch
         from art.estimators.classification import PyTorchClassifier
-    classifier = PyTorchClassifier(
-        _Pixels(logits),
-        loss=nn.CrossEntropyLoss(),
-        input_shape=tuple(images.shape[1:]),
-        nb_classes=classes,
-        clip_values=(0.0, 1.0),
-        device_type="gpu" if images.is_cuda else "cpu",
-    )
-    attack = ProjectedGradientDescentPyTorch(
-        classifier,
-        norm=NORMS[norm],
-        eps=radius,
-        eps_step=radius / 4 if step is None else step,
-        max_iter=STEPS,
-        batch_size=batch_size,
-        verbose=False,
-    )
-    found = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
+    # The toolbox computes on the current GPU, whichever the images are on.
+    with torch.cuda.device(images.device) if images.is_cuda else nullcontext():
+        classifier = PyTorchClassifier(
+            _Pixels(logits),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=tuple(images.shape[1:]),
+            nb_classes=classes,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if images.is_cuda else "cpu",
+        )
+        attack = ProjectedGradientDescentPyTorch(
+            classifier,
+            norm=NORMS[norm],
+            eps=radius,
+            eps_step=radius / 4 if step is None else step,
+            max_iter=STEPS,
+            batch_size=batch_size,
+            verbose=False,
+        )
+        found = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
     return torch.from_numpy(found).to(images)

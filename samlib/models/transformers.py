@@ -47,8 +47,8 @@ class ViT(Staged, VisionTransformer):  # type: ignore[misc]  # `forward` is that
     @property
     def stages(self) -> tuple[nn.Module, ...]:
         """Thirds of the encoder, in forward order."""
-        third = len(self.blocks) // 3
-        return tuple(self.blocks[i * third : (i + 1) * third] for i in range(3))
+        n = len(self.blocks)
+        return tuple(self.blocks[n * i // 3 : n * (i + 1) // 3] for i in range(3))
 
     def before_stages(self, x: Tensor) -> Tensor:
         x = self._pos_embed(self.patch_embed(x))

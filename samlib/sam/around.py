@@ -12,13 +12,13 @@ from samlib.errors import ConfigError, within
 from samlib.sam import checks
 from samlib.sam.closure import Closure, losses
 from samlib.sam.descent import Descent
-from samlib.sam.geometry import Tensors
+from samlib.sam.geometry import FLOOR, Tensors
 from samlib.sam.masks.base import Mask
 from samlib.sam.optimizers import one_or_several, zero_grad
 from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
 from samlib.sam.source.this_step import Gradient
-from samlib.sam.state import FLOOR, Stateful, dot
+from samlib.sam.state import Stateful, dot
 from samlib.sam.step import Backward, OnAscent, perturbed, sam_step
 
 
@@ -65,6 +65,7 @@ class Slow:
         slow = _clones(weights)
         try:
             several = one_or_several(optimizer)
+            checks.covered("Slow", perturbation.mask, several)
             if options.get("backward") is None:
                 checks.outside_ddp(several)
             first, last, loss = self._inner(
@@ -182,6 +183,7 @@ class Stretch(Stateful):
             return self.inner(closure, optimizer, perturbation, epoch=epoch, **options)
         if perturbation is None:
             raise ConfigError("Stretch takes a perturbation: one of rho 0 for the base optimizer")
+        checks.covered("Stretch", perturbation.mask, one_or_several(optimizer))
         where = perturbation.mask.trainable
         flat = self.held(where, "flat")
         if self.steps % self.every == 0:

@@ -79,6 +79,19 @@ def stepped(part: Stateful, where: Where, optimizers: Sequence[Optimizer]) -> No
             )
 
 
+def covered(who: str, mask: Mask, optimizers: Sequence[Optimizer]) -> None:
+    """Raise a ConfigError for a parameter that steps and that a part on all of them never saw."""
+    known = {id(p) for _, p in mask.trainable}
+    groups = (group for each in optimizers for group in getattr(each, "param_groups", ()))
+    new = {id(p) for g in groups for p in g["params"] if p.requires_grad and id(p) not in known}
+    if new:
+        name = next((n for n, p in mask.model.named_parameters() if id(p) in new), "one")
+        raise ConfigError(
+            f"{who} works on every parameter that steps, and {name} was not trainable, or not the "
+            "model's, when the mask was made: make the mask again, of a module that holds it"
+        )
+
+
 def _wrappers(mask: Mask) -> list[ref]:
     """Who averages the masked weights' gradients; looked for once, which takes milliseconds."""
     if not (dist.is_available() and dist.is_initialized()):

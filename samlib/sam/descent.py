@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samlib.errors import ConfigError, choose, within
-from samlib.sam.geometry import Tensors
+from samlib.sam.geometry import FLOOR, Tensors
 from samlib.sam.masks.base import Entry, Mask
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.restore import Saved
-from samlib.sam.state import FLOOR, Stateful, Where, dot, grads_on, index_of, length, unit
+from samlib.sam.state import Stateful, Where, dot, grads_on, index_of, length, unit
 
 if TYPE_CHECKING:
     from samlib.sam.closure import Closure
@@ -160,6 +160,7 @@ class Reuse(Compares):
         v = unit(across(grads_on(self._over), g))
         torch._foreach_copy_(self.held(self._over, "v"), v)
         self.ready = True
+        self.follow(self.where(mask))  # the mask may have chosen anew
 
     def reuse(self, mask: Mask) -> None:
         """Turn g into u; before the first perturbed step u is g."""

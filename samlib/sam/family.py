@@ -10,7 +10,8 @@ docstrings; what could not be sourced is said to be ours. A member of your own i
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -227,6 +228,9 @@ def check(
     member = MEMBERS[choose("member", name, MEMBERS)]
     parts = member.source(_ANY), member.radius(_ANY), member.when(_ANY)
     refuse_pairs(geometry, radius_over, batchnorm, *parts, chooser)
+    names = ("source", "radius", "when", "radius_over")
+    stand_in = SimpleNamespace(**dict(zip(names, (*parts, radius_over), strict=True)))
+    member.descent(_ANY).check(cast(Perturbation, stand_in))
 
 
 def kept(name: str, mask: Mask) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 from samlib.errors import ConfigError, choose
 
 # Added to the norm, so that a zero gradient gives a zero step, not NaN (the authors' value).
-_FLOOR = 1e-16
+FLOOR = 1e-16
 
 Tensors = list[Tensor] | tuple[Tensor, ...]  # what PyTorch's fused kernels take
 Scale = Tensors | None  # diagonal of T_w per tensor; None is the identity
@@ -97,7 +97,7 @@ class Geometry(ABC):
             factor: float | Tensor = rho
         else:
             step = grads if T is None else torch._foreach_mul(grads, T)
-            factor = rho / ((self.norm(T, grads) if norm is None else norm) + _FLOOR)
+            factor = rho / ((self.norm(T, grads) if norm is None else norm) + FLOOR)
         step = torch._foreach_mul(step, factor)
         return step if T is None else torch._foreach_mul(step, T)
 
@@ -212,7 +212,7 @@ class _ChannelScales(Geometry):
         Raises:
             ConfigError: a tensor that is no whole weight.
         """
-        factor = rho / ((self.norm(T, grads) if norm is None else norm) + _FLOOR)
+        factor = rho / ((self.norm(T, grads) if norm is None else norm) + FLOOR)
         scales = torch._foreach_mul(self._scales(T, grads), factor)
         return [s * w for s, w in zip(scales, T or (), strict=True)]
 

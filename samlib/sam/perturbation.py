@@ -79,6 +79,7 @@ class Perturbation:
             if not isinstance(getattr(self, name), kind):
                 given = getattr(self, name)
                 what = repr(given) if isinstance(given, str | float | None) else type(given)
+                what = f"the class {given.__name__}: call it" if isinstance(given, type) else what
                 raise ConfigError(f"{name} must be a samlib {kind.__name__}, not {what}")
         epochs = (self.start, 0 if self.end is None else self.end)
         if not all(isinstance(e, int) and not isinstance(e, bool) for e in epochs):
@@ -145,7 +146,12 @@ class Perturbation:
         """What a checkpoint must hold to continue: of mask, source and when."""
         parts = {"source": self.source, "when": self.when}
         named = {kind: {"name": p.name, "state": p.state_dict()} for kind, p in parts.items()}
-        return {"mask": self.mask.state_dict()} | named
+        return {"mask": self.mask.state_dict(), "of": self._of} | named
+
+    @property
+    def _of(self) -> list:
+        mask = self.mask
+        return [mask.kind, mask.count, mask.total]
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`.
@@ -157,6 +163,9 @@ class Perturbation:
             if (other := state[kind]["name"]) != part.name:
                 raise ConfigError(f"the state is of {kind} {other}, this one is {part.name}")
             part.load_state_dict(state[kind]["state"])
+        if (of := state.get("of", self._of)) != self._of:
+            there, here = ("{} of {:,} of {:,} coordinates".format(*m) for m in (of, self._of))
+            raise ConfigError(f"the state is of mask {there}, this one is {here}")
         if state["mask"]:
             self.mask.load_state_dict(state["mask"])
         self.source.follow(self.mask.entries)  # before the mask may choose anew

@@ -1,13 +1,12 @@
 """What a step changes for a while and puts back, bit for bit: tensors or coordinates, modes."""
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-
-from samlib.provenance import tf32
 
 
 def take(tensor: Tensor, index: Tensor | None) -> Tensor:
@@ -112,14 +111,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """float32 as it is inside the block: a GPU would convolve in TensorFloat-32 by default."""
-    before = tf32()
-    _allow_tf32(dict.fromkeys(before, False))
+    cudnn = torch.backends.cudnn
+    places: list[tuple[Any, str, Any]] = [(cudnn, "allow_tf32", False)]
+    if hasattr(cudnn, "conv"):  # PyTorch 2.9's names, last: the older ones write to them
+        mkldnn: Any = torch.backends.mkldnn
+        newer = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, mkldnn.matmul)
+        places += [(place, "fp32_precision", "ieee") for place in newer]
+    else:
+        places += [(torch.backends.cuda.matmul, "allow_tf32", False)]
+    before, products = [], None
+    with suppress(RuntimeError):  # an older name cannot be read where a newer one was set
+        products = torch.get_float32_matmul_precision()
+    for place, name, _ in places:
+        with suppress(RuntimeError):
+            before.append((place, name, getattr(place, name)))
     try:
+        torch.set_float32_matmul_precision("highest")
+        for place, name, value in places:
+            setattr(place, name, value)
         yield
     finally:
-        _allow_tf32(before)
-
-
-def _allow_tf32(allowed: dict[str, bool]) -> None:
-    torch.backends.cudnn.allow_tf32 = allowed["convolutions"]
-    torch.backends.cuda.matmul.allow_tf32 = allowed["products"]
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for place, name, value in before:
+            setattr(place, name, value)

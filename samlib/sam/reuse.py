@@ -7,10 +7,11 @@ statistics that should follow both passes are updated a second time by the norm 
 on the inputs they had. It happens by itself for models with stages and masks inside later ones.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,22 +62,46 @@ def untouched_stages(model: nn.Module, parameters: list[nn.Parameter]) -> int:
         return 0
     stages = reversed([*enumerate(model.stages)])
     at = {id(p): i for i, part in stages for p in part.parameters()}
-    return min(at.get(id(p), 0) for p in parameters)
+    inside = Counter(p for part in model.stages for p in _names(part))
+    every = Counter(_names(model))
+    return min(at.get(id(p), 0) if every[id(p)] == inside[id(p)] else 0 for p in parameters)
+
+
+def _names(module: nn.Module) -> list[int]:
+    # The id of each parameter, as often as it has a name.
+    return [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
+
+
+class _Kept(NamedTuple):
+    """A tensor and its version, which counts writes to it."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Kept":
+        return cls(tensor, tensor._version)
+
+    @property
+    def unwritten(self) -> bool:
+        return self.tensor._version == self.version
 
 
 @dataclass(frozen=True)
 class _Call:
     """One call of the model in the first pass: what it was given, and what came of it."""
 
-    x: Tensor
-    version: int  # of x, which counts writes to it
+    x: _Kept
     mode: tuple[bool, bool]  # see `_mode`
-    activation: Tensor  # the input of the first perturbed stage
-    norms: list[tuple[nn.Module, Tensor]]  # norm layers in front of it, with their inputs
+    activation: _Kept  # the input of the first perturbed stage
+    norms: list[tuple[nn.Module, _Kept]]  # norm layers in front of it, with their inputs
 
     def is_repeated_by(self, x: Tensor, mode: tuple[bool, bool]) -> bool:
         """Whether the same input comes again, unchanged and in the same mode."""
-        return self.x is x and self.version == x._version and self.mode == mode
+        kept = (self.x, self.activation, *(seen for _, seen in self.norms))
+        # A closure that differentiates by its input has used up the graph in between.
+        same = self.x.tensor is x and self.mode == mode and not x.requires_grad
+        return same and all(each.unwritten for each in kept)
 
 
 def _mode(model: nn.Module) -> tuple[bool, bool]:
@@ -91,20 +116,20 @@ class _Recording:
         self.calls: deque[_Call] = deque()
         self.buffers = buffers  # of the modules in front of stage `first`
         self._model = model
-        self._norms: list[tuple[nn.Module, Tensor]] | None = None  # of the call that is under way
+        self._norms: list[tuple[nn.Module, _Kept]] | None = None  # of the call that is under way
 
     def input_of_first(self, model: Staged, x: Tensor) -> Tensor:
         """The input of stage `first`, computed and kept."""
         norms = self._norms = []
         mode, activation = _mode(model), model.up_to(x, self.first)
         self._norms = None
-        self.calls.append(_Call(x, x._version, mode, activation, norms))
+        self.calls.append(_Call(_Kept.of(x), mode, _Kept.of(activation), norms))
         return activation
 
     def note(self, module: nn.Module, inputs: tuple) -> None:
         """Forward pre-hook of norm layers whose running statistics follow both passes."""
         if self._norms is not None and module.training:
-            self._norms.append((module, inputs[0].detach()))
+            self._norms.append((module, _Kept.of(inputs[0].detach())))
 
     def replay(self) -> None:
         """The first pass is over: from now on give back what it computed."""
@@ -129,8 +154,8 @@ class _Replaying:
             return model.up_to(x, self.first)
         with torch.no_grad():
             for module, seen in call.norms:
-                module(seen)
-        return call.activation
+                module(seen.tensor)
+        return call.activation.tensor
 
     def _buffers_written(self) -> bool:
         """Whether buffers were written between the passes, and so over what a graph needs.
@@ -147,8 +172,9 @@ def _early(model: Staged, first: int) -> list[nn.Module]:
     return [m for m in model.modules() if id(m) not in late]
 
 
+_DRAWING = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 # Where modules of torch, torchvision and timm keep the share of what they drop at random.
-_DROPPED = ("p", "drop_prob", "dropout")
+_DROPPED = ("p", "prob", "drop_prob", "dropout")
 
 
 def _random(module: nn.Module) -> bool:
@@ -158,7 +184,7 @@ def _random(module: nn.Module) -> bool:
     """
     own = vars(module)
     shares = [own[name] for name in _DROPPED if name in own]
-    return any(isinstance(s, int | float) and s for s in shares) or isinstance(module, nn.RReLU)
+    return any(isinstance(s, int | float) and s for s in shares) or isinstance(module, _DRAWING)
 
 
 def _own_buffers(module: nn.Module) -> list[Tensor]:

@@ -7,13 +7,10 @@ import torch
 from torch import Tensor
 
 from samlib.errors import ConfigError
-from samlib.sam.geometry import Tensors
+from samlib.sam.geometry import FLOOR, Tensors
 from samlib.sam.restore import take
 
 Where = Sequence[tuple]  # name, parameter and perhaps flat indices: a mask's entries, or all
-
-# Added to a norm, so that zero gives zero, not NaN (the authors' value).
-FLOOR = 1e-16
 
 
 class Stateful:
@@ -33,6 +30,7 @@ class Stateful:
     generator: torch.Generator | None = None
     ready: bool = True
     _where: Where | None = None
+    _held: dict[str, list[Tensor]]
     _loaded: dict | None = None
 
     @property
@@ -45,8 +43,12 @@ class Stateful:
 
     def follow(self, where: Where) -> None:
         """Start anew where the coordinates are others; the same object means the same."""
-        if where is self._where or not self.tensors:
+        if not self.tensors:
             return
+        if where is self._where:
+            if self._held[self.tensors[0]][0].device == where[0][1].device:
+                return
+            self._loaded = self._held  # the model was moved in between
         held = {name: zeros(where) for name in self.tensors}
         if self._loaded is not None:
             for name, mine in held.items():
@@ -113,7 +115,8 @@ def on(where: Where, tensors: Sequence[Tensor]) -> list[Tensor]:
 def grads_on(where: Where) -> list[Tensor]:
     """The coordinates of `.grad`, 0 for a parameter without."""
     weights = [each[1] for each in where]
-    return on(where, [torch.zeros_like(p) if p.grad is None else p.grad for p in weights])
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in weights]
+    return on(where, grads)
 
 
 def length(tensors: Tensors) -> Tensor:

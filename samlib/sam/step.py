@@ -233,6 +233,8 @@ def sam_step(
         descent.check(perturbation)
         for part, where in descent.reads(perturbation):
             checks.stepped(part, where, optimizers)
+        if descent.everything:
+            checks.covered(f"descent {descent.name}", perturbation.mask, optimizers)
         if descent.own_step:
             return descent.step(closure, optimizers, perturbation, on_ascent, backward)
     if perturbation is None or plan.perturb is False:

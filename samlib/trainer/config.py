@@ -62,7 +62,7 @@ class RunConfig:
         eta: stabiliser of the geometry; None is the variant's default.
         sparsity: of random, fisher and dynamic masks, share that is not moved; None keeps as many
             coordinates as the norm layers have.
-        mask_every: epochs between two updates of a sparse mask.
+        mask_every: epochs between two updates of SSAM-F or SSAM-D.
         mask_samples: examples that SSAM-F scores.
         radius_over: the norm in the ascent runs over the mask, or over all coordinates.
         batchnorm: running statistics follow both passes, or the first alone.
@@ -72,7 +72,7 @@ class RunConfig:
         validation_size: images held out of training, or of everything where there is no official
             test set.
         label_noise: share of the training labels drawn anew.
-        augment: none, basic (crop and flip), autoaugment, or inception for folders.
+        augment: none, shift, basic (crop and flip), autoaugment, or inception for folders.
         epochs: of the run.
         batch_size: images in a batch.
         optimizer: the base optimizer: sgd, adamw or lion.
@@ -89,8 +89,8 @@ class RunConfig:
         member: of `samlib.sam.family`: sam or a relative of it.
 
     Raises:
-        ConfigError: an unknown name (the valid ones are listed), a value out of range, or one that
-            would change nothing.
+        ConfigError: an unknown name (the valid ones are listed), a value out of range, or a part of
+            the perturbation that would change nothing.
     """
 
     dataset: str = "digits"

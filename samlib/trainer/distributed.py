@@ -8,7 +8,7 @@ normalises each worker's share; its running statistics are averaged at the end o
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from samlib.data.image_folders import FolderSplits, batches
 from samlib.errors import ConfigError, choose
 from samlib.trainer import checkpoint
 from samlib.trainer import one_run as single
-from samlib.trainer.build import build_model
 from samlib.trainer.config import RunConfig
 from samlib.trainer.loop import Trainer
-from samlib.trainer.one_run import restored
 from samlib.trainer.process_group import Workers
 
 PERTURBATIONS = ("worker", "synchronised")
@@ -146,14 +144,7 @@ class ParallelTrainer(Trainer):
         if buffers:
             self.workers.average(buffers, 1 / self.workers.count)
 
-    def _accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-        with torch.no_grad():
-            self.model.eval()
-            right: float = 0
-            count = 0
-            for images, labels in batches:
-                right += (self.forward(self.inputs(images)).argmax(1) == labels).sum().item()
-                count += len(labels)
+    def _percent(self, right: float, count: int) -> float:
         all_right, all_count = self.workers.total(right, count)
         return 100 * all_right / all_count
 
@@ -194,8 +185,7 @@ def train_distributed(
     """
     choose("perturbation", perturbation, PERTURBATIONS)
     started, first = time.perf_counter(), workers.rank == 0
-    start = build_model(config).state_dict()
-    with restored(config, start, device=workers.device, data_dir=data_dir) as begun:
+    with single.begun(config, device=workers.device, data_dir=data_dir) as begun:
         run = ParallelTrainer(begun, workers, perturbation)
         found = checkpoint.load(checkpoints) if checkpoints and first else None
         state = workers.from_first(found)

@@ -147,7 +147,7 @@ class Trainer:
         self._keep(watched)
 
     def _keep(self, watched: list[Shares]) -> None:
-        """Keep the shares of an epoch's first step; None where the step was not perturbed."""
+        """Keep the shares of an epoch's first perturbed step; None where none was."""
         found = watched[0] if watched else None
         self.curves["norm_share"].append(found and finite(found.of_eps.item()))
         self.curves["gradient_share"].append(found and finite(found.of_gradient.item()))
@@ -159,7 +159,7 @@ class Trainer:
 
         Args:
             loss_sum, correct: scalars that every batch's losses and right answers are added to.
-            watched: given the shares of the first step; a few reductions.
+            watched: given the shares of the first perturbed step; a few reductions.
         """
         epoch = self.epoch
         first: list[Callable[[Ascent], None]] = []
@@ -237,7 +237,10 @@ class Trainer:
             for images, labels in batches:
                 correct += (self.forward(self.inputs(images)).argmax(1) == labels).sum()
                 count += len(labels)
-        return 100 * correct.item() / count
+        return self._percent(correct.item(), count)
+
+    def _percent(self, right: float, count: int) -> float:
+        return 100 * right / count
 
     def recalibrated_accuracy(self) -> float | None:
         """Test accuracy with BatchNorm statistics of the final weights over the training images.

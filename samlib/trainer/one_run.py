@@ -75,7 +75,7 @@ def train(
         - `curves`: by name a value per epoch. `train_loss` and `train_accuracy` are means of what
           the steps computed, `validation_accuracy` and `test_accuracy` follow the epoch, and
           `weight_norm` is ||w|| outside the norm layers. `norm_share` and `gradient_share` are the
-          norm layers' share of ||eps||^2 and of ||T g||^2 in the epoch's first step.
+          norm layers' share of ||eps||^2 and of ||T g||^2 in the epoch's first perturbed step.
         - `mask`: `count` of perturbed and `total` of trainable coordinates; None without a mask.
         - `measures`: gamma and beta at the end (`diagnostics.affine_measures`), each tensor's share
           of ||T g||^2 (`tensor_shares`), and the `recalibrated_test_accuracy`.
@@ -89,10 +89,8 @@ def train(
     """
     if not isinstance(config, RunConfig):
         raise ConfigError(f"train takes a RunConfig, not a {type(config).__name__}")
-    where = usable_device(device)
     started = time.perf_counter()
-    with _deterministic(where, config.seed):
-        run = _begin(config, where, data_dir)
+    with begun(config, device=device, data_dir=data_dir) as run:
         resume(run, checkpoint.load(checkpoints) if checkpoints else None)
         until_done(run, checkpoints, checkpoint_seconds, on_epoch)
         if weights is not None:
@@ -152,6 +150,16 @@ def _begin(config: RunConfig, where: torch.device, data_dir: Path | None) -> Tra
 
 
 @contextmanager
+def begun(
+    config: RunConfig, *, device: str = "cpu", data_dir: Path | None = None
+) -> Iterator[Trainer]:
+    """A run before its first epoch, on one thread; arguments as in `train`."""
+    where = usable_device(device)
+    with _deterministic(where, config.seed):
+        yield _begin(config, where, data_dir)
+
+
+@contextmanager
 def restored(
     config: RunConfig, weights: dict, *, device: str = "cpu", data_dir: Path | None = None
 ) -> Iterator[Trainer]:
@@ -164,9 +172,7 @@ def restored(
         weights: the network's state_dict that `train` wrote.
         device, data_dir: as in `train`.
     """
-    where = usable_device(device)
-    with _deterministic(where, config.seed):
-        run = _begin(config, where, data_dir)
+    with begun(config, device=device, data_dir=data_dir) as run:
         run.model.load_state_dict(weights)
         run.model.eval()
         yield run
@@ -200,7 +206,7 @@ def tensor_shares(run: Trainer) -> dict[str, float | None]:
     mask = run.perturbation.mask if run.perturbation else None
     if mask is None or not run.tensor_shares or mask.count < mask.total:
         return {}
-    mean = torch.stack(run.tensor_shares).double().mean(0).tolist()
+    mean = torch.stack(run.tensor_shares).double().nanmean(0).tolist()
     return {e.name: finite(share) for e, share in zip(mask.entries, mean, strict=True)}
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from samlib import models
 from samlib.errors import ConfigError
-from samlib.models import convnets, zoo
+from samlib.models import convnets, transformers, zoo
 from samlib.sam.masks.norms import norm_layers
 
 # specification 3.2: all parameters at 10 and at 100 classes, those of the norm layers, norm layers
@@ -189,3 +189,13 @@ def test_bad_names_and_sizes():
     with pytest.raises(ConfigError, match="image_size must be a multiple of 4 for vit_t") as e:
         models.build("vit_t", num_classes=10, image_size=30)
     one_line(e)
+
+
+@pytest.mark.parametrize("depth", [3, 4, 6, 8, 11, 12])
+def test_every_block_of_a_vit_is_in_a_stage(depth):
+    model = transformers.ViT(
+        img_size=8, patch_size=4, embed_dim=12, num_heads=3, depth=depth, num_classes=10
+    )
+    held = [block for stage in model.stages for block in stage]
+    assert held == list(model.blocks)
+    assert all(len(stage) for stage in model.stages)

@@ -8,13 +8,14 @@ import torch
 from conftest import flat, identical, one_line, selected, small_net
 from dense_family import MEMBERS as DENSE
 from dense_family import Dense
-from member_run import BATCHES, ONE_PASS, SPOTS, Run, every_member, same
+from member_run import BATCHES, ONE_PASS, SPOTS, Run, every_member, group_norm, same
 
-from samlib import masks
+from samlib import geometry, masks
 from samlib.errors import ConfigError
 from samlib.sam import family
 from samlib.sam.family import MEMBERS
 from samlib.sam.masks.sparse import random
+from samlib.sam.perturbation import Perturbation
 from samlib.sam.step import sam_step
 
 FOLLOWING = ["gsam", "rho_lr", "rho_root_lr"]
@@ -269,10 +270,40 @@ def test_what_a_state_is_of_is_checked():
     with pytest.raises(ConfigError, match="of source Mean, this one is Residual") as caught:
         Run("fsam").member.perturbation.load_state_dict(state["perturbation"])
     one_line(caught)
-    other = Run("vasso", "only_norm")
-    with pytest.raises(ConfigError, match="the state of Mean is over other coordinates") as caught:
-        other.member.load_state_dict(state)
+    said = "of mask all of 335 of 335 coordinates, this one is only_norm of 20 of 335"
+    with pytest.raises(ConfigError, match=said) as caught:
+        Run("vasso", "only_norm").member.load_state_dict(state)
     one_line(caught)
+    del state["perturbation"]["of"]  # as a state of before has none
+    with pytest.raises(ConfigError, match="the state of Mean is over other coordinates") as caught:
+        Run("vasso", "only_norm").member.load_state_dict(state)
+    one_line(caught)
+
+
+def test_the_state_of_another_sparse_mask_is_refused():
+    """Its positions would be taken for those of this one, or some of them be lost."""
+
+    def ball(kind, sparsity=0.9):
+        net = small_net(torch.float64, norm=group_norm)
+        made = {"random": masks.random, "fisher": masks.fisher, "dynamic": masks.dynamic}[kind]
+        options = {"epochs": 3} if kind == "dynamic" else {}
+        return Perturbation(geometry.L2(), 0.1, made(net, sparsity=sparsity, **options))
+
+    states = {kind: ball(kind).state_dict() for kind in ("random", "dynamic")}
+    states["all"] = Run("sam").member.perturbation.state_dict()
+    for kind, into in (
+        ("random", ball("random", 0.5)),
+        ("random", ball("fisher")),
+        ("random", ball("dynamic")),
+        ("dynamic", ball("random")),
+        ("all", ball("random")),
+    ):
+        with pytest.raises(ConfigError, match=f"the state is of mask {kind} of .*") as caught:
+            into.load_state_dict(states[kind])
+        one_line(caught)
+    again = ball("random")
+    again.load_state_dict(states["random"])
+    assert torch.equal(again.mask.flat, states["random"]["mask"]["flat"])
 
 
 STATEFUL = [

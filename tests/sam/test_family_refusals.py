@@ -275,3 +275,35 @@ def test_the_table_counts_passes_and_bytes():
     assert found["lesam"] == f"{8 * count:,}"
     assert found["looksam"] == f"{4 * total:,}"
     assert found["sampa"] == f"{8 * total:,}"
+
+
+@pytest.mark.parametrize("name", ["gsam", "looksam", "sampa", "lookbehind", "ire", "felt_by_mask"])
+def test_a_member_that_works_on_all_parameters_names_one_it_never_saw(name):
+    """Unfrozen after the mask was made, it would be left out of the descent without a word."""
+    net = small_net(torch.float64, norm=group_norm)
+    net.conv1.weight.requires_grad_(False)
+    run = Run(name, lambda _: masks.only_norm(net))
+    net.conv1.weight.requires_grad_(True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    said = r"conv1\.weight was not trainable, or not the model's, when the mask was made"
+    with pytest.raises(ConfigError, match=said) as caught:
+        run.member(closure_of(net, *BATCHES[0]), optimizer, epoch=2)
+    one_line(caught)
+    run = Run(name)
+    run.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})  # a criterion's
+    with pytest.raises(ConfigError, match="and one was not trainable") as caught:
+        run.steps(0)
+    one_line(caught)
+
+
+def test_sparse_gradients_of_an_embedding_are_remembered_as_dense_ones():
+    words, table = torch.tensor([0, 2, 2]), {}
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Embedding(4, 3, sparse=sparse), torch.nn.LayerNorm(3))
+        step = Perturbation(geometry.L2(), 0.1, masks.all_parameters(net), source=source.Last())
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(3):
+            sam_step(lambda net=net: net(words).pow(2).sum(), optimizer, step)
+        table[sparse] = flat(net.parameters())
+    assert torch.allclose(table[True], table[False])

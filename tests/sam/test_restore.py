@@ -1,10 +1,16 @@
 """What is saved comes back bit for bit, in whatever layout and dtype it is."""
 
+import ast
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from samlib.files import project_root
 from samlib.provenance import tf32
 from samlib.sam.restore import Saved, evaluating, full_precision, take
 
@@ -103,3 +109,48 @@ def test_evaluation_is_in_full_precision_and_leaves_the_switches_as_they_were():
     with pytest.raises(ZeroDivisionError), full_precision():
         raise ZeroDivisionError
     assert tf32() == before
+
+
+PRECISIONS = """
+import torch
+def places():
+    b = torch.backends
+    found = [getattr(p, "fp32_precision") for p in (b.cudnn.conv, b.cudnn.rnn, b.cuda.matmul)]
+    try:
+        return [*found, torch.get_float32_matmul_precision()]
+    except RuntimeError:
+        return [*found, "mixed"]
+{switch}
+from samlib.sam.restore import full_precision
+before = places()
+with full_precision():
+    inside = places()
+print(before == places(), inside)
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="names of PyTorch 2.9")
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "",
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+        "torch.backends.cudnn.rnn.fp32_precision = 'ieee'",
+        "torch.backends.cudnn.allow_tf32 = False",
+    ],
+)
+def test_full_precision_is_full_from_every_state_of_the_switches_and_restores_it(switch):
+    """In a process of its own: some of the states cannot be left again by their own names."""
+    code = PRECISIONS.replace("{switch}", switch)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(project_root())},
+    )
+    kept, inside = done.stdout.strip().split(" ", 1)
+    assert kept == "True"
+    assert ast.literal_eval(inside)[:3] == ["ieee"] * 3

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, EvoNorm2dB0
+from timm.layers import DropPath, EvoNorm2dB0, PatchDropout
 from torchvision.ops import StochasticDepth
 
 from samlib import masks, models
@@ -182,6 +182,7 @@ def test_a_mask_that_may_move_keeps_nothing(model):
         (torch.nn.RReLU(), 2),
         (DropPath(0.1), 2),
         (StochasticDepth(0.1, "row"), 2),
+        (torch.nn.FractionalMaxPool2d(2, output_ratio=0.9), 2),
     ],
     ids=str,
 )
@@ -206,6 +207,85 @@ def test_a_layer_shared_by_two_stages_counts_where_it_comes_first():
     parent, _, leaf = name.rpartition(".")
     setattr(last.get_submodule(parent), leaf, shared)
     assert untouched_stages(model, list(shared.parameters())) == 0
+
+
+def test_a_layer_shared_with_the_stem_counts_as_in_front(model):
+    model.stem_norm = model.layer2[0].norm1
+    assert untouched_stages(model, list(model.stem_norm.parameters())) == 0
+
+
+def test_patches_dropped_at_random_are_drawn_anew():
+    model = models.build("vit_micro", num_classes=10, in_channels=1, image_size=8)
+    model.patch_drop = PatchDropout(0.5)
+    draws = []
+    model.patch_drop.register_forward_hook(lambda *_: draws.append(1))
+    x, y = batch()
+    step = Perturbation(L2(), 0.1, masks.blocks(model, [3]))
+    sam_step(lambda: F.cross_entropy(model(x), y), torch.optim.SGD(model.parameters(), 0.1), step)
+    assert len(draws) == 2
+
+
+def gradients_of_two_passes(model, closure, monkeypatch=None):
+    """With what the first pass computed handed on, or, given `monkeypatch`, without."""
+    if monkeypatch is not None:
+        monkeypatch.setattr(step, "reuse", nothing_kept)
+    ball = Perturbation(L2(), 0.1, masks.blocks(model, [3]))
+    sam_step(lambda: closure(model), torch.optim.SGD(model.parameters(), lr=0.0), ball)
+    return [*(p.grad for p in model.parameters()), *(b.double() for b in model.buffers())]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.SiLU, torch.nn.ReLU])
+def test_what_a_stage_wrote_to_in_place_is_computed_anew(model, kind, monkeypatch):
+    model.layer3.insert(0, kind(inplace=True))
+    plain, (x, y) = copy.deepcopy(model), batch()
+
+    def closure(model):
+        return F.cross_entropy(model(x), y)
+
+    got = gradients_of_two_passes(model, closure)
+    assert all(map(torch.equal, got, gradients_of_two_passes(plain, closure, monkeypatch)))
+
+
+class Shortcut(torch.nn.Module):
+    """y = norm(x), and then x is added to y, or y to x, in place."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        y = self.norm(x)
+        x += y
+        return x
+
+
+def test_a_norm_whose_input_was_written_to_follows_the_right_one(model, monkeypatch):
+    model.layer1.insert(0, Shortcut(model.conv1.out_channels))
+    plain, (x, y) = copy.deepcopy(model), batch()
+    frozen = [model.conv1, model.layer1, plain.conv1, plain.layer1]
+    for part in frozen:
+        part.requires_grad_(False)
+
+    def closure(model):
+        return F.cross_entropy(model(x), y)
+
+    def measured(model, *given):
+        return [t for t in gradients_of_two_passes(model, closure, *given) if t is not None]
+
+    assert all(map(torch.equal, measured(model), measured(plain, monkeypatch)))
+
+
+def test_a_closure_that_differentiates_by_its_input_is_right(model, monkeypatch):
+    """As the fast gradient sign method does: its graph is used up before the loss's."""
+    plain, (x, y) = copy.deepcopy(model), batch()
+    x.requires_grad_()
+
+    def attacked(model):
+        (by_input,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
+        return F.cross_entropy(model(x), y) + F.cross_entropy(model(x + by_input.sign()), y)
+
+    got = gradients_of_two_passes(model, attacked)
+    assert all(map(torch.equal, got, gradients_of_two_passes(plain, attacked, monkeypatch)))
 
 
 def test_an_exception_leaves_model_and_statistics_as_they_were(model):

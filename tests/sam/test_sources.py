@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import closure_of, flat, selected, small_net
 from dense_family import Dense, normal, turned
 from member_run import BATCHES, group_norm, same, stepped
 
-from samlib import geometry, masks
-from samlib.sam import source
+from samlib import geometry, masks, models
+from samlib.sam import family, source
 from samlib.sam.masks.sparse import random
 from samlib.sam.perturbation import Perturbation
 from samlib.sam.radius import Radius
@@ -178,3 +179,21 @@ def test_a_source_that_renews_itself_does_so_in_perturbed_steps_alone():
     for t in (0, 1, 2, 3, 4, 5, 0, 1):
         sam_step(closure_of(net, *BATCHES[t]), optimizer, step)
     assert len(renewed) == 2  # steps 0 and 4, of the perturbed 0, 2, 4, 6
+
+
+@pytest.mark.parametrize("name", ["eigen_sam", "penalty"])
+def test_what_differentiates_twice_works_through_fused_attention(name):
+    torch.manual_seed(0)
+    net = models.build("vit_micro", num_classes=10, in_channels=1, image_size=8)
+    x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
+
+    def closure():
+        return F.cross_entropy(net(x), y)
+
+    setting = family.Setting(lr=0.1, steps=4, epochs=2, logits=lambda: net(x))
+    member = family.make(name, geometry.L2(), 0.1, masks.only_norm(net), setting)
+    before = flat(net.parameters()).clone()
+    member(closure, torch.optim.SGD(net.parameters(), lr=0.1), epoch=0)
+    after = flat(net.parameters())
+    assert after.isfinite().all()
+    assert not torch.equal(before, after)

@@ -7,16 +7,29 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import flat, identical, one_line, selected, small_batch, small_net, snapshot
+from conftest import (
+    closure_of,
+    flat,
+    identical,
+    one_line,
+    selected,
+    small_batch,
+    small_net,
+    snapshot,
+)
 from helpers import on_meta
 
 from samlib.errors import ConfigError
+from samlib.sam import source
+from samlib.sam.geometry import L2
 from samlib.sam.masks import ssam
 from samlib.sam.masks.base import trainable
 from samlib.sam.masks.by_name import MASKS
 from samlib.sam.masks.sparse import keep_count, random
-from samlib.sam.masks.ssam import drop_and_grow, dynamic, fisher, fisher_scores
+from samlib.sam.masks.ssam import dynamic, fisher, fisher_scores, replaced
 from samlib.sam.masks.whole import only_norm
+from samlib.sam.perturbation import Perturbation
+from samlib.sam.step import sam_step
 from samlib.trainer.config import RunConfig
 
 TOTAL = sum(p.numel() for p in small_net().parameters())
@@ -239,17 +252,15 @@ def test_fisher_mask_is_the_top_of_the_scores():
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5, 25, 50, 100, 150, 195, 200])
-def test_drop_and_grow_by_the_cosine(epoch):
+def test_replaced_by_the_cosine(epoch):
     count, rate = 18_268, 0.5 * (1 + math.cos(math.pi * epoch / 200)) / 2
-    dropped, grown = drop_and_grow(count, WRN28_10, 0.5, epoch, 200)
-    assert dropped == count - int(count * (1 - rate))
-    assert grown == dropped
+    assert replaced(count, WRN28_10, 0.5, epoch, 200) == count - int(count * (1 - rate))
 
 
-def test_no_more_grow_than_are_dead():
-    assert drop_and_grow(100, 110, 0.5, 0, 10) == (10, 10)
-    assert drop_and_grow(100, 100, 0.5, 0, 10) == (0, 0)
-    assert drop_and_grow(100, 1000, 0.0, 0, 10) == (0, 0)
+def test_no_more_are_replaced_than_are_dead():
+    assert replaced(100, 110, 0.5, 0, 10) == 10
+    assert replaced(100, 100, 0.5, 0, 10) == 0
+    assert replaced(100, 1000, 0.0, 0, 10) == 0
 
 
 @pytest.mark.parametrize(("rate", "every"), [(0.5, 2), (1.0, 1), (0.3, 5)])
@@ -336,3 +347,38 @@ def test_a_mask_continues_from_its_state(kind, stop):
                     other.begin_epoch(epoch, sample)
             if (epoch, after) >= stop:
                 assert torch.equal(other.flat, path[2 * epoch + after])
+
+
+def test_ssam_f_without_scores_is_refused():
+    """It would perturb the model's first weights, which nobody chose."""
+    net, (x, y) = small_net(), small_batch()
+    mask = fisher(net, sparsity=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    step = Perturbation(L2(), 0.1, mask)
+    with pytest.raises(ConfigError, match=r"no scores yet: call mask\.begin_epoch") as caught:
+        sam_step(closure_of(net, x, y), optimizer, step)
+    one_line(caught)
+    mask.begin_epoch(0, lambda n: small_batch(n=n))
+    sam_step(closure_of(net, x, y), optimizer, step)
+    again = fisher(net, sparsity=0.9)
+    again.load_state_dict(mask.state_dict())
+    sam_step(closure_of(net, x, y), optimizer, Perturbation(L2(), 0.1, again))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_mask_and_state_made_before_the_model_is_moved_follow_it():
+    """As in Lightning, which moves the model after it was made and its checkpoint loaded."""
+    net, (x, y) = small_net(), small_batch()
+    step = Perturbation(L2(), 0.1, random(net, sparsity=0.5), source=source.Last())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    sam_step(closure_of(net, x, y), optimizer, step)
+    state = copy.deepcopy(step.state_dict())
+    other = small_net()
+    resumed = Perturbation(L2(), 0.1, random(other, sparsity=0.5), source=source.Last())
+    resumed.load_state_dict(state)
+    for moved, ball in ((net, step), (other, resumed)):
+        moved.cuda()
+        sam_step(
+            closure_of(moved, x.cuda(), y.cuda()), torch.optim.SGD(moved.parameters(), lr=0.1), ball
+        )

@@ -39,6 +39,21 @@ def test_a_resumed_member_ends_as_an_uninterrupted_one(member, tmp_path):
     assert identical(checkpoint.load(theirs), checkpoint.load(tmp_path / "whole"))
 
 
+def test_a_member_with_state_on_a_mask_that_chooses_anew_is_resumed(tmp_path):
+    """What it remembers is of the coordinates that SSAM-D chose in the first pass of the epoch."""
+    changes = {"mask": "dynamic", "mask_every": 1, "sparsity": 0.5, "member": "looksam_mask"}
+    changes |= {"train_size": 64, "batch_size": 64, "epochs": 4}  # a step an epoch
+    config, path = tiny(**ON | changes, **ONCE), tmp_path / "run.pt"
+    whole = train(config)
+    interrupted(config, path, 2)
+    assert repeatable(train(config, checkpoints=path)) == repeatable(whole)
+
+
+def test_shares_of_a_source_that_begins_at_zero_are_those_of_the_later_epochs():
+    shares = train(tiny(**ON | {"mask": "all", "member": "last"}, **ONCE))["measures"]
+    assert sum(shares["tensor_shares"].values()) == pytest.approx(1.0)
+
+
 def test_members_are_other_runs_and_say_so_in_their_names():
     names = {RunConfig(**ON, member=member).run_id for member in MEMBERS}
     assert len(names) == len(MEMBERS)
@@ -63,6 +78,7 @@ def test_members_train_differently_but_from_the_same_start():
         ({"member": "vasso", "radius_over": "all"}, "radius_over 'all' needs everything's"),
         ({"member": "usam", "geometry": "elementwise_linf"}, "a free radius leaves out a norm"),
         ({"member": "last", "geometry": "none", "mask": "all", "rho": 0}, "member means nothing"),
+        ({"member": "penalty", "radius_over": "all"}, "radius_over 'mask'"),
     ],
 )
 def test_pairs_are_refused_before_anything_is_trained(changes, message):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from samlib.errors import ConfigError
@@ -54,7 +55,8 @@ class Penalty(Descent):
         checks.weights(perturbation)
         zero_grad(optimizers)
         mask = perturbation.mask
-        loss = losses(closure, perturbation, self.second)[0]
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels are differentiated once only
+            loss = losses(closure, perturbation, self.second)[0]
         weights: list[Tensor] = [e.parameter for e in mask.entries]
         grads = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
         g = dense(mask, mask.entries, weights, grads)

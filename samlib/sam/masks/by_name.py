@@ -3,6 +3,7 @@
 A mask of your own is a function in a file of this folder and a line in `MASKS`.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,12 +32,8 @@ def sparsity_of(model: nn.Module, config: Any) -> float:
     return only_norm(model).sparsity if config.sparsity is None else config.sparsity
 
 
-def _random(model: nn.Module, config: Any) -> Mask:
-    return random(model, sparsity=sparsity_of(model, config), seed=config.seed)
-
-
-def _random_redrawn(model: nn.Module, config: Any) -> Mask:
-    return random(model, sparsity=sparsity_of(model, config), seed=config.seed, redraw=True)
+def _random(model: nn.Module, config: Any, redraw: bool = False) -> Mask:
+    return random(model, sparsity=sparsity_of(model, config), seed=config.seed, redraw=redraw)
 
 
 def _fisher(model: nn.Module, config: Any) -> Mask:
@@ -73,7 +70,7 @@ MASKS: dict[str, Callable[[nn.Module, Any], Mask]] = {
     "convolutions": lambda model, config: convolutions(model),
     "weights": lambda model, config: weights(model),
     "random": _random,
-    "random_redrawn": _random_redrawn,
+    "random_redrawn": functools.partial(_random, redraw=True),
     "fisher": _fisher,
     "dynamic": _dynamic,
 }

@@ -36,7 +36,6 @@ class SparseMask(Mask):
 
     def __init__(self, model: nn.Module, flat: Tensor, kind: str, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
-        self._sizes = [p.numel() for _, p in trainable(model)]
         super().__init__(model, _entries(model, flat), kind)
         self.untouched = 0  # the next choice may lie anywhere
         refuse_half(p for _, p in self.trainable)
@@ -53,9 +52,12 @@ class SparseMask(Mask):
     @property
     def flat(self) -> Tensor:
         """Selected positions in the concatenation of all trainable parameters, ascending."""
-        starts = dict(zip((n for n, _ in self.trainable), _starts(self._sizes), strict=True))
-        indices = {e.name: e.index.cpu() for e in self.entries if e.index is not None}
-        return torch.cat([index + starts[name] for name, index in indices.items()])
+        chosen, found, start = {e.name: e.index for e in self.entries}, [], 0
+        for name, p in self.trainable:
+            if (index := chosen.get(name)) is not None:
+                found.append(index.cpu() + start)
+            start += p.numel()
+        return torch.cat(found)
 
     def select(self, flat: Tensor) -> None:
         """Replace the selected coordinates."""
@@ -69,10 +71,6 @@ class SparseMask(Mask):
         """Continue from `state_dict`."""
         self.select(state["flat"])
         self.generator.set_state(state["generator"].cpu())
-
-
-def _starts(sizes: list[int]) -> list[int]:
-    return [sum(sizes[:i]) for i in range(len(sizes))]
 
 
 def _entries(model: nn.Module, flat: Tensor) -> tuple[Entry, ...]:
@@ -90,13 +88,12 @@ def _entries(model: nn.Module, flat: Tensor) -> tuple[Entry, ...]:
 
 class _Random(SparseMask):
     def __init__(self, model: nn.Module, count: int, seed: int, redraw: bool):
-        total = sum(p.numel() for _, p in trainable(model))
         super().__init__(model, torch.arange(1), "random", seed)
-        self._count, self._total, self._redraw = count, total, redraw
+        self._count, self._redraw = count, redraw
         self._draw()
 
     def _draw(self) -> None:
-        self.select(torch.randperm(self._total, generator=self.generator)[: self._count])
+        self.select(torch.randperm(self.total, generator=self.generator)[: self._count])
 
     def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Draw anew, from the second epoch on, if asked to."""

@@ -65,6 +65,22 @@ class _Fisher(SparseMask):
     def __init__(self, model: nn.Module, count: int, samples: int, every: int):
         super().__init__(model, torch.arange(count), "fisher", seed=0)
         self._count, self._samples, self._every = count, samples, every
+        self._scored = False
+
+    @property
+    def relies_on(self) -> Sequence[tuple]:
+        """As of every sparse mask; asked at every step, which needs scores."""
+        if not self._scored:
+            raise ConfigError(
+                "mask fisher has no scores yet: call mask.begin_epoch(epoch, sample) before every "
+                "epoch, where sample(n) gives n training examples"
+            )
+        return super().relies_on
+
+    def select(self, flat: Tensor) -> None:
+        """Replace the selected coordinates; a checkpoint's were scored, too."""
+        super().select(flat)
+        self._scored = True
 
     def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Score anew every `every` epochs, the first one included."""
@@ -100,11 +116,10 @@ class _Dynamic(SparseMask):
     def __init__(
         self, model: nn.Module, count: int, drop_rate: float, every: int, epochs: int, seed: int
     ):
-        total = sum(p.numel() for _, p in trainable(model))
         super().__init__(model, torch.arange(1), "dynamic", seed)
         self._count, self._drop_rate, self._every, self._epochs = count, drop_rate, every, epochs
-        self._total, self._epoch, self._due = total, 0, False
-        self.select(torch.randperm(total, generator=self.generator)[:count])
+        self._epoch, self._due = 0, False
+        self.select(torch.randperm(self.total, generator=self.generator)[:count])
 
     def begin_epoch(self, epoch: int, sample: Sample) -> None:
         """Have the first ascent of every `every`-th epoch drop and grow."""
@@ -115,17 +130,15 @@ class _Dynamic(SparseMask):
         if not self._due:
             return
         self._due = False
-        dropped, grown = drop_and_grow(
-            self._count, self._total, self._drop_rate, self._epoch, self._epochs
-        )
+        changed = replaced(self._count, self.total, self._drop_rate, self._epoch, self._epochs)
         live = self.flat
         size = torch.cat([g.detach().abs().flatten().cpu() for g in grads])
-        kept = live[size.topk(self._count - dropped).indices]
-        dead = torch.ones(self._total, dtype=torch.bool)
+        kept = live[size.topk(self._count - changed).indices]
+        dead = torch.ones(self.total, dtype=torch.bool)
         dead[live] = False  # what was just dropped cannot come back in the same update
         candidates = dead.nonzero().flatten()
         order = torch.randperm(len(candidates), generator=self.generator)
-        self.select(torch.cat([kept, candidates[order[:grown]]]))
+        self.select(torch.cat([kept, candidates[order[:changed]]]))
 
     def state_dict(self) -> dict:
         """Selected positions, the generator, and whether an update is due."""
@@ -137,21 +150,17 @@ class _Dynamic(SparseMask):
         self._epoch, self._due = state["epoch"], state["due"]
 
 
-def drop_and_grow(
-    count: int, total: int, drop_rate: float, epoch: int, epochs: int
-) -> tuple[int, int]:
+def replaced(count: int, total: int, drop_rate: float, epoch: int, epochs: int) -> int:
     """Coordinates SSAM-D drops and grows at an epoch (specification 2.2).
 
     dr = drop_rate (1 + cos(pi epoch / epochs)) / 2; int(count (1 - dr)) stay, and as many grow
     as were dropped, no more than there are dead ones.
 
-    >>> drop_and_grow(count=100, total=1000, drop_rate=0.5, epoch=0, epochs=10)
-    (50, 50)
+    >>> replaced(count=100, total=1000, drop_rate=0.5, epoch=0, epochs=10)
+    50
     """
     rate = drop_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
-    dropped = count - int(count * (1 - rate))
-    grown = min(dropped, total - count)
-    return grown, grown
+    return min(count - int(count * (1 - rate)), total - count)
 
 
 def dynamic(
@@ -167,7 +176,7 @@ def dynamic(
 
     The first mask is random. At the first ascent of every `every`-th epoch the live coordinates
     with the smallest |gradient| are dropped and as many dead ones grow at random, in force from
-    the next ascent on (specification 2.2, `drop_and_grow`). A loop of your own calls `begin_epoch`
+    the next ascent on (specification 2.2, `replaced`). A loop of your own calls `begin_epoch`
     before every epoch; without it the mask stays as it is.
 
     Args:

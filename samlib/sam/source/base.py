@@ -24,8 +24,8 @@ class Source(Stateful):
 
     Attributes:
         own_pass: whether it needs this step's gradient on the mask, a pass of its own.
-        shared: whether data-parallel workers must average that gradient, because what is
-            remembered of it has to be the same for all.
+        shared: whether the trainer's data-parallel workers average that gradient, so that what is
+            remembered of it is the same for all.
         other_loss: whether that gradient is another loss's than the one descended.
         reads_grad: whether it reads `.grad` after the optimizer's step.
         factor: times rho; -1 looks the other way.

@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from samlib.errors import within
-from samlib.sam.geometry import Tensors
-from samlib.sam.masks.base import Mask
+from samlib.sam.geometry import FLOOR, Tensors
+from samlib.sam.masks.base import Entry, Mask
 from samlib.sam.restore import evaluating
 from samlib.sam.source.base import Source
-from samlib.sam.state import FLOOR, dot, length, on, unit
+from samlib.sam.state import dot, length, on, unit
 
 
 class Eigen(Source):
@@ -60,7 +61,7 @@ class Eigen(Source):
     ) -> None:
         """Power steps on the Hessian of the closure's loss."""
         v = self.held(mask.entries, "v")
-        with evaluating(mask.model), torch.enable_grad():
+        with evaluating(mask.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             curved = _hessian(closure(), mask)
             for _ in range(self.power):
                 turned = curved(unit(v))
@@ -100,9 +101,11 @@ def _hessian(loss: Tensor, mask: Mask) -> Callable[[Tensors], list[Tensor]]:
 
 def spread(mask: Mask, values: Sequence[Tensor]) -> list[Tensor]:
     """Values on the mask as tensors of the parameters' shapes, 0 at other coordinates."""
-    return [
-        x
-        if e.index is None
-        else x.new_zeros(e.parameter.numel()).index_copy_(0, e.index, x).view(e.parameter.shape)
-        for e, x in zip(mask.entries, values, strict=True)
-    ]
+    return [_whole(e, x) for e, x in zip(mask.entries, values, strict=True)]
+
+
+def _whole(entry: Entry, x: Tensor) -> Tensor:
+    if entry.index is None:
+        return x
+    flat = x.new_zeros(entry.parameter.numel())
+    return flat.index_copy_(0, entry.index.to(x.device), x).view(entry.parameter.shape)
