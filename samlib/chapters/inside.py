@@ -5,7 +5,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samlib.chapters import anatomy
-from samlib.chapters.family import percent
 from samlib.chapters.inside_predictions import BARRIER, FACTORS, PREDICTIONS
 from samlib.chapters.why import looked, predictions, told
 from samlib.errors import RecordsMissing
@@ -18,6 +17,10 @@ from samlib.report.text import number
 from samlib.report.wording import lines
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
+PREDICTED = (
+    "Seen means that γ and β bring less than a tenth of the gain, as predicted: a hypothesis of "
+    "ours, not of the paper."
+)
 MORE = {SEEN: "larger", REVERSED: "smaller"}
 BLOCKS = {"all": "all weights", "only_norm": "norm layers", "no_norm": "all other weights"}
 
@@ -189,11 +192,17 @@ def finding_swap(results: Results) -> str:
     gains, base = anatomy.gains(results, ON), _names(results)[BASE]
     keys = ("own", "twin_with_own_norms", "own_with_twin_norms")
     whole, brought, kept = (results.judge(gains[key]) for key in keys)
-    return (
+    said = (
         f"SAM-ON is {whole} points over {base} ({whole.seeds} pairs). {base}'s network with γ and "
-        f"β of SAM-ON is {brought} over itself; SAM-ON's network with {base}'s γ and β is still "
-        f"{kept} over {base}."
+        f"β of SAM-ON is {brought} against itself; SAM-ON's network with {base}'s γ and β is "
+        f"{kept} against {base}."
     )
+    if brought.seen == kept.seen == REVERSED:
+        return (
+            f"{said} The exchange harms both networks: γ and β fit the weights that they were "
+            "trained with, and the gain belongs to neither alone."
+        )
+    return said
 
 
 def _nats(barrier: float) -> str:
@@ -215,17 +224,9 @@ def finding_layers(results: Results) -> str:
 
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
-    gains = anatomy.gains(results, ON)
-    share = percent(share_of_gain(gains["twin_with_own_norms"], gains["own"]))
     says = "SAM-ON perturbs γ and β alone. Where in the trained network its gain sits is not said."
-    kept = percent(share_of_gain(gains["own_with_twin_norms"], gains["own"]))
     below, _ = looked(results, PREDICTIONS)[0][1]
-    base = _names(results)[BASE]
-    sees = (
-        f"SAM-ON's network with {base}'s γ and β keeps {kept}. {base}'s network with SAM-ON's γ "
-        f"and β has {share}; predicted: below a tenth."
-    )
-    return lines(results.profile.where, says, sees, below.seen)
+    return lines(results.profile.where, says, finding_swap(results), below.seen, PREDICTED)
 
 
 TABLES = {

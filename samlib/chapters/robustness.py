@@ -22,6 +22,7 @@ from samlib.report.wording import points
 from samlib.study import plan
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
+FLOOR = 1.0  # percent: where every method is below, there is no gain to be seen
 EFFECT = 5.0  # points the base optimizer must lose for a condition to count as one
 Read = Callable[[dict], float]
 
@@ -225,7 +226,23 @@ def finding(results: Results) -> str:
         parts.append(f"SAM-ON's gain over {label} is {where}")
     return (
         f"Of {len(all_)} conditions {len(named)} cost {base} {EFFECT:.0f} points or more, and "
-        f"these conditions count. {'; '.join(parts)}."
+        f"these conditions count. {'; '.join(parts)}.{_at_the_floor(results)}"
+    )
+
+
+def _at_the_floor(results: Results) -> str:
+    """Conditions that count and under which no method gets anything right."""
+    found = conditions(results)
+    lost = [
+        name
+        for name in felt(results)
+        if all(accuracies(results, m, found[name][0]).mean() < FLOOR for m in HEADLINE)
+    ]
+    if not lost:
+        return ""
+    return (
+        f" Under {listed(lost)} every method is right on less than {FLOOR:g} % of the images: no "
+        "gain is left to be seen there, and the rule of the plan counts that as smaller."
     )
 
 

@@ -61,9 +61,11 @@ def test_the_norm_layers_bring_their_share_of_the_gain(smoke, brought, said):
     assert share[1:] == pytest.approx([10 * brought, 90, 100], abs=0.1)
     assert ours["− SGD"]["mean"].tolist()[1:] == pytest.approx([brought, 9, 10], abs=0.01)
     opened = inside.opening(found)
-    assert f"{share[1]:.0f} %" in opened["sees"]
+    assert "SAM-ON is +10.00" in opened["sees"]
+    assert "harms" not in opened["sees"]
     assert opened["seen"] == {MET: SEEN, NOT_MET: REVERSED}[said]
-    assert "SAM-ON is +10.00" in inside.finding_swap(found)
+    worse = inside.finding_swap(with_norms(smoke, -8.0, -3.0))
+    assert worse.endswith("and the gain belongs to neither alone.")
 
 
 def with_barriers(results, layer, barrier):

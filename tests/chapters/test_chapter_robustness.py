@@ -76,6 +76,12 @@ def test_a_gain_that_vanishes_under_attack_reverses_the_claim(rewritten):
     assert "smaller than the clean gain for ℓ₂ attack, 0.25" in said
 
 
+def test_where_nothing_is_right_no_gain_is_to_be_seen(rewritten):
+    lost = robustness.finding(rewritten({key: (*of[:2], 0) for key, of in GAINS_MORE.items()}))
+    assert "every method is right on less than 1 % of the images" in lost
+    assert "less than 1 %" not in robustness.finding(rewritten(GAINS_LESS))
+
+
 def test_corruptions_are_averaged_over_severities(rewritten):
     table = robustness.by_corruption(rewritten(GAINS_MORE)).set_index("corruption")
     assert table["SAM"].loc["contrast"].tolist() == pytest.approx([70.05, 0.1 / 2**0.5, 2])
