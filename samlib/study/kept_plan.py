@@ -128,7 +128,11 @@ def _path(folder: ResultsFolder) -> Path:
 
 def _text(margin: float, cells: dict[str, Rules]) -> str:
     """JSON with a line per method, so that git shows which one changed."""
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(cells[key])}" for key in sorted(cells))
+    whole = {
+        key: {w: rules[w] if w == "start" else [*map(int, rules[w])] for w in _WORDS}
+        for key, rules in cells.items()
+    }
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(whole[key])}" for key in sorted(cells))
     return f'{{\n "margin": {margin},\n "cells": {{\n{lines}\n }}\n}}\n'
 
 

@@ -156,3 +156,5 @@ def test_committed_records_have_their_plan(name):
     kept = kept_plan.read(committed(RESULTS, name))
     assert kept.margin
     assert kept.cells["wrn geometry=l2 mask=only_norm"]["tuning"] == [1000, 1001]
+    text = (RESULTS / name / "plan.json").read_text()
+    assert kept_plan._text(kept.margin, kept.cells) == text, "seeds as whole numbers"
