@@ -104,6 +104,7 @@ def _text(fields: dict, spec: str | None, digits: int) -> str | None:
         case {"mean": mean, "low": low, "high": high}:
             return mean_and_interval(mean, low, high, f"+.{digits}f")
         case {"mean": mean, "sd": sd}:
+            plain = spec or (".0f" if abs(mean) >= 1000 else plain)
             return _spread(fields, f"{number(mean, plain)} ± {number(sd, plain)}")
         case {"lower": low, "median": median, "upper": high}:
             return f"{number(median, plain)} [{number(low, plain)}, {number(high, plain)}]"

@@ -229,6 +229,8 @@ def test_what_a_row_does_not_have_is_missing_and_keeps_its_place():
     [
         (-1.234, "−1.23"),
         (1654, "1,654"),
+        ({"mean": 81.256, "sd": 1.0}, "81.26 ± 1.00"),
+        ({"mean": 3771.23, "sd": 139.95}, "3771 ± 140"),
         ({"lower": 1.0, "median": 2.0, "upper": 3.0}, "2.00 [1.00, 3.00]"),
         ({"reported": 84.19, "spread": 0.2}, "84.19 ± 0.2"),
         ({"reported": math.nan, "spread": math.nan}, "not sourced"),
