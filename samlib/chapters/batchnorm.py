@@ -1,10 +1,13 @@
 """Do the running statistics that BatchNorm takes from the perturbed pass cause SAM-ON's gain?"""
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from samlib.errors import RecordsMissing
 from samlib.report import gains
 from samlib.report.answers import Answer, each_of
+from samlib.report.figures import draw_points, long, use_style
 from samlib.report.names import method_name
 from samlib.report.results import RECALIBRATED, Results
 from samlib.report.stats import NOT_RUN, Comparison
@@ -33,6 +36,22 @@ def _run(results: Results) -> dict[str, gains.Condition]:
 def table(results: Results) -> pd.DataFrame:
     """SAM-ON's gain under BatchNorm statistics of both passes, the first, and recalibrated."""
     return gains.table(results, "statistics", _run(results))
+
+
+def figure(results: Results) -> Figure:
+    """SAM-ON minus the base optimizer and minus SAM, by kind of statistics, a point per seed."""
+    use_style()
+    kinds = _run(results)
+    size = (7.6, 0.4 * len(kinds) + 1.2)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharex=True, sharey=True)
+    for ax, method in zip(axes, (BASE, ALL), strict=True):
+        columns = {kind: gains.gain(results, found, method) for kind, found in kinds.items()}
+        draw_points(ax, long(columns, ["only_norm"] * len(columns)), "value", "label")
+        ax.axvline(0, color="#444444", lw=0.8)
+        ax.set_title(f"SAM-ON minus {method_name(results.profile, method)}")
+        ax.set_xlabel("points")
+    figure.tight_layout()
+    return figure
 
 
 def finding(results: Results) -> str:

@@ -43,7 +43,8 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 def figure(results: Results) -> Figure:
     """Difference to SAM-ON of SAM and of every other mask."""
-    return behind_figure(results, (ALL, *results.profile.masks))
+    shown = (ALL, *results.profile.masks)
+    return behind_figure(results, {method_name(results.profile, m): m for m in shown})
 
 
 def finding(results: Results) -> str:

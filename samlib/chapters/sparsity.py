@@ -1,6 +1,6 @@
 """Would any sparse perturbation do? Sparse masks of SAM-ON's size and others, each tuned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -85,12 +85,12 @@ def behind(results: Results, cell: Cell) -> pd.Series:
     return results.difference(cell, results.cell(ON))
 
 
-def behind_figure(results: Results, methods: Sequence[Method]) -> Figure:
-    """Difference to SAM-ON of some methods, a point per seed."""
+def behind_figure(results: Results, rows: Mapping[str, Method]) -> Figure:
+    """Difference to SAM-ON of some methods, a row each, a point per seed."""
     use_style()
-    columns = {method_name(results.profile, m): behind(results, results.cell(m)) for m in methods}
-    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
-    draw_points(ax, long(columns, [key_of(m) for m in methods]), "value", "label")
+    columns = {label: behind(results, results.cell(method)) for label, method in rows.items()}
+    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(rows) + 1.0))
+    draw_points(ax, long(columns, [key_of(m) for m in rows.values()]), "value", "label")
     ax.axvline(0, color=COLOURS["only_norm"], lw=1)
     ax.set_xlabel("accuracy minus SAM-ON's, points")
     figure.tight_layout()
@@ -98,6 +98,22 @@ def behind_figure(results: Results, methods: Sequence[Method]) -> Figure:
 
 
 def figure(results: Results) -> Figure:
+    """Difference to SAM-ON of every sparse mask, a point per seed.
+
+    Against the share of coordinates moved, where the masks move several.
+    """
+    run = [cell.method for cell in cells(results)]
+    if len({method.sparsity for method in run}) > 1:
+        return by_share(results)
+    rules = {method.radius_over for method in run}
+    rows = {method_name(results.profile, m): m for m in (BASE, ALL)}
+    for method in run:
+        rule = f", {RULES[method.radius_over]}" if len(rules) > 1 else ""
+        rows[method_name(results.profile, method) + rule] = method
+    return behind_figure(results, rows)
+
+
+def by_share(results: Results) -> Figure:
     """Difference to SAM-ON against the share of coordinates moved, by mask and radius rule."""
     use_style()
     rules = [r for r in RULES if any(c.method.radius_over == r for c in cells(results))]

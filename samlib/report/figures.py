@@ -116,6 +116,7 @@ def draw_points(ax: Axes, table: pd.DataFrame, x: str, y: str, *, jitter: float 
         markersize=8,
         zorder=3,
         markeredgecolor="white",
+        markeredgewidth=0.8,
         err_kws={"linewidth": 2},
         legend=False,
     )

@@ -111,3 +111,18 @@ def test_recalibrated_statistics_alone_are_half_an_answer(rewritten):
 def test_a_network_without_such_statistics_answers_nothing(rewritten):
     with pytest.raises(RecordsMissing, match="recalibrated"):
         batchnorm.not_statistics(rewritten(accuracy, lambda config: None))
+
+
+def test_the_figure_has_a_row_per_kind_that_has_been_run(rewritten):
+    found = rewritten(accuracy, recalibrated)
+    over_base, over_sam = batchnorm.figure(found).axes
+    assert [ax.get_title("left") for ax in (over_base, over_sam)] == [
+        "SAM-ON minus SGD",
+        "SAM-ON minus SAM",
+    ]
+    for ax, gains in ((over_base, (10.0, 7.0, 5.0)), (over_sam, (1.0, 2.0, 5.0))):
+        for drawn, gain in zip(ax.collections, gains, strict=True):
+            assert [x for x, _ in drawn.get_offsets()] == pytest.approx([gain] * PROFILE.seeds)
+    left = {i: r for i, r in found.records.items() if r["config"]["batchnorm"] != "first"}
+    rows = batchnorm.figure(replace(found, records=left)).axes[0].get_yticklabels()
+    assert [row.get_text() for row in rows] == ["of both passes", "recalibrated after training"]

@@ -64,7 +64,8 @@ def test_masks_that_are_not_run_yet_leave_the_page_without_a_verdict(rewritten):
     last = sparsity.table(found).iloc[-1]
     assert last["mask"].item() == "SSAM-D: not run yet"
     assert last["SAM-ON minus it"].isna().all()
-    assert len(sparsity.figure(found).axes) == len(sparsity.RULES)
+    (ax,) = sparsity.figure(found).axes
+    assert not [row for row in ax.get_yticklabels() if "SSAM-D" in row.get_text()]
 
 
 def test_the_table_is_on_the_seeds_both_have_and_under_either_rule(rewritten):
@@ -88,8 +89,29 @@ def test_what_a_random_mask_gets_of_sams_gain(rewritten):
     assert "of SAM's gain" not in sparsity.finding(lost), "SAM gains nothing"
 
 
-def test_the_figure_shows_differences_on_the_same_seeds(rewritten):
-    panels = sparsity.figure(rewritten(levels())).axes
+def test_the_figure_has_a_row_per_method_and_the_rule_where_there_are_two(rewritten):
+    (ax,) = sparsity.figure(rewritten(levels())).axes
+    rows = [row.get_text() for row in ax.get_yticklabels()]
+    assert rows[:3] == ["SGD", "SAM", "random mask, radius over the mask"]
+    assert len(rows) == len({*rows}) == 2 + len(PROFILE.sparse)
+    expected = [-10.0, -1.0, *({"mask": -2.0, "all": -3.0}[m.radius_over] for m in PROFILE.sparse)]
+    for drawn, value in zip(ax.collections, expected, strict=True):
+        behind = [x for x, _ in drawn.get_offsets()]
+        assert behind == pytest.approx([value] * PROFILE.seeds)
+
+
+def test_several_shares_are_an_axis(rewritten, monkeypatch):
+    found = rewritten(levels())
+    half = dataclasses.replace(PROFILE.sparse[0], sparsity=0.5)
+    mixed = [half, *(cell.method for cell in sparsity.cells(found))]
+    drawn = [dataclasses.replace(sparsity.cells(found)[0], method=method) for method in mixed]
+    monkeypatch.setattr(sparsity, "cells", lambda results: drawn)
+    monkeypatch.setattr(sparsity, "by_share", lambda results: "by share")
+    assert sparsity.figure(found) == "by share"
+
+
+def test_the_figure_by_share_shows_differences_on_the_same_seeds(rewritten):
+    panels = sparsity.by_share(rewritten(levels())).axes
     assert [ax.get_title("left") for ax in panels] == list(sparsity.RULES.values())
     for ax, rule in zip(panels, sparsity.RULES, strict=True):
         drawn = [y for _, y in ax.collections[0].get_offsets()]
