@@ -13,7 +13,16 @@ from samlib.measures.sharpness import POSTER, SETTINGS, TRUE_LABELS, Setting
 from samlib.report import paper, tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.counting import wrong_labels
-from samlib.report.figures import COLOURS, MARKERS, curves, key_of, legend, rho_axis, use_style
+from samlib.report.figures import (
+    COLOURS,
+    MARKERS,
+    curves,
+    key_of,
+    legend,
+    plain_ticks,
+    rho_axis,
+    use_style,
+)
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, corrected
@@ -202,6 +211,7 @@ def figure(results: Results) -> Figure:
         curves(ax, perturbed, "rho", column)
         rho_axis(ax, perturbed["rho"].unique())
         ax.set_yscale("log")
+        plain_ticks(ax.yaxis)
         ax.set_xlabel("ρ trained with")
     axes[0].set_title("ℓ∞ m-sharpness, nats")
     axes[1].set_title("largest eigenvalue")
@@ -211,6 +221,7 @@ def figure(results: Results) -> Figure:
     lowest, best = base["accuracy"].mean(), found["accuracy"].max()
     axes[2].set_ylim(bottom=lowest - 1.2 * (best - lowest))  # not the runs that collapsed
     axes[2].set_xscale("log")
+    plain_ticks(axes[2].xaxis)
     axes[2].set_xlabel("ℓ∞ m-sharpness, nats")
     axes[2].set_title("test accuracy, %")
     legend(figure, {key_of(m): method_name(results.profile, m) for m in HEADLINE}, dashed=())

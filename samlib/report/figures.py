@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from samlib.report.stats import Comparison, interval
 from samlib.study.methods import SCALES, SWEPT, Method
@@ -210,3 +211,16 @@ def rho_axis(ax: Axes, rhos: Sequence[float]) -> None:
     ax.xaxis.set_major_locator(FixedLocator([ticks[0], ticks[len(ticks) // 2], ticks[-1]]))
     ax.xaxis.set_major_formatter(FormatStrFormatter("%.2g"))
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def plain_ticks(axis: Axis) -> None:
+    """A logarithmic axis of less than a decade gets a few round numbers in place of powers of ten.
+
+    Args:
+        axis: x or y axis, with its final limits and its logarithmic scale.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if high < 10 * low:
+        axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_locator(NullLocator())
