@@ -26,7 +26,7 @@ from samlib.report.figures import (
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SAME, SEEN, Comparison, compare, corrected
-from samlib.report.text import listed, mean_and_interval, number
+from samlib.report.text import mean_and_interval, number
 from samlib.study import plan
 from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
@@ -229,14 +229,18 @@ def figure(results: Results) -> Figure:
 
 
 def finding(results: Results) -> str:
-    """What happens along rho: sharpness and accuracy need not go together."""
+    """What happens along rho: the flattest network need not be the most accurate."""
     found, parts = everything(results), []
     for method in (ALL, ON):
         means = found[found["key"] == key_of(method)].groupby("rho").mean(numeric_only=True)
         rank = number(_rank(means.index, means["sharpness"]))
-        best, name = means["accuracy"].idxmax(), method_name(results.profile, method)
-        parts.append(f"{rank} for {name} (most accurate at ρ = {best:.3g})")
-    return f"The rank correlation of sharpness with ρ is {listed(parts)}."
+        best, flattest = means["accuracy"].idxmax(), means["sharpness"].idxmin()
+        name = method_name(results.profile, method)
+        parts.append(
+            f"With {name} sharpness has a rank correlation of {rank} with ρ; "
+            f"most accurate is ρ = {best:.3g}, flattest {flattest:.3g}."
+        )
+    return " ".join(parts)
 
 
 def _factors(results: Results, setting: Setting) -> str:

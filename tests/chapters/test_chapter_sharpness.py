@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from made_up import PROFILE, with_measures
+from made_up import PROFILE, with_accuracies, with_measures
 
 from samlib.chapters import sharpness
 from samlib.errors import RecordsMissing
@@ -85,6 +85,19 @@ def test_monotone_in_rho(rewritten):
     steps = len(found.searched(found.cell(ALL))) - 1
     assert table["increases, eigenvalue"].to_numpy().tolist() == [[steps, steps]] * 2
     assert table["rank correlation, eigenvalue"].tolist() == pytest.approx([1.0] * 2)
+
+
+def test_the_flattest_network_need_not_be_the_most_accurate(smoke):
+    def flatter_with_rho(config, values):
+        for setting in values["settings"]:
+            setting["value"] = 1 / (1 + (config["rho"] or 0))
+
+    low, high = sorted(smoke.searched(smoke.cell(ALL)))
+    found = with_measures(smoke, "sharpness", flatter_with_rho)
+    found = with_accuracies(found, lambda config: 90.0 if config["rho"] == low else 80.0)
+    said = sharpness.finding(found)
+    assert "With SAM sharpness has a rank correlation of −1.00 with ρ" in said
+    assert f"most accurate is ρ = {low:.3g}, flattest {high:.3g}. With SAM-ON" in said
 
 
 def test_what_is_not_finite_is_counted_not_dropped(rewritten):
