@@ -13,6 +13,7 @@ from samlib.errors import RecordsMissing
 from samlib.measures.connectivity import barrier
 from samlib.measures.curvature import index
 from samlib.models import is_vit
+from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare
 from samlib.study.methods import HEADLINE, Method
@@ -183,5 +184,6 @@ def gamma_over(results: Results, pair: tuple[Method, Method], of: NormLayers) ->
 def _measured(results: Results, method: Method, measure: str) -> dict[int, dict]:
     found = results.measured(results.cell(method), measure)
     if not found:
-        raise RecordsMissing(f"every measured run of {method} diverged, which leaves no {measure}")
+        name = method_name(results.profile, method)
+        raise RecordsMissing(f"every measured run of {name} diverged, which leaves no {measure}")
     return found

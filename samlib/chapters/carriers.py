@@ -1,5 +1,7 @@
 """Who carries the perturbation: its share on norm layers, and what leaving them out costs."""
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -29,20 +31,26 @@ def costs(results: Results) -> dict[str, Comparison]:
 
 
 def share_over_time(results: Results) -> pd.DataFrame:
-    """Share of ||eps||² on norm layers by geometry, seed and epoch, all parameters perturbed."""
+    """Share of ||eps||² on norm layers by geometry, seed and epoch, all parameters perturbed.
+
+    NaN at an epoch in which a run diverged.
+    """
     rows = [
-        {"geometry": g, "seed": r["config"]["seed"], "epoch": e, "share": 100 * share}
+        {"geometry": g, "seed": r["config"]["seed"], "epoch": e, "share": _percent(share)}
         for g in SWEPT
         if results.ran(Method(g, "all"))
         for r in results.runs(results.cell(Method(g, "all")))
         for e, share in enumerate(r["curves"]["norm_share"])
-        if share is not None
     ]
     return pd.DataFrame(rows)
 
 
+def _percent(share: float | None) -> float:
+    return math.nan if share is None else 100 * share
+
+
 def shares(results: Results) -> dict[str, float]:
-    """Mean share on norm layers in percent, by geometry."""
+    """Mean share on norm layers in percent, by geometry; NaN where every run diverged at once."""
     return share_over_time(results).groupby("geometry")["share"].mean().to_dict()
 
 
@@ -73,9 +81,10 @@ def _order(values: dict[str, float]) -> str:
 
 def finding_prediction(results: Results) -> str:
     """Whether the shares came out as predicted, and the costs in the order of the shares."""
-    on_norm, found = shares(results), costs(results)
+    on_norm = {g: share for g, share in shares(results).items() if not math.isnan(share)}
+    found = {g: c for g, c in costs(results).items() if g in on_norm}
     if len(on_norm) < 2:
-        return "One variant is run, so that no order can be checked."
+        return "Fewer than two variants have a share, so that no order can be checked."
     predicted = {g: paper.SHARE_AT_START[g] for g in on_norm}
     same = _order(on_norm) == _order(predicted)
     text = f"The order of the shares is {'as' if same else 'not as'} predicted: {_order(on_norm)}."

@@ -85,7 +85,8 @@ def agreement(x: pd.Series, y: pd.Series) -> Comparison:
     "Tests for rank correlation coefficients"). `seeds` is n, how many are ranked.
     """
     both = pd.DataFrame({"x": x, "y": y}).dropna()
-    count, tau = len(both), float(kendalltau(both["x"], both["y"]).statistic)
+    count = len(both)
+    tau = float(kendalltau(both["x"], both["y"]).statistic) if count > 1 else math.nan
     if count <= 4 or math.isnan(tau):
         return Comparison(tau, math.nan, math.nan, count, math.nan, OPEN)
     low = high = tau

@@ -10,7 +10,7 @@ from samlib.errors import RecordsMissing, command
 from samlib.publish import notebooks
 from samlib.records.results_folder import committed
 from samlib.report import html, missing
-from samlib.report.results import Results
+from samlib.report.results import Results, read
 from samlib.report.text import listed
 from samlib.study import plan, profiles
 
@@ -87,7 +87,7 @@ def marked(toc: dict, lacking: Sequence[Page]) -> dict:
 
     def entry(chapter: dict) -> dict:
         title = titles.get(chapter["file"])
-        return chapter | ({"title": f"{title} (not run)"} if title else {})
+        return chapter | ({"title": f"{title} (no results)"} if title else {})
 
     parts: list[dict] = []
     for part in toc["parts"]:
@@ -119,7 +119,26 @@ def absent(page: Page, results: Path) -> str | None:
         return f"Not part of the profile {profile.name}, whose plan has no runs for it."
     if page.notebook not in plan.NEEDS:
         return None
-    return missing.of_chapter(profile, page.notebook, results)
+    return missing.of_chapter(profile, page.notebook, results) or _all_diverged(page, results)
+
+
+def _all_diverged(page: Page, results: Path) -> str | None:
+    """Why a chapter with all its records cannot be made; None if it can.
+
+    Some chapters compare measurements of final weights, and a run that diverged has none.
+    """
+    profile = profiles.get(page.profile)
+    found = read(profile, committed(results, profile.name))
+    wanted = {w.measure for n in plan.chapter_needs(profile, page.notebook) for w in n.measured}
+    taken = [record for measure in wanted for record in found.measures[measure].values()]
+    if all(record["values"] is not None for record in taken):
+        return None
+    try:
+        for table in CHAPTERS[page.notebook].TABLES.values():
+            table(found)
+    except RecordsMissing as error:
+        return f"Nothing to show: {error}."
+    return None
 
 
 def elsewhere(page: Page, every: Sequence[Page], results: Path) -> str:

@@ -13,6 +13,7 @@ from samlib.measures.measurement import MeasureRecords
 from samlib.records import journal, store
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.records.store import Records
+from samlib.report.names import method_name
 from samlib.report.stats import Comparison, Share, compare, share_of_gain
 from samlib.study import kept_plan, plan, profiles
 from samlib.study.cells import Cell, Needs, missing_measurements, missing_runs
@@ -137,7 +138,8 @@ class Results:
         known = {seed: record["values"] for seed, record in found.items() if record is not None}
         if lacking or not known:
             raise RecordsMissing(
-                f"{'not every' if known else 'no'} {measure} of {cell.method} has been measured in "
+                f"{'not every' if known else 'no'} {measure} of "
+                f"{method_name(self.profile, cell.method)} has been measured in "
                 f"{self.folder / 'measures'}: run `{self._command}`"
             )
         return known

@@ -88,5 +88,6 @@ def test_another_variant_does_not_stand_in_for_the_one_that_decides(rewritten):
 def test_one_variant_has_no_order(monkeypatch, smoke):
     monkeypatch.setattr(carriers, "shares", lambda results: {"l2": 1.0})
     assert (
-        carriers.finding_prediction(smoke) == "One variant is run, so that no order can be checked."
+        carriers.finding_prediction(smoke)
+        == "Fewer than two variants have a share, so that no order can be checked."
     )

@@ -72,7 +72,7 @@ def test_the_contents_mark_pages_without_results():
     own = [page.path for page in lacking if page.profile == names[0]]
     assert {entry["file"] for entry in parts["Without results yet"]} == {*own}
     titled = [entry for part in toc["parts"] for entry in part["chapters"] if "title" in entry]
-    assert {"file": "notebooks/quick/law", "title": "A law for ρ? (not run)"} in titled
+    assert {"file": "notebooks/quick/law", "title": "A law for ρ? (no results)"} in titled
     assert len(titled) == len(lacking) - len(own)
     assert pages.marked(whole, []) == whole
 
