@@ -43,8 +43,7 @@ def table(results: Results) -> tuple[pd.DataFrame, list[Comparison]]:
 
 def figure(results: Results) -> Figure:
     """Difference to SAM-ON of SAM and of every other mask."""
-    shown = (ALL, *results.profile.masks)
-    return behind_figure(results, {method_name(results.profile, m): m for m in shown})
+    return behind_figure(results, (ALL, *results.profile.masks))
 
 
 def finding(results: Results) -> str:

@@ -56,7 +56,7 @@ def fixed(results: Results) -> pd.DataFrame:
 
 def figure(results: Results) -> Figure:
     """Difference to SAM-ON of SAM and of SAM on channel scales."""
-    return behind_figure(results, {method_name(results.profile, m): m for m in (ALL, *SCALES)})
+    return behind_figure(results, (ALL, *SCALES))
 
 
 def _named(results: Results, comparisons: list[Comparison]) -> str:

@@ -1,6 +1,6 @@
 """Would any sparse perturbation do? Sparse masks of SAM-ON's size and others, each tuned."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -85,12 +85,18 @@ def behind(results: Results, cell: Cell) -> pd.Series:
     return results.difference(cell, results.cell(ON))
 
 
-def behind_figure(results: Results, rows: Mapping[str, Method]) -> Figure:
+def behind_figure(results: Results, methods: Sequence[Method]) -> Figure:
     """Difference to SAM-ON of some methods, a row each, a point per seed."""
     use_style()
-    columns = {label: behind(results, results.cell(method)) for label, method in rows.items()}
-    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(rows) + 1.0))
-    draw_points(ax, long(columns, [key_of(m) for m in rows.values()]), "value", "label")
+    several = len({method.radius_over for method in methods}) > 1
+
+    def label(method: Method) -> str:
+        rule = f", {RULES[method.radius_over]}" if several and method.mask in SPARSE_MASKS else ""
+        return method_name(results.profile, method) + rule
+
+    columns = {label(method): behind(results, results.cell(method)) for method in methods}
+    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(methods) + 1.0))
+    draw_points(ax, long(columns, [key_of(m) for m in methods]), "value", "label")
     ax.axvline(0, color=COLOURS["only_norm"], lw=1)
     ax.set_xlabel("accuracy minus SAM-ON's, points")
     figure.tight_layout()
@@ -105,12 +111,7 @@ def figure(results: Results) -> Figure:
     run = [cell.method for cell in cells(results)]
     if len({method.sparsity for method in run}) > 1:
         return by_share(results)
-    rules = {method.radius_over for method in run}
-    rows = {method_name(results.profile, m): m for m in (BASE, ALL)}
-    for method in run:
-        rule = f", {RULES[method.radius_over]}" if len(rules) > 1 else ""
-        rows[method_name(results.profile, method) + rule] = method
-    return behind_figure(results, rows)
+    return behind_figure(results, (BASE, ALL, *run))
 
 
 def by_share(results: Results) -> Figure:
