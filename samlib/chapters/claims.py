@@ -173,7 +173,7 @@ class Bearing(NamedTuple):
 
 _COUNTED = Bearing(SAME, "a count")
 _STEP = Bearing(ANALOGUE, "a smaller network, and another device")
-_MEMORISED = Bearing(DIFFERS, "the gain is over memorised noise, after 96 steps")
+_MEMORISED = Bearing(DIFFERS, "the gain is over memorised noise, after 72 steps")
 _NOISY = Bearing(ANALOGUE, "label noise instead of long training; small networks")
 _SHORT = Bearing(ANALOGUE, "a fifth of CIFAR-100, small network, 1/16 of the steps")
 _SMALL_VIT = Bearing(ANALOGUE, "a fifth of CIFAR-100, small transformer, few steps")
@@ -188,7 +188,7 @@ _BEARINGS: dict[str, dict[str, Bearing]] = {
         **dict.fromkeys(("3", "7", "8", "14", "15"), _NOISY),
         **dict.fromkeys(("1", "4", "5", "6", "13", "11b"), _MEMORISED),
         "9": Bearing(UNTESTABLE, "the base optimizer's sharpness is that of memorised noise"),
-        "10": Bearing(UNTESTABLE, "weight decay acts 800 times less than in the paper"),
+        "10": Bearing(UNTESTABLE, "weight decay acts 1,100 times less than in the paper"),
         "11c": Bearing(UNTESTABLE, "a few dozen random weights gain here, too"),
         "2": _OTHER_NETWORK,
     },
