@@ -143,10 +143,13 @@ def finding_decay(results: Results) -> str:
         results.compare(results.cell(method), decay, column=RECALIBRATED) for method in (ALL, ON)
     ]
     tuned = f"{name} with a tuned weight decay"
+    kept = "SAM and SAM-ON keep the untuned weight decay."
+    if (chosen := results.rho(decay)) == decay.base.weight_decay:
+        kept = f"The search chose a weight decay of {chosen:g}, which is that of all three anyway."
     said = (
         f"SAM is {against(everything, tuned)}, "
         f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, 'it')}. "
-        "SAM and SAM-ON keep the untuned weight decay."
+        f"{kept}"
     )
     if not all(c.seeds for c in recalibrated):
         return said

@@ -100,6 +100,14 @@ def test_gains_are_told_over_a_base_optimizer_that_is_tuned_too(smoke):
     assert len(introduction.figure(waiting).axes[0].get_xticklabels()) == 3
 
 
+def test_a_search_that_chooses_the_usual_weight_decay_is_told(smoke, monkeypatch):
+    found = with_accuracies(smoke, levels())
+    usual = smoke.cell(DECAY).base.weight_decay
+    for chosen, said in ((usual, "that of all three anyway"), (2 * usual, "keep the untuned")):
+        monkeypatch.setattr(type(found), "rho", lambda self, cell, value=chosen: value)
+        assert said in introduction.finding_decay(found)
+
+
 @pytest.mark.parametrize(
     ("on", "seen"), [(91.0, "seen"), (90.05, "no difference"), (89.0, "reversed")]
 )
