@@ -12,7 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FormatStrFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
 
 from samlib.report.stats import Comparison, interval
 from samlib.study.methods import SCALES, SWEPT, Method
@@ -214,13 +220,14 @@ def rho_axis(ax: Axes, rhos: Sequence[float]) -> None:
 
 
 def plain_ticks(axis: Axis) -> None:
-    """A logarithmic axis of less than a decade gets a few round numbers in place of powers of ten.
+    """A logarithmic axis of less than two decades gets a few round numbers, not powers of ten.
 
     Args:
         axis: x or y axis, with its final limits and its logarithmic scale.
     """
     low, high = sorted(axis.get_view_interval())
-    if high < 10 * low:
-        axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    if high < 100 * low:
+        few = MaxNLocator(3, steps=[1, 2, 5, 10])
+        axis.set_major_locator(few if high < 10 * low else LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FormatStrFormatter("%g"))
         axis.set_minor_locator(NullLocator())

@@ -25,5 +25,10 @@ def test_less_than_a_decade_has_a_few_round_numbers(low, high):
     assert all(len(label.lstrip("0.")) <= 2 for label in within), "two digits at most"
 
 
-def test_more_than_a_decade_keeps_its_powers_of_ten():
+def test_less_than_two_decades_have_ones_twos_and_fives():
+    within = [label for label in drawn(1.4, 52.0) if 1.4 <= float(label) <= 52]
+    assert within == ["2", "5", "10", "20", "50"]
+
+
+def test_two_decades_keep_their_powers_of_ten():
     assert any("10^" in label for label in drawn(1.0, 200.0))
