@@ -133,7 +133,7 @@ def finding(results: Results) -> str:
         return "No member of one pass is run in this profile."
     return (
         f"At most {PRICE} times the step of {method_name(results.profile, BASE)} and at least "
-        f"{GAIN:.0%} of SAM-ON's gain: {answer.seen}. With only norm, {answer.ours}."
+        f"{100 * GAIN:.0f} % of SAM-ON's gain: {answer.seen}. With only norm, {answer.ours}."
     )
 
 
