@@ -133,7 +133,8 @@ def _along_training(ax: Axes, table: pd.DataFrame) -> None:
     )
     sns.lineplot(table, **look, errorbar=None, ax=ax, lw=2)
     handles, keys = ax.get_legend_handles_labels()
-    ax.legend(handles, [GEOMETRY_NAMES[key] for key in keys], frameon=False, fontsize="small")
+    names = [GEOMETRY_NAMES[key] for key in keys]
+    ax.legend(handles, names, frameon=False, fontsize="small", loc="center")  # between the curves
     ax.set(ylim=(0, 102), ylabel="", title="‖ε‖² on norm layers, %")
 
 

@@ -19,7 +19,7 @@ from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import ALL, ON, Method
 
 Found = tuple[Comparison, str] | None  # what is compared, and what it is of
-NORM = 1.0  # percent, of the weights' norm
+NORM = 1.0  # percent, of the weights' norm: smaller differences are of no interest
 NEAR = 10.0  # points of training accuracy: over more a line does not hold
 FEWEST = 5  # points of a line: of fewer its error is not known
 
@@ -73,11 +73,10 @@ def memorisation(results: Results) -> Found:
     The line is that of the methods within `NEAR` of SAM's training accuracy, without SAM and
     without those that perturb norm layers alone. The interval holds the slope's own error, too.
     """
-    table = fits(results)
+    table = fits(results).drop_duplicates(["train", "test"])  # two names of one step
     on, sam = (_fits_by_seed(results, results.cell(m)) for m in (ON, ALL))
     near = (table["train"] - sam["train"].mean()).abs() <= NEAR
     others = table[near & ~table["method"].map(_is_sam) & ~table["key"].map(_in_the_norms)]
-    others = others.drop_duplicates(["train", "test"])  # two names of one step
     if len(others) < FEWEST or others["train"].std() == 0:
         return None
     line = linregress(others["train"], others["test"])
@@ -186,8 +185,11 @@ def following_lr(results: Results) -> Found:
     table = results.together(results.cell(ON), on, results.cell(ALL), everything)
     cost = (table[0] - table[1]) - (table[2] - table[3])
     root = _on(results, "rho_root_lr")
-    more = f"; constant − its root {results.compare(results.cell(ON), root)}" if root else ""
-    return results.judge(cost), f"cost to SAM-ON − cost to SAM{more}"
+    what = "what it costs SAM-ON − what it costs SAM"
+    if root:
+        lost = results.compare(results.cell(ON), root)
+        what += f"; ρ proportional to the rate's root costs SAM-ON {lost}"
+    return results.judge(cost), what
 
 
 EXPLANATIONS = (
@@ -223,8 +225,8 @@ EXPLANATIONS = (
     ),
     Explanation(
         "a larger effective learning rate",
-        "SAM-ON ends with a smaller norm of the weights than SAM, so that the same rate turns them "
-        "further.",
+        "SAM-ON ends with a smaller norm of the weights than SAM (within one percent is no "
+        "difference), so that the same rate turns them further.",
         effective_rate,
         (REVERSED,),
         "percent",

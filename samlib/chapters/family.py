@@ -31,7 +31,7 @@ from samlib.report.stats import (
     compare,
     corrected,
 )
-from samlib.report.text import listed
+from samlib.report.text import listed, number
 from samlib.report.wording import lines
 from samlib.sam import family as parts
 from samlib.sam.masks.by_name import MASKS
@@ -137,7 +137,11 @@ def no_member_loses(results: Results) -> Answer:
     gaps = [_difference(results, name) for name in names]
     above = [compare(d + results.margin, margin=0.0) for d in gaps]
     clear = sum(c.seen == SEEN for c in above)
-    ours = f"only norm − all lies above −{results.margin:g} in {clear} of {len(above)} members"
+    least = min(names, key=lambda name: gap(results, name).mean)
+    ours = (
+        f"only norm − all lies above −{results.margin:g} in {clear} of {len(above)} members; the "
+        f"lowest is {MEMBER_NAMES[least]}'s, {gap(results, least)}"
+    )
     return each_of(above, ours)
 
 
@@ -169,7 +173,7 @@ def one_ratio(results: Results) -> Answer:
     outside = [n for n, r in ratios.items() if not 0.499 < r / sams < 2.001]  # ρ has four digits
     ours = f"{len(names) - len(outside)} of {len(names)} within a factor of 2 of {sams:.3g}"
     if outside:
-        named = (f"{MEMBER_NAMES[n]} ({ratios[n]:.3g})" for n in outside)
+        named = (f"{MEMBER_NAMES[n]} ({number(ratios[n], ',.4g')})" for n in outside)
         ours += f"; outside: {listed(list(named))}"
     return Answer(REVERSED if outside else SEEN, ours, seeds=len(names))
 
@@ -227,14 +231,7 @@ def opening(results: Results) -> dict[str, str]:
     f0 = no_member_loses(results)
     told = "none under both masks" if f0.seen == NOT_RUN else f0.ours
     sees = f"{len(ran(results))} members are run; {told}."
-    if best := _best(results):
-        sees += f" The largest difference only norm − all is {best[1]} ({MEMBER_NAMES[best[0]]})."
     return lines(results.profile.where, says, sees, f0.seen)
-
-
-def _best(results: Results) -> tuple[str, Comparison] | None:
-    gaps = {name: gap(results, name) for name in both_masks(results)[1:]}
-    return max(gaps.items(), key=lambda item: item[1].mean) if gaps else None
 
 
 def percent(found: Share | None) -> str:

@@ -133,7 +133,21 @@ def finding(results: Results) -> str:
         return "No member of one pass is run in this profile."
     return (
         f"At most {PRICE} times the step of {method_name(results.profile, BASE)} and at least "
-        f"{100 * GAIN:.0f} % of SAM-ON's gain: {answer.seen}. With only norm, {answer.ours}."
+        f"{100 * GAIN:.0f} % of SAM-ON's gain: {answer.seen}.{_missed(results, answer)} With only "
+        f"norm, {answer.ours}."
+    )
+
+
+def _missed(results: Results, answer: Answer) -> str:
+    """What is open where every step takes longer than the goal allows."""
+    prices = [step_times.price(results, cell) for cell in _only_norm(results).values()]
+    if answer.seen != OPEN or not all(price > PRICE for price in prices):
+        return ""
+    name, cell, _ = _best(results)
+    return (
+        f" Every step takes longer here, and open is whether a gain is large enough: "
+        f"{MEMBER_NAMES[name]}'s minus {100 * GAIN:.0f} % of SAM-ON's is "
+        f"{enough(results, cell)} points."
     )
 
 
@@ -201,7 +215,10 @@ def finding_statistics(results: Results) -> str:
         told.append(f"{MEMBER_NAMES[name]} {results.judge(change)}")
     if not told:
         return "No statistics to recalibrate."
-    return f"Recalibrated statistics change the accuracy, in points, of {listed(told)}."
+    return (
+        "With only norm, recalibrated statistics change the accuracy, in points, of "
+        f"{listed(told)}."
+    )
 
 
 def opening(results: Results) -> dict[str, str]:

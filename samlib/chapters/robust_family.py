@@ -102,7 +102,7 @@ def rankings(results: Results) -> dict[str, Comparison]:
     try:
         means = pd.DataFrame(
             {name: accuracies(results, cell).mean() for name, cell in _networks(results).items()}
-        ).T
+        ).T.drop_duplicates()  # two names of one network
     except RecordsMissing:
         return {}
     return {column: agreement(means[clean], means[column]) for column, clean in CLEAN.items()}

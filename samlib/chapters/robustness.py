@@ -107,8 +107,7 @@ def _shown(results: Results) -> dict[str, tuple[Read, Read | None]]:
 
 def _names(results: Results) -> dict[Method, str]:
     """Names of the methods that are measured."""
-    methods = (cell.method for cell in plan.robustness(results.profile).cells)
-    return {method: method_name(results.profile, method) for method in methods}
+    return results.named(plan.robustness(results.profile).cells)
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -221,10 +220,10 @@ def finding(results: Results) -> str:
         for seen, word in ((SEEN, "larger"), (REVERSED, "smaller")):
             where = [name for name, c in found.items() if c.seen == seen]
             if where:
-                said.append(f"{word} than the clean gain for {'; '.join(where)}")
+                said.append(f"{word} than on clean images for {'; '.join(where)}")
         label = method_name(results.profile, over)
-        where = listed(said) if said else "not told apart from the clean gain under any of them"
-        parts.append(f"SAM-ON's gain over {label} is {where}")
+        where = listed(said) if said else "not told apart from that on clean images anywhere"
+        parts.append(f"SAM-ON − {label} is {where}")
     return (
         f"Of {len(all_)} conditions {len(named)} cost {base} {EFFECT:.0f} points or more, and "
         f"these conditions count. {'; '.join(parts)}.{_at_the_floor(results)}"

@@ -72,8 +72,7 @@ _WORDS = {SEEN: "sharper", REVERSED: "flatter", SAME: "alike", OPEN: "not told a
 
 def _measured(results: Results) -> dict[Method, str]:
     """Names of the methods whose final weights are measured."""
-    methods = (cell.method for cell in plan.sharpness(results.profile).cells)
-    return {method: method_name(results.profile, method) for method in methods}
+    return results.named(plan.sharpness(results.profile).cells)
 
 
 def _name(setting: Setting) -> str:
@@ -231,13 +230,19 @@ def figure(results: Results) -> Figure:
 def finding(results: Results) -> str:
     """What happens along rho: the flattest network need not be the most accurate."""
     found, parts = everything(results), []
+    base, level = method_name(results.profile, BASE), found["accuracy"][found["key"] == "base"]
     for method in (ALL, ON):
         means = found[found["key"] == key_of(method)].groupby("rho").mean(numeric_only=True)
         rank = number(_rank(means.index, means["sharpness"]))
         best, flattest = means["accuracy"].idxmax(), means["sharpness"].idxmin()
-        name = method_name(results.profile, method)
+        name, kept = method_name(results.profile, method), means[means["accuracy"] >= level.mean()]
+        if 1 < len(kept) < len(means):
+            least = number(_rank(kept.index, kept["sharpness"]))
+            rank += f" with ρ, and of {least} where it is no less accurate than {base}"
+        else:
+            rank += " with ρ"
         parts.append(
-            f"With {name} sharpness has a rank correlation of {rank} with ρ; "
+            f"With {name} sharpness has a rank correlation of {rank}; "
             f"most accurate is ρ = {best:.3g}, flattest {flattest:.3g}."
         )
     return " ".join(parts)

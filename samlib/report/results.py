@@ -1,7 +1,7 @@
 """A profile's records seen through the study: accuracies at the chosen rho, paired differences."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,16 @@ class Results:
         seeds = [record["config"]["seed"] for record in found]
         values = [(record["measures"] | record)[column] for record in found]
         return pd.Series(values, index=seeds, dtype=float)
+
+    def named(self, cells: Iterable[Cell]) -> dict[Method, str]:
+        """Names of the methods of some cells, of those with the same runs the first alone.
+
+        A search of the base optimizer's weight decay may choose the one that it has anyway.
+        """
+        first: dict[str, Method] = {}
+        for cell in cells:
+            first.setdefault(self.runs(cell)[0]["run_id"], cell.method)
+        return {method: method_name(self.profile, method) for method in first.values()}
 
     def fitted(self, cell: Cell) -> float:
         """Mean training accuracy of the last epoch, in percent of the labels trained on."""

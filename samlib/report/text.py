@@ -19,12 +19,12 @@ def number(value: float, spec: str = ".2f") -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value: three digits, never zero.
+    """A p-value: three digits, never zero, and four where three would not tell it from 0.05.
 
-    >>> p_value(0.0421), p_value(1e-9), p_value(float("nan"))
-    ('0.042', '<0.001', '–')
+    >>> p_value(0.0421), p_value(1e-9), p_value(0.0503), p_value(float("nan"))
+    ('0.042', '<0.001', '0.0503', '–')
     """
-    return "<0.001" if p < 0.0005 else number(p, ".3f")
+    return "<0.001" if p < 0.0005 else number(p, ".4f" if round(p, 3) == 0.05 else ".3f")
 
 
 def mean_and_interval(mean: float, low: float, high: float, spec: str = "+.2f") -> str:

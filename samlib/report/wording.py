@@ -46,5 +46,7 @@ AGAINST = {
 
 
 def against(comparison: Comparison, name: str) -> str:
-    """How one method does against a named other, with the interval."""
-    return f"{AGAINST.get(comparison.seen, AGAINST[OPEN])} {name} ({comparison})"
+    """How one method does against a named other, with the interval, and p where that decides."""
+    lost = comparison.seen == OPEN and (comparison.low > 0 or comparison.high < 0)
+    why = after_holm(comparison.p) if lost else ""
+    return f"{AGAINST.get(comparison.seen, AGAINST[OPEN])} {name} ({comparison}){why}"

@@ -195,6 +195,16 @@ def test_the_page_of_one_pass_says_what_is_not_run(smoke):
     assert len(one_pass.table(smoke)) == 5
 
 
+@pytest.mark.parametrize(("price", "missed"), [(1.04, False), (1.06, True)])
+def test_what_is_open_where_every_step_takes_too_long_is_told(smoke, monkeypatch, price, missed):
+    near = compare([1.0, -1.0, 0.5, -0.4], MARGIN)
+    monkeypatch.setattr(one_pass, "enough", lambda results, cell: near)
+    monkeypatch.setattr(step_times, "price", lambda results, cell: price)
+    said = one_pass.finding(smoke)
+    assert "of SAM-ON's gain: open." in said
+    assert (f"MSAM's minus 70 % of SAM-ON's is {near} points" in said) is missed
+
+
 def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke, tmp_path):
     steps_timed(tmp_path, RATIOS | {"msam on only_norm": 1.02})
     found = replace(smoke, folder=tmp_path / PROFILE.name)

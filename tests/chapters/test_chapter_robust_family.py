@@ -88,6 +88,13 @@ def test_every_network_is_ranked_and_the_hypothesis_decided(smoke):
     assert "that on corrupted images is 1.00 [1.00, 1.00] (seen)" in robust_family.finding(found)
 
 
+def test_two_names_of_one_network_have_one_place(smoke, monkeypatch):
+    known = robust_family._networks(smoke)
+    twice = known | {"another name": known["SAM, all"]}
+    monkeypatch.setattr(robust_family, "_networks", lambda results: twice)
+    assert {c.seeds for c in robust_family.rankings(smoke).values()} == {len(known)}
+
+
 def test_kendalls_tau_by_hand():
     x = pd.Series(range(8), dtype=float)
     y = x.copy()

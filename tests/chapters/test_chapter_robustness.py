@@ -72,8 +72,8 @@ def test_a_gain_that_vanishes_under_attack_reverses_the_claim(rewritten):
     found = rewritten(GAINS_LESS)
     assert robustness.beyond_clean(found).seen == "reversed"
     said = robustness.finding(found)
-    assert "gain over SAM is larger than the clean gain for corrupted, mean" in said
-    assert "smaller than the clean gain for ℓ₂ attack, 0.25" in said
+    assert "SAM-ON − SAM is larger than on clean images for corrupted, mean" in said
+    assert "smaller than on clean images for ℓ₂ attack, 0.25" in said
 
 
 def test_where_nothing_is_right_no_gain_is_to_be_seen(rewritten):

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from samlib.report.answers import Answer, by_the_old_rule, each_of
-from samlib.report.stats import compare
+from samlib.report.stats import compare, corrected
+from samlib.report.text import p_value
+from samlib.report.wording import against
 from samlib.study.profile import MARGIN
 
 GOOD = compare([1.0, 1.1, 0.9, 1.0, 1.05], MARGIN)
@@ -99,3 +101,11 @@ def test_an_interval_below_zero_that_is_open_says_why_and_no_other_does():
     assert "Holm" not in each_of([OPEN, OPEN], "both").ours
     assert "Holm" not in each_of([barely_bad], "one").ours
     assert "Holm" not in each_of([BARELY, OPEN], "both").ours, "seen is uncorrected"
+
+
+def test_an_interval_that_leaves_zero_out_and_decides_nothing_shows_its_p():
+    clear = compare([1.0, 0.4, 0.9, 0.5, 0.7], margin=0.2)
+    lost = corrected([clear, *[compare([1.0, -1.0, 0.5], margin=0.2)] * 60])[0]
+    assert (clear.seen, lost.seen) == ("seen", "open")
+    assert against(clear, "it") == f"better than it ({clear})"
+    assert against(lost, "it").endswith(f"({lost}) (p {p_value(lost.p)} after Holm's correction)")

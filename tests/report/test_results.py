@@ -5,12 +5,13 @@ import functools
 from pathlib import Path
 
 import pytest
+from made_up import made_up
 from planted import planted
 
 from samlib.chapters import introduction, law, sparsity, verdicts
 from samlib.errors import RecordsMissing
 from samlib.study import profiles
-from samlib.study.methods import ALL, BASE, ON, SPARSE_MASKS, Method
+from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
 
 PROFILE = profiles.get("cifar100-10k")
 EFFECT = {"all": 1.0, "only_norm": 2.5, **dict.fromkeys(SPARSE_MASKS, 1.0)}
@@ -96,6 +97,17 @@ def test_as_many_seeds_are_asked_for_as_a_chapter_plans(smoke):
     some = {second.run_id: smoke.measures["robustness"][second.run_id]}
     found = dataclasses.replace(smoke, measures=smoke.measures | {"shifted_sets": some})
     assert {*found.measured(cell, "shifted_sets")} == {second.seed}, "no chapter plans it here"
+
+
+def test_two_names_of_the_same_runs_are_one(smoke):
+    base, decay, everything = (smoke.cell(method) for method in (BASE, DECAY, ALL))
+    usual = dataclasses.replace(decay, start=(base.base.weight_decay,))
+    assert list(smoke.named([base, usual, everything]).values()) == ["SGD", "SAM"]
+    other = dataclasses.replace(decay, start=(0.0123,))
+    records = {run.run_id: made_up(run) for run in other.at(0.0123)}
+    found = dataclasses.replace(smoke, records=smoke.records | records)
+    names = found.named([base, other, everything])
+    assert list(names.values()) == ["SGD", "SGD, weight decay tuned", "SAM"]
 
 
 def test_the_margin_is_the_plans(effect):
