@@ -19,6 +19,14 @@ from samlib.trainer.config import RunConfig
 from samlib.trainer.one_run import train
 
 
+def written(job: "Job", folder: ResultsFolder) -> int | None:
+    """When a job's record was written, in nanoseconds; None if there is none."""
+    try:
+        return job.record(folder).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 @dataclass(frozen=True)
 class RunJob:
     """A run to train; `MeasureJob` has the same attributes and methods."""

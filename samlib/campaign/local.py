@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, run_job
+from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, run_job, written
 from samlib.files import DiskError
 from samlib.records import journal
 from samlib.records.results_folder import OtherCode, ResultsFolder, origin
@@ -181,7 +181,8 @@ class LocalExecutor:
                     deaths[job.name] += 1
                     cause, failure = worker.restart(), None
                     journal.add(self._folder, job.name, f"its worker died{cause}")
-                    if self._written(job) in (None, self._before[job.name]):  # else it was done
+                    # Else it died after its work.
+                    if written(job, self._folder) in (None, self._before[job.name]):
                         if deaths[job.name] < ATTEMPTS:
                             again.append(job)
                             continue
@@ -196,15 +197,8 @@ class LocalExecutor:
 
     def _start(self, job: Job) -> None:
         worker = self._idle.pop() if self._idle else _Worker()
-        self._before[job.name] = self._written(job)
+        self._before[job.name] = written(job, self._folder)
         self._busy[worker.submit(_run_job, self._origin, job, *self._place)] = job, worker
-
-    def _written(self, job: Job) -> int | None:
-        """When a job's record was written, in nanoseconds; None if there is none."""
-        try:
-            return job.record(self._folder).stat().st_mtime_ns
-        except FileNotFoundError:
-            return None
 
 
 def _failure(future: Future) -> str | None:

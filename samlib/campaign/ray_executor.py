@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share
+from samlib.campaign.jobs import ATTEMPTS, Job, Outcome, gpu_share, written
 from samlib.campaign.ray_cluster import ClusterError, connect, import_ray
 from samlib.campaign.ray_node import Answer, Site, token_file, work
 from samlib.errors import ConfigError, first_line
@@ -81,6 +81,7 @@ class RayExecutor:
         )
         self._folder = folder
         self._flying: dict = {}  # jobs by the reference to what their task will return
+        self._before: dict[str, int | None] = {}  # when the records of the jobs were written
         self._without_node: float | None = None
         room = self._room()[self._kind]
         self.workers = max(1, min(int(room), workers or int(room)))
@@ -147,10 +148,13 @@ class RayExecutor:
                 if isinstance(answer, str):
                     deaths[job.name] += 1
                     journal.add(self._folder, job.name, f"its worker or node died: {answer}")
-                    if deaths[job.name] < ATTEMPTS:
+                    if written(job, self._folder) not in (None, self._before[job.name]):
+                        answer = Answer()  # it died after its work, in a folder that is shared
+                    elif deaths[job.name] < ATTEMPTS:
                         waiting.appendleft(job)
                         continue
-                    answer = Answer(f"its worker or node died {ATTEMPTS} times: {answer}")
+                    else:
+                        answer = Answer(f"its worker or node died {ATTEMPTS} times: {answer}")
                 self._take(job, answer)
                 if answer.failure is None:
                     outcome.done.append(job.name)
@@ -188,6 +192,7 @@ class RayExecutor:
             for path in job.reads(self._folder)
             if path.exists()
         }
+        self._before[job.name] = written(job, self._folder)
         task = self._task.options(name=job.name, **resources(job, self._site.device))
         self._flying[task.remote(job, self._site, inputs)] = job
 

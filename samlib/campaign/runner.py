@@ -85,7 +85,8 @@ def run_missing(
     begun = time.monotonic()
     journal.begin(folder)
     runs = store.read(folder.runs, set_aside=True)
-    backlog = Backlog(needs, runs, measurement.read(folder, runs, set_aside=True))
+    measured = measurement.read(folder, runs, set_aside=True)
+    backlog = Backlog(needs, runs, measured)
     estimate = Estimate(backlog.runs, backlog.measures, folder=folder, unseen=unseen)
     failed: set[str] = set()
     progress = Progress(backlog.total, 0)
@@ -121,9 +122,11 @@ def run_missing(
     todo = backlog.jobs()
     if not todo:
         return Outcome()
-    for said in () if quiet else origins.of_joined(runs.values(), device):
-        print(f"warning: {said}", file=sys.stderr)
     everything = [*todo, *backlog.to_come()]
+    taken = {job.measure for job in everything} - {None}
+    there = [*runs.values(), *(r for name in taken for r in measured[name].values())]
+    for said in () if quiet else origins.of_joined(there, device):
+        print(f"warning: {said}", file=sys.stderr)
     with start_executor(executor, folder, workers, device, data_dir, everything) as at_work:
         report()
         outcome = at_work.run(backlog.one_by_one(), may_start=may_start, on_done=on_done)

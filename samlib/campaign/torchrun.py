@@ -53,7 +53,9 @@ def run_missing_on_all_workers(
     for chapter in needs:
         while config := _next(chapter, folder, workers, outcome.failed):
             left = math.inf if time_budget is None else time_budget - (time.monotonic() - begun)
-            late = workers.rank == 0 and left <= (estimate.seconds(RunJob(config)) or 0)
+            begun_before = left > 0 and folder.checkpoint(config.run_id).exists()
+            whole = 0 if begun_before else estimate.seconds(RunJob(config)) or 0
+            late = workers.rank == 0 and left <= whole
             if workers.total(float(late))[0]:
                 outcome.skipped.append(config.run_id)
                 return outcome

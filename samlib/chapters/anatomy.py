@@ -55,9 +55,10 @@ def _paths(found: dict) -> list[tuple[str, str, list]]:
 
 
 def highest(results: Results, method: Method) -> pd.Series:
-    """The highest barrier of a single layer, by seed."""
+    """The highest barrier of a single layer, by seed; without seeds for which one is not finite."""
     found = barriers(results, method)
-    return found[found["layer"] != "whole"].groupby("seed")["barrier"].max()
+    layers = found[found["layer"] != "whole"].groupby("seed")["barrier"]
+    return layers.max().where(layers.count() == layers.size()).dropna()
 
 
 def curvature(results: Results, method: Method, quantity: str, block: str) -> pd.Series:

@@ -142,7 +142,7 @@ def no_member_loses(results: Results) -> Answer:
         f"only norm − all lies above −{results.margin:g} in {clear} of {len(above)} members; the "
         f"lowest is {MEMBER_NAMES[least]}'s, {gap(results, least)}"
     )
-    return each_of(above, ours)
+    return each_of(above, ours, names=[MEMBER_NAMES[name] for name in names])
 
 
 def _difference(results: Results, name: str) -> pd.Series:

@@ -1,8 +1,9 @@
 """Is there SAM-ON at the price of the base optimizer? Members whose step is a single pass.
 
 The goal, set before the runs: at most 1.05 times the base optimizer's step and at least 70 % of
-SAM-ON's gain. Reached if one member with only norm takes no longer, and its gain minus 70 % of
-SAM-ON's is above zero after Holm's correction; missed if each of them takes longer, or is below.
+SAM-ON's gain. Seen if one member with only norm takes no longer, and its gain minus 70 % of
+SAM-ON's is above zero after Holm's correction; partly if one has the gain and takes longer; open
+while a gain or a price is; else reversed.
 """
 
 import math

@@ -18,7 +18,6 @@ from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SEEN, Comparison, corrected
 from samlib.report.text import listed
-from samlib.report.wording import points
 from samlib.study import plan
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
@@ -260,9 +259,7 @@ def beyond_clean(results: Results) -> Answer:
     found = _excesses(results, ALL)
     if not found:
         return Answer(OPEN, "no condition with an effect")
-    lowest = min(zip(felt(results), found, strict=True), key=lambda pair: pair[1].mean)
-    ours = f"the lowest of {len(found)} differences is {points(lowest[1])}, for {lowest[0]}"
-    return each_of(found, ours)
+    return each_of(found, "", names=felt(results))
 
 
 TABLES = {

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from samlib.chapters.rho_sweep import base_on_tuning_seeds
 from samlib.errors import RecordsMissing
 from samlib.measures.sharpness import POSTER, SETTINGS, TRUE_LABELS, Setting
 from samlib.report import paper, tidy
@@ -230,12 +231,12 @@ def figure(results: Results) -> Figure:
 def finding(results: Results) -> str:
     """What happens along rho: the flattest network need not be the most accurate."""
     found, parts = everything(results), []
-    base, level = method_name(results.profile, BASE), found["accuracy"][found["key"] == "base"]
+    base, level = method_name(results.profile, BASE), base_on_tuning_seeds(results)
     for method in (ALL, ON):
         means = found[found["key"] == key_of(method)].groupby("rho").mean(numeric_only=True)
         rank = number(_rank(means.index, means["sharpness"]))
         best, flattest = means["accuracy"].idxmax(), means["sharpness"].idxmin()
-        name, kept = method_name(results.profile, method), means[means["accuracy"] >= level.mean()]
+        name, kept = method_name(results.profile, method), means[means["accuracy"] >= level]
         if 1 < len(kept) < len(means):
             least = number(_rank(kept.index, kept["sharpness"]))
             rank += f" with ρ, and of {least} where it is no less accurate than {base}"

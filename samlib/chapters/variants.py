@@ -126,11 +126,12 @@ def every_variant(results: Results) -> Answer:
     }
     if not found:
         return NOT_ANSWERED
-    problem, geometry = lowest = min(found, key=lambda key: found[key].mean)
-    on = f" on {problem_name(results.profile, problem)}" if len(problems) > 1 else ""
-    name = f"{GEOMETRY_NAMES[geometry]}{on}"
-    ours = f"the lowest of {len(found)} differences is {points(found[lowest])}, for {name}"
-    return each_of(list(found.values()), ours, strict=False)
+    several = len(problems) > 1
+    names = [
+        GEOMETRY_NAMES[geometry] + f" on {problem_name(results.profile, problem)}" * several
+        for problem, geometry in found
+    ]
+    return each_of([*found.values()], "", names=names, strict=False)
 
 
 TABLES = {"variants": table}

@@ -172,8 +172,8 @@ def elsewhere(results: Results) -> pd.DataFrame:
         p for name, p in profiles.PROFILES.items() if name not in (results.profile.name, "smoke")
     ]
     found = [read(p, committed(results.folder.parent, p.name)) for p in others]
-    tables = [not_run(each) for each in (results, *found)]
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+    tables = [table for each in (results, *found) if len(table := not_run(each))]
+    return pd.concat(tables, ignore_index=True) if tables else tidy.table([])
 
 
 def deciding() -> pd.DataFrame:

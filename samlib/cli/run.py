@@ -17,7 +17,7 @@ from samlib.publish import notebooks
 from samlib.records import compare, journal, results_folder
 from samlib.records.results_folder import ResultsFolder
 from samlib.report import campaign_cost
-from samlib.report.results import Results
+from samlib.report.results import Results, read
 from samlib.study import kept_plan, plan
 from samlib.study.cells import Needs, all_cells
 from samlib.study.profile import Profile
@@ -30,6 +30,7 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
         raise ConfigError("reproduce is for one process: under torchrun use `run`")
     require("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
     from samlib.publish import book, readme, tables
+    from samlib.report import html
 
     book.prose()  # hours before the book is built
     _check(args, profile)
@@ -43,6 +44,8 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
         if outcome.failed or outcome.skipped:
             return _summary(outcome, new)
         print(compare.changes(old.runs, new.runs))
+        for said in html.plan_changes(read(profile, old)):  # the new records are by today's plan
+            print(f"warning: {said}")
         with old.locked():
             results_folder.replace_committed(new, results, profile.name)
     kept = f"the runs are complete and in place: `{command('book', '--results', results)}`"

@@ -10,6 +10,8 @@ Some measures are of a run and its twin, the base optimizer's run of the same se
 their records belong to both.
 """
 
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ from samlib.records.store import Records
 from samlib.sam.restore import full_precision
 from samlib.trainer import checkpoint
 from samlib.trainer.config import RunConfig
+from samlib.trainer.diagnostics import affine_measures
 from samlib.trainer.loop import Trainer
 from samlib.trainer.one_run import restored, train
 
@@ -115,8 +118,8 @@ def measure(
     `on_epoch` is told of the epochs of a run that has to be repeated; see `one_run.train`.
 
     Raises:
-        NotTheSame: weights were gone, and repeating their run gave, or on a GPU would give, other
-            numbers.
+        NotTheSame: weights are not those of the record; or they were gone, and repeating their
+            run gave, or on a GPU would give, other numbers.
         DiskError: the record cannot be written.
     """
     records = [store.read_one(folder.runs / f"{run.run_id}.json") for run in job.runs]
@@ -131,6 +134,7 @@ def measure(
             _one_thread(),
             full_precision(),
         ):
+            _check(run.model, records[0], folder.weights(job.config.run_id))
             found = MEASURES[job.measure](run, *weights[1:])
     with full_precision():
         where = provenance(device, measuring=True)
@@ -179,15 +183,35 @@ def _weights(
             f"the weights of {config.run_id} are not at {path}, and a GPU does not repeat a run "
             f"bit for bit: {where}, or remove its record to have it trained anew"
         )
-    again = train(config, device=device, data_dir=data_dir, weights=path, on_epoch=on_epoch)
-    if again["curves"] != record["curves"]:
-        path.unlink()
-        raise NotTheSame(
-            f"the weights of {config.run_id} are not at {path}, and the run repeated here does "
-            "not end as its record says: measure it where it was trained, or remove its record "
-            "to have it trained anew"
-        )
+    # Under a name of its own until they are known to be those of the record.
+    own = path.with_name(f".{config.run_id}.{os.getpid()}.tmp")
+    try:
+        again = train(config, device=device, data_dir=data_dir, weights=own, on_epoch=on_epoch)
+        if again["curves"] != record["curves"]:
+            raise NotTheSame(
+                f"the weights of {config.run_id} are not at {path}, and the run repeated here does "
+                "not end as its record says: measure it where it was trained, or remove its record "
+                "to have it trained anew"
+            )
+        os.replace(own, path)
+    finally:
+        checkpoint.discard(own)
     return checkpoint.load(path)
+
+
+def _check(model: torch.nn.Module, record: dict, path: Path) -> None:
+    """Check that weights are those of a record: mean |gamma| and |beta| as it has them.
+
+    Raises:
+        NotTheSame: they are of another run of that name.
+    """
+    found, kept = affine_measures(model), record["measures"]
+    for name in ("gamma_abs_mean", "beta_abs_mean"):
+        if kept.get(name) is not None and not math.isclose(found[name], kept[name], rel_tol=1e-4):
+            raise NotTheSame(
+                f"the weights at {path} are not those of its record: remove them to have the run "
+                "repeated, or copy them from where it was trained"
+            )
 
 
 MeasureRecords = dict[str, Records]  # by measure, then by run id

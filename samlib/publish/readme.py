@@ -124,7 +124,7 @@ def update(profile: str, folder: Path, readme: Path) -> list[Path]:
     results = load(profile, folder, needs="introduction")
     figure = write_figure(profile, folder)
     text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
+    if END not in text.partition(BEGIN)[2]:
         raise ConfigError(f"{readme} has no lines {BEGIN} and {END} to write between")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from samlib.provenance import source_digest
+from samlib.provenance import MEASURING, source_digest
 from samlib.records import devices
 
 
@@ -36,6 +36,12 @@ def differences(records: Iterable[dict]) -> list[str]:
     return [line for line in said if line]
 
 
+def _ours(record: dict) -> bool:
+    """Whether the code of this process made a record, of a run or of a measurement."""
+    made, measuring = record["provenance"], source_digest(MEASURING)
+    return (made.get("source"), made.get("measuring", measuring)) == (source_digest(), measuring)
+
+
 def of_joined(records: Iterable[dict], device: str, among: dict | None = None) -> list[str]:
     """What to say before records are added to those that are there, a line each.
 
@@ -58,13 +64,11 @@ def of_other_code(records: Iterable[dict], among: dict | None = None) -> str | N
             for those of the old ones, as one process measures the runs of several.
     """
     records = list(records)
-    present = {"provenance": {"source": source_digest()}} | ({"parallel": among} if among else {})
-    others = [
-        r
-        for r in records
-        if r["provenance"].get("source") != source_digest()
-        or (among and r.get("parallel") != among)
-    ]
+    digests = {"source": source_digest()}
+    if any("measuring" in r["provenance"] for r in records):
+        digests["measuring"] = source_digest(MEASURING)
+    present = {"provenance": digests} | ({"parallel": among} if among else {})
+    others = [r for r in records if not _ours(r) or (among and r.get("parallel") != among)]
     if not others:
         return None
     by = ", ".join(sorted({code(r) for r in others}))

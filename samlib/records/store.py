@@ -35,7 +35,8 @@ class UnreadableError(RecordError):
     """A record or folder without read permission: possibly whole, and left alone."""
 
 
-def _unreadable(path: Path, error: OSError) -> UnreadableError:
+def unreadable(path: Path, error: OSError) -> UnreadableError:
+    """The error for a file or folder that is there and cannot be read."""
     return UnreadableError(
         f"cannot read {path}: {error.strerror or error}; make it readable, or move it away to have "
         "its contents made again"
@@ -101,7 +102,7 @@ def read_one(path: str | Path) -> dict:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     # A record of ours in which this number alone was damaged is damaged, not another format.
     if claimed != FORMAT and not _intact(record | {"format": FORMAT}):
         raise FormatError(
@@ -126,7 +127,7 @@ def files(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     return sorted(folder / name for name in names if name.endswith(".json"))
 
 

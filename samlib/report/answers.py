@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison, corrected
-from samlib.report.wording import after_holm
+from samlib.report.wording import after_holm, points
 
 HOLDS, PARTLY, REFUTED, DESCRIBED = "holds", "partly", "refuted", "described"
 
@@ -69,14 +69,15 @@ def each_of(
 
     Args:
         comparisons: of which the claim says that they are above zero.
-        ours: the numbers in words.
+        ours: the numbers in words; "" tells of the one that decides, by `names`.
         short: as in `Answer`.
         names: what each comparison is of; with them `short` is the one that decides.
         strict: whether "no difference" is too little ("larger", not "at least as good").
 
     Seen if each is seen, or shows no difference where that is enough: none is corrected, since all
     must be. Reversed if one is after Holm's correction, since one of many would do. No difference
-    if one shows none where that is too little; else open. Not run if one is.
+    if one shows none where that is too little; else open, by the comparison that Holm's correction
+    turned from reversed if there is one. Not run if one is.
     """
     strict = (strict,) * len(comparisons) if isinstance(strict, bool) else tuple(strict)
     if not comparisons or any(c.seen == NOT_RUN for c in comparisons):
@@ -89,17 +90,22 @@ def each_of(
     rules = (REVERSED, reversed_ones), (SAME, too_little), (OPEN, undecided), (SEEN, every)
     seen, theirs = next((word, own) for word, own in rules if any(own))
     decides = min((i for i, own in enumerate(theirs) if own), key=lambda i: comparisons[i].mean)
-    found = Answer(seen, ours, short, 0, tuple(comparisons), strict, decides=decides)
-    if len(comparisons) > 1 and names:
-        short = f"{found.deciding} {names[decides]}, {found.place}"
     lost = [
-        after.p
-        for after, alone in zip(judged, comparisons, strict=True)
+        i
+        for i, (after, alone) in enumerate(zip(judged, comparisons, strict=True))
         if alone.seen == REVERSED and after.seen == OPEN
     ]
     if seen == OPEN and lost:
-        why = after_holm(min(lost))
-        ours, short = ours + why, short and short + why
+        decides = min(lost, key=lambda i: judged[i].p)
+    found = Answer(seen, ours, short, 0, tuple(comparisons), strict, decides=decides)
+    if len(comparisons) > 1 and names:
+        short = f"{found.deciding} {names[decides]}, {found.place}"
+    if names and not ours:
+        place = f"; {found.place}" * (len(comparisons) > 1)
+        ours, short = f"{points(found.deciding)} ({names[decides]}{place})", ""
+    if seen == OPEN and lost:
+        p, of = judged[decides].p, names[decides] if names and found.ours else ""
+        ours, short = ours + after_holm(p, of), short and short + after_holm(p)
     return replace(found, ours=ours, short=short, seeds=min(c.seeds for c in comparisons))
 
 

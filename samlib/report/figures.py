@@ -180,22 +180,24 @@ def legend(figure: Figure, labels: dict[str, str], *, dashed: Sequence[str] = ("
     figure.tight_layout(rect=(0, 0.28 / figure.get_figheight(), 1, 1))
 
 
-def name_points(ax: Axes, points: Sequence[tuple[float, float, str, str]], gap=0.055) -> None:
+_BETWEEN_NAMES = 0.055  # of the axes' height
+
+
+def name_points(ax: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Name points in a column at the right of the axes, in the order of their heights.
 
     Args:
         ax: with its final limits and scales.
         points: x, y, name and colour of each.
-        gap: between two names, as a share of the axes' height.
     """
     to_axes = ax.transData + ax.transAxes.inverted()
     ordered = sorted(points, key=lambda point: point[1])
     heights = [to_axes.transform(point[:2])[1] for point in ordered]
     for i in range(1, len(heights)):  # up, then as a whole back to where the points are
-        heights[i] = max(heights[i], heights[i - 1] + gap)
+        heights[i] = max(heights[i], heights[i - 1] + _BETWEEN_NAMES)
     over = max(0.0, max(heights, default=0.0) - 1.0)
     for i in reversed(range(len(heights))):
-        top = heights[i + 1] - gap if i + 1 < len(heights) else heights[i] - over
+        top = heights[i + 1] - _BETWEEN_NAMES if i + 1 < len(heights) else heights[i] - over
         heights[i] = min(heights[i], top)
     line = {"arrowstyle": "-", "lw": 0.5, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4}
     for (x, y, name, colour), height in zip(ordered, heights, strict=True):

@@ -14,12 +14,13 @@ from samlib.records import devices, origins, store
 from samlib.records.results_folder import ResultsFolder
 from samlib.report import campaign_cost
 from samlib.report.formats import as_text, names, rhos
-from samlib.report.names import method_name
+from samlib.report.names import method_name, problem_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN
 from samlib.report.text import p_value
 from samlib.study import kept_plan, plan
-from samlib.study.cells import all_cells, known_runs
+from samlib.study.cells import Cell, all_cells, known_runs
+from samlib.study.profile import Profile
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Image
@@ -182,10 +183,17 @@ def plan_changes(results: Results, notebook: str | None = None) -> list[str]:
     found, said = kept_plan.changes(folder, profile, needs, results.records), []
     if found.margin is not None:
         said.append(f"margin ±{profile.margin:g} points (planned: ±{found.margin:g})")
-    said += [f"{method_name(profile, c.method)}: {words}" for c, words in found.cells.items()]
+    said += [f"{_named(profile, cell)}: {words}" for cell, words in found.cells.items()]
     if notebook is None and results.records:
         said += [f"no more a part of it: {key}" for key in kept_plan.dropped(folder, profile)]
     return [f"The plan was changed after records were made: {each}" for each in said]
+
+
+def _named(profile: Profile, cell: Cell) -> str:
+    """A cell's method, and its network where that is not the headline's."""
+    problem = next(name for name, base in profile.bases.items() if base == cell.base)
+    on = "" if problem == profile.headline else f" on {problem_name(profile, problem)}"
+    return f"{method_name(profile, cell.method, problem)}{on}"
 
 
 def timings(records: Sequence[dict]) -> "HTML":

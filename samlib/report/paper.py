@@ -1,7 +1,9 @@
 """Numbers the paper's authors reported, each with where it was found.
 
 The paper's body could not be obtained; what stands here comes from the authors' poster and from
-their published rho-sweep figure, digitised. Everything else is "not sourced".
+their published rho-sweep figure, digitised. Beside it stand what others measured (`INDEPENDENT`)
+and what was computed from the authors' networks (`SHARE_AT_START`). Everything else is "not
+sourced".
 """
 
 from typing import NamedTuple

@@ -29,7 +29,8 @@ class Comparison:
         seen: the first that is true of the interval: "no difference" if it lies inside the margin,
             "seen" if above zero, "reversed" if below zero, else "open"; "not run" without seeds.
         needed: where it is open, seeds with which a decision has a chance of 80 % if the true mean
-            and spread are the observed ones; None if no number up to 10,000 would do.
+            and spread are the observed ones; None if no number up to 10,000 would do, or where the
+            spread of pairs is not all there is (`blurred`, one seed).
     """
 
     mean: float

@@ -32,9 +32,12 @@ def reading(comparison: Comparison, better: str, worse: str) -> str:
     return words[comparison.seen] + more
 
 
-def after_holm(p: float) -> str:
-    """Why an interval that leaves zero out decides nothing: p is too large after the correction."""
-    return f" (p {p_value(p)} after Holm's correction)"
+def after_holm(p: float, of: str = "") -> str:
+    """Why an interval that leaves zero out decides nothing: p is too large after the correction.
+
+    `of` names what it is the interval of, where that does not stand right before.
+    """
+    return f" ({f'{of}: ' * bool(of)}p {p_value(p)} after Holm's correction)"
 
 
 AGAINST = {

@@ -47,11 +47,14 @@ class Cell:
         return [self.method.on(self.base, value, seed) for seed in seeds]
 
     def validation(self, value: float, records: Records) -> float | None:
-        """Mean validation accuracy over the tuning seeds, in percent; None if one is missing."""
+        """Mean validation accuracy over the tuning seeds, in percent; None if one is missing.
+
+        Rounded, so that as many right answers are as good whichever seeds gave them.
+        """
         found = [records.get(run.run_id) for run in self.at(value, self.tuning)]
         if any(record is None for record in found):
             return None
-        return fmean(record["validation_accuracy"] for record in found)
+        return round(fmean(record["validation_accuracy"] for record in found), 9)
 
     def search(self, records: Records) -> Search:
         """State of the search for this cell's value."""

@@ -6,6 +6,7 @@ record was made, so that seeds or a margin changed after a look are named.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -113,10 +114,15 @@ def read(folder: ResultsFolder) -> Kept:
             key: {word: [*map(float, rules[word])] for word in _WORDS}
             for key, rules in found["cells"].items()
         }
-        return Kept(float(found["margin"]), cells)
+        margin = float(found["margin"])
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin {margin}")
+        return Kept(margin, cells)
     except FileNotFoundError:
         return Kept(None, {})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except OSError as error:
+        raise store.unreadable(path, error) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(
             f"{path} is not a whole plan ({type(error).__name__}): bring it back from git"
         ) from error

@@ -52,6 +52,19 @@ def test_no_run_is_begun_that_would_end_after_the_time(campaign, budget, begun):
     assert campaign(budget) == (MISSING if begun else [])
 
 
+def test_a_run_with_a_checkpoint_goes_on_whatever_its_whole_time(campaign, tmp_path):
+    for config in MISSING:
+        path = ResultsFolder(tmp_path).checkpoint(config.run_id)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    store.write(ResultsFolder(tmp_path).runs, of(THERE))
+    among = process_group.Workers(0, 2, "cpu")
+    outcome = torchrun.run_missing_on_all_workers(
+        NEEDS, ResultsFolder(tmp_path), among, time_budget=50
+    )
+    assert (len(outcome.done), outcome.skipped) == (len(MISSING), [])
+
+
 def test_the_first_workers_records_decide_alone_about_the_time(tmp_path, monkeypatch):
     """The others have none of before, and would estimate from the runs of this campaign alone."""
     monkeypatch.setattr(torchrun, "train_distributed", lambda config, *a, **o: of(config))

@@ -101,6 +101,15 @@ def test_the_highest_barrier_of_a_single_layer_decides(smoke, height, said):
     assert said.endswith("move at once it is 0.700 nats.")
 
 
+def test_a_seed_with_a_barrier_that_is_not_finite_is_left_out(smoke):
+    def change(config, values):
+        if config["seed"] == 0:
+            values["layers"][0]["own"][1] = None
+
+    found = with_measures(with_barriers(smoke, "layer1.0.conv1", 0.2), "connectivity", change)
+    assert anatomy.highest(found, ON).index.tolist() == [1]
+
+
 def with_traces(results, traces):
     """The trace of the norm layers' block and of the rest's by method."""
 

@@ -8,6 +8,7 @@ from made_up import PROFILE, with_accuracies
 from planted import planted
 
 from samlib.chapters import CHAPTERS, claims, questions, verdicts
+from samlib.report import tidy
 from samlib.report.formats import as_text
 from samlib.report.results import Results, load
 from samlib.report.stats import Share
@@ -105,6 +106,11 @@ def test_a_claim_without_records_is_not_run_and_has_its_command(tmp_path):
     assert row["to run them"] == f"python -m samlib run --profile quick {elsewhere}"
     assert int(row["missing"].replace(",", "")) > 1000
     assert "2" not in row["claims"].replace(" and ", ", ").split(", ")
+
+
+def test_where_nothing_is_left_to_run_the_table_is_empty(smoke, monkeypatch):
+    monkeypatch.setattr(verdicts, "not_run", lambda results: tidy.table([]))
+    assert verdicts.elsewhere(smoke).empty
 
 
 def test_a_profile_with_some_records_has_a_command_for_each_chapter_that_lacks_some(

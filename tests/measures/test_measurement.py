@@ -84,6 +84,32 @@ def test_lost_weights_are_made_again_and_are_the_same(place):
         assert measure(JOB, place)["values"] == first
 
 
+def test_weights_of_another_run_of_that_name_are_not_measured(place):
+    """As after records were brought in without the weights, which git does not keep."""
+    path = place.weights(CONFIG.run_id)
+    other = checkpoint.load(path)
+    other["norm1.weight"] += 0.01
+    checkpoint.save_final(path, other)
+    with pytest.raises(NotTheSame, match="are not those of its record: remove them") as error:
+        measure(JOB, place)
+    one_line(error)
+    assert not list(place.measures("sharpness").glob("*.json"))
+
+
+def test_a_run_repeated_for_its_weights_leaves_none_if_it_is_killed(place, monkeypatch):
+    path = place.weights(CONFIG.run_id)
+    checkpoint.discard(path)
+
+    def killed(config, *, weights, **options):
+        checkpoint.save_final(weights, {"other": "weights"})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurement, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(JOB, place)
+    assert list(path.parent.iterdir()) == []
+
+
 def test_weights_that_cannot_be_made_again_are_not_replaced_by_others(place):
     record = store.read_one(place.runs / f"{CONFIG.run_id}.json")
     record["curves"]["train_loss"][0] += 1e-3

@@ -2,7 +2,7 @@
 
 from helpers import result, run
 
-from samlib.provenance import source_digest
+from samlib.provenance import MEASURING, source_digest
 from samlib.records import origins, store
 
 OTHER = {"provenance": {"commit": None, "source": "0123456789abcdef"}}
@@ -42,6 +42,15 @@ def test_who_adds_to_records_of_other_code_is_told():
     said = origins.of_other_code([result(0, **ours), result(1, **OTHER)])
     assert said.startswith("1 of the 2 existing records were made by other code (code 012345")
     assert source_digest()[:10] in said
+
+
+def test_a_measurement_by_other_measuring_code_is_told():
+    made = {"source": source_digest(), "measuring": source_digest(MEASURING)}
+    ours, other = ({"provenance": made | of} for of in ({}, {"measuring": "fedcba9876543210"}))
+    assert origins.of_other_code([result(0, **ours)]) is None
+    said = origins.of_other_code([result(0, **ours), result(1, **other)])
+    assert said.startswith("1 of the 2 existing records were made by other code (code ")
+    assert f"the present one (code {source_digest()[:10]}+{source_digest(MEASURING)[:10]})" in said
 
 
 def test_workers_that_add_to_records_of_others_are_told():

@@ -95,12 +95,21 @@ def test_an_interval_below_zero_that_is_open_says_why_and_no_other_does():
     barely_bad = compare([-v for v in (0.6, 0.9, 1.2)], MARGIN)
     lost = each_of([barely_bad, OPEN], "both", names=["over A", "over B"])
     assert lost.seen == "open"
-    assert re.fullmatch(r"both \(p 0\.\d{3} after Holm's correction\)", lost.ours)
+    assert re.fullmatch(r"both \(over A: p 0\.\d{3} after Holm's correction\)", lost.ours)
     assert lost.short.startswith(f"{barely_bad} over A, ")
     assert lost.short.endswith(" after Holm's correction)")
     assert "Holm" not in each_of([OPEN, OPEN], "both").ours
     assert "Holm" not in each_of([barely_bad], "one").ours
     assert "Holm" not in each_of([BARELY, OPEN], "both").ours, "seen is uncorrected"
+
+
+def test_p_stands_at_the_comparison_that_it_belongs_to():
+    barely_bad = compare([-v for v in (0.6, 0.9, 1.2)], MARGIN)
+    lower = compare([-9.0, 2.0, 1.0, -6.0], MARGIN)
+    found = each_of([lower, barely_bad], "", names=["over A", "over B"])
+    assert (found.seen, lower.seen, lower.mean < barely_bad.mean) == ("open", "open", True)
+    assert found.ours.startswith(f"{barely_bad} points, 3 seeds (over B; one of two) (p 0.0")
+    assert found.in_a_cell == found.ours
 
 
 def test_an_interval_that_leaves_zero_out_and_decides_nothing_shows_its_p():

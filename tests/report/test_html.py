@@ -17,7 +17,7 @@ from planted import planted
 from samlib.campaign.backlog import Backlog
 from samlib.chapters import CHAPTERS, introduction, variants, verdicts
 from samlib.cli import status
-from samlib.errors import RecordsMissing
+from samlib.errors import ConfigError, RecordsMissing
 from samlib.publish import readme, tables
 from samlib.records import compare, store
 from samlib.report import formats, html, paper, tidy
@@ -267,6 +267,15 @@ def test_the_readme_block_stands_between_its_markers(smoke_folder, tmp_path):
     written = readme.update("smoke", folder, path)
     assert path.read_text() == once
     assert written == [path, folder / "smoke" / "figures" / "headline.svg"]
+
+
+@pytest.mark.parametrize("text", ["nothing", f"{readme.END} before {readme.BEGIN}"])
+def test_a_readme_without_markers_in_order_is_left_alone(smoke_folder, tmp_path, text):
+    folder, path = shutil.copytree(smoke_folder, tmp_path / "results"), tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="has no lines"):
+        readme.update("smoke", folder, path)
+    assert path.read_text() == text
 
 
 def test_the_readme_says_that_a_profile_nearer_to_the_paper_has_no_answer_yet(

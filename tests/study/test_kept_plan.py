@@ -8,11 +8,12 @@ from conftest import one_line
 from samlib.cli import status
 from samlib.files import project_root
 from samlib.records.results_folder import ResultsFolder, committed
-from samlib.records.store import RecordError
+from samlib.records.store import RecordError, UnreadableError
 from samlib.report import html
 from samlib.report.results import Results
 from samlib.study import kept_plan, plan, profiles
 from samlib.study.methods import ALL, BASE
+from samlib.study.profile import Row
 
 SMOKE = profiles.get("smoke")
 WRN = SMOKE.headline
@@ -126,7 +127,8 @@ def test_a_method_that_joins_later_changes_nothing_and_one_that_is_dropped_is_na
 def test_a_plan_that_is_damaged_is_refused_and_not_replaced(folder):
     folder.path.mkdir()
     assert kept_plan.read(folder) == (None, {})
-    for text in ("", "[]", '{"margin": null, "cells": {}}', '{"margin": 1}', "<<<<<<< HEAD"):
+    margins = [f'{{"margin": {margin}, "cells": {{}}}}' for margin in ("null", "NaN", "-1")]
+    for text in ("", "[]", *margins, '{"margin": 1}', "<<<<<<< HEAD"):
         (folder.path / "plan.json").write_text(text)
         with pytest.raises(RecordError, match=r"plan\.json is not a whole plan .*from git") as e:
             keep(folder, SMOKE)
@@ -134,6 +136,27 @@ def test_a_plan_that_is_damaged_is_refused_and_not_replaced(folder):
     (folder.path / "plan.json").write_text('{"margin": 1, "cells": {"wrn": {"start": [0.0]}}}')
     with pytest.raises(RecordError, match="KeyError"):
         status.status(SMOKE, folder.path.parent)
+
+
+def test_a_plan_without_read_permission_is_not_called_damaged(folder, monkeypatch):
+    keep(folder, SMOKE)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(folder.path), "read_bytes", refuse)
+    with pytest.raises(UnreadableError, match=r"cannot read .*plan\.json: Permission denied") as e:
+        kept_plan.read(folder)
+    one_line(e)
+
+
+def test_a_changed_plan_of_another_network_is_named_with_it(smoke, folder):
+    keep(folder, SMOKE)
+    here = Results(SMOKE, smoke.records, smoke.measures, folder.path)
+    grids = (Row(BASE, problem="vit", seeds=7), *SMOKE.grids)
+    profile = replace(SMOKE, grids=grids)
+    said = html.plan_changes(replace(here, profile=profile))
+    assert any("made: AdamW on ViT-micro: compared seeds 0 to 6 (plan" in line for line in said)
 
 
 def test_pages_name_a_plan_that_was_changed(smoke, folder):
