@@ -147,8 +147,32 @@ class Deadly:
     def reads(self, folder):
         return ()
 
+    def record(self, folder):
+        return folder.runs / "deadly.json"
+
     def __reduce__(self):
         return os._exit, (1,)
+
+
+class DiesAfterIts(Deadly):
+    """A job whose process dies once its record is in the shared folder."""
+
+    def __init__(self, folder):
+        self._path = self.record(folder)
+
+    def __reduce__(self):
+        write = f"import os, pathlib; pathlib.Path({str(self._path)!r}).write_text('whole')"
+        return exec, (f"{write}; os._exit(1)",)  # a node does not import this module
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_with_its_record_written_has_done_its_job(two_nodes, tmp_path):
+    place = ResultsFolder(tmp_path)
+    place.runs.mkdir()
+    with RayExecutor(place) as executor:
+        outcome = executor.run([DiesAfterIts(place)])
+    assert (outcome.done, outcome.failed) == (["deadly"], {})
+    assert place.log("deadly").read_text().count("its worker or node died") == 1
 
 
 @pytest.mark.slow
