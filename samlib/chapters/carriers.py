@@ -134,7 +134,8 @@ def _along_training(ax: Axes, table: pd.DataFrame) -> None:
     sns.lineplot(table, **look, errorbar=None, ax=ax, lw=2)
     handles, keys = ax.get_legend_handles_labels()
     names = [GEOMETRY_NAMES[key] for key in keys]
-    ax.legend(handles, names, frameon=False, fontsize="small", loc="center")  # between the curves
+    between = {"loc": "center", "bbox_to_anchor": (0.5, 0.64)}  # the curves
+    ax.legend(handles, names, frameon=False, fontsize="small", **between)
     ax.set(ylim=(0, 102), ylabel="", title="‖ε‖² on norm layers, %")
 
 
