@@ -191,7 +191,7 @@ def plan_changes(results: Results, notebook: str | None = None) -> list[str]:
 
 def _named(profile: Profile, cell: Cell) -> str:
     """A cell's method, and its network where that is not the headline's."""
-    problem = next(name for name, base in profile.bases.items() if base == cell.base)
+    problem = profile.problem_of(cell)
     on = "" if problem == profile.headline else f" on {problem_name(profile, problem)}"
     return f"{method_name(profile, cell.method, problem)}{on}"
 

@@ -144,10 +144,9 @@ def _text(margin: float, cells: dict[str, Rules]) -> str:
 
 def _key(profile: Profile, cell: Cell) -> str:
     """A name of a cell that does not depend on what may be changed: problem and method."""
-    problem = next(name for name, base in profile.bases.items() if base == cell.base)
     parts = {f.name: getattr(cell.method, f.name) for f in fields(Method)}
     own = [f"{f.name}={parts[f.name]}" for f in fields(Method) if parts[f.name] != f.default]
-    return " ".join([problem, *own])
+    return " ".join([profile.problem_of(cell), *own])
 
 
 def _rules(cell: Cell) -> Rules:

@@ -106,6 +106,10 @@ class Profile:
             return replace(cell, like=like, counted=counted)
         return cell
 
+    def problem_of(self, cell: Cell) -> str:
+        """The problem that a cell of the profile is of."""
+        return next(name for name, base in self.bases.items() if base == cell.base)
+
     def row(self, problem: str, method: Method) -> Row:
         """The row where a method's search begins.
 
