@@ -16,6 +16,7 @@ from samlib.extras import require
 from samlib.publish import notebooks
 from samlib.records import compare, journal, results_folder
 from samlib.records.results_folder import ResultsFolder
+from samlib.records.store import RecordError
 from samlib.report import campaign_cost
 from samlib.report.results import Results, read
 from samlib.study import kept_plan, plan
@@ -30,7 +31,6 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
         raise ConfigError("reproduce is for one process: under torchrun use `run`")
     require("tables, figures and the book", *notebooks.TABLES, *notebooks.BOOK)
     from samlib.publish import book, readme, tables
-    from samlib.report import html
 
     book.prose()  # hours before the book is built
     _check(args, profile)
@@ -44,7 +44,7 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
         if outcome.failed or outcome.skipped:
             return _summary(outcome, new)
         print(compare.changes(old.runs, new.runs))
-        for said in html.plan_changes(read(profile, old)):  # the new records are by today's plan
+        for said in _changed_plan(profile, old):
             print(f"warning: {said}")
         with old.locked():
             results_folder.replace_committed(new, results, profile.name)
@@ -64,6 +64,16 @@ def reproduce(args: argparse.Namespace, profile: Profile, results: Path) -> int:
     print(tables.headline_text(profile.name, results))
     print(f"\nThe book: {index}")
     return 0
+
+
+def _changed_plan(profile: Profile, old: ResultsFolder) -> list[str]:
+    """What differs from the plan of records that are replaced; why, if that cannot be told."""
+    from samlib.report import html
+
+    try:
+        return html.plan_changes(read(profile, old))
+    except RecordError as error:  # of another format, or damaged: the new ones take their place
+        return [f"the plan of the records that are replaced is not compared: {error}"]
 
 
 def _check(args: argparse.Namespace, profile: Profile) -> None:

@@ -20,7 +20,7 @@ from samlib.data import datasets
 from samlib.files import DiskError, as_disk_error, project_root
 from samlib.publish import notebooks, pages, readme, tables
 from samlib.records import store
-from samlib.records.results_folder import committed
+from samlib.records.results_folder import ResultsFolder, committed
 from samlib.study import plan, profiles
 from samlib.study.cells import Needs, missing_runs
 from samlib.trainer.config import RunConfig
@@ -376,3 +376,14 @@ def test_a_second_campaign_says_who_holds_the_folder(tmp_path, capsys):
         code, _, err = run(capsys, "run", "--profile", "smoke", "--results", str(tmp_path))
     assert code == 2
     assert f"process {os.getpid()}" in err
+
+
+def test_a_plan_that_is_replaced_is_compared_and_a_damaged_one_stops_nothing(tmp_path):
+    """Hours of runs come before: what is wrong with the old records must not lose them."""
+    smoke, folder = profiles.get("smoke"), ResultsFolder(tmp_path / "smoke")
+    assert cli_run._changed_plan(smoke, folder) == []
+    folder.path.mkdir()
+    (folder.path / "plan.json").write_text("<<<<<<< HEAD")
+    (said,) = cli_run._changed_plan(smoke, folder)
+    assert "is not compared: " in said
+    assert "plan.json is not a whole plan" in said
