@@ -10,7 +10,6 @@ from samlib.chapters.why import looked, predictions, told
 from samlib.errors import RecordsMissing
 from samlib.report import tidy
 from samlib.report.figures import draw_points, long, use_style
-from samlib.report.missing import to_run
 from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import REVERSED, SEEN, share_of_gain
@@ -151,7 +150,7 @@ def turning(results: Results) -> pd.DataFrame:
 
 def predicted(results: Results) -> pd.DataFrame:
     """Every prediction, what was seen, and whether it is met."""
-    command = f"`{to_run(results, 'inside')}`"
+    command = f"`{results.to_run('inside')}`"
     return predictions(results, PREDICTIONS, command)
 
 

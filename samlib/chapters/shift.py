@@ -11,7 +11,6 @@ from samlib.errors import RecordsMissing
 from samlib.report import gains, tidy
 from samlib.report.answers import Answer, each_of
 from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
-from samlib.report.missing import to_run
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, compare
@@ -153,7 +152,7 @@ def finding_controls(results: Results) -> str:
     found = _conditions(results)
     if len(found) < len(CONTROLS):
         which = "One control is" if len(found) == len(CONTROLS) - 1 else "The controls are"
-        return f"{which} not run yet: `{to_run(results, 'shift')}` runs what is missing."
+        return f"{which} not run yet: `{results.to_run('shift')}` runs what is missing."
     first, fixed, free = (found[name] for name in CONTROLS)
     name = method_name(results.profile, BASE)
     gain = results.compare(fixed.cells[ON], fixed.cells[BASE])

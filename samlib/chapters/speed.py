@@ -166,15 +166,15 @@ def reading(results: Results) -> pd.DataFrame:
     return tidy.table(rows)
 
 
-def _not_run(kind: str) -> str:
-    return f"Not run; `python -m samlib bench {kind}` measures it."
+def _not_run(results: Results, kind: str) -> str:
+    return f"Not run; `{results.command('bench', kind)}` measures it."
 
 
 def epochs_finding(results: Results) -> str:
     """How much faster than the plain loop, network by network."""
     found = _read(results, "epoch")
     if not found:
-        return _not_run("epoch")
+        return _not_run(results, "epoch")
     parts = [f"{number(r['ratios']['plain loop'][1])} ({_network(r)})" for r in found]
     text = f"The plain loop takes {listed(parts)} times as long as the trainer."
     if not any(record["provenance"]["gpu"] for record in found):
@@ -190,7 +190,7 @@ def ideas_finding(results: Results) -> str:
     """How good the predictions are, and what is left to the floor."""
     found = step_times.timed(results)
     if not found:
-        return _not_run("step")
+        return _not_run(results, "step")
 
     def over(key: str) -> list[float]:
         return [record["ratios"][key][1] / record["floors"][key][1] for record in found]
@@ -211,7 +211,7 @@ def growth_finding(results: Results) -> str:
     """What a run costs beside its training, and how fast records become a table."""
     found = _read(results, "growth")
     if not found:
-        return _not_run("growth")
+        return _not_run(results, "growth")
     around = [c["seconds"]["around the run"] for r in found for c in r["campaigns"]]
     most = max((size for record in found for size in record["reading"]), key=itemgetter("records"))
     return (

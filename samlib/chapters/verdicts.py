@@ -21,7 +21,7 @@ from samlib.errors import RecordsMissing
 from samlib.records.results_folder import committed
 from samlib.report import campaign_cost, step_times, tidy
 from samlib.report.answers import NOT_ANSWERED, Answer, by_the_old_rule, in_domain
-from samlib.report.missing import counted, to_run
+from samlib.report.missing import counted
 from samlib.report.results import Results, read
 from samlib.report.stats import NOT_RUN
 from samlib.report.text import listed
@@ -142,12 +142,12 @@ def not_run(results: Results) -> pd.DataFrame:
         claims = [claim.key for claim in CLAIMS if any(claim.key in k for k in trained.values())]
         cost = campaign_cost.expected(results, cells)
         runs = sum(campaign_cost.counted(cells).values())
-        return tidy.table([*rows, _row_of(claims, runs, to_run(results), cost)])
+        return tidy.table([*rows, _row_of(claims, runs, results.to_run(), cost)])
     for name, claims in trained.items():
         missing = counted(plan.chapter_needs(profile, name), results, with_weights=True)
         cost = missing.cost or "not measured"
         if missing.count:  # else no run of this profile answers them
-            rows.append(_row_of(claims, missing.count, to_run(results, name), cost))
+            rows.append(_row_of(claims, missing.count, results.to_run(name), cost))
     return tidy.table(rows)
 
 

@@ -12,7 +12,6 @@ from samlib.chapters.explanations import EXPLANATIONS, Explanation, Found, fits
 from samlib.report import tidy
 from samlib.report.answers import DESCRIBED
 from samlib.report.figures import COLOURS, MARKERS, key_of, legend, use_style
-from samlib.report.missing import to_run
 from samlib.report.names import method_name
 from samlib.report.results import Results
 from samlib.report.stats import NOT_RUN, OPEN, corrected
@@ -76,7 +75,7 @@ def command(results: Results) -> str:
     return (
         "add a line to `samlib/study/members.py` (about "
         f"{family.runs_of(results, members.CONTROLS[0])} runs), then run "
-        f"`{to_run(results, 'why')}`"
+        f"`{results.to_run('why')}`"
     )
 
 

@@ -161,7 +161,8 @@ def finding(results: Results) -> str:
     """What the estimate rests on, and how it compares with the runs that were done."""
     timings = timing.read(results.folder.parent, "networks")
     if not timings:
-        return "Not run; `python -m samlib bench networks` times the steps of every network."
+        command = results.command("bench", "networks")
+        return f"Not run; `{command}` times the steps of every network."
     parts = []
     for record in timings:
         where = timing.hardware(record)

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from samlib.campaign.backlog import Backlog, Estimate
 from samlib.campaign.progress import clock
-from samlib.errors import command
-from samlib.files import project_root
 from samlib.records.results_folder import ResultsFolder, committed
 from samlib.report import campaign_cost
 from samlib.report.results import Results, read
@@ -86,15 +84,8 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
     cost = f", in {lacking.cost}" if lacking.cost else ""
     return (
         f"Not run yet: {lacking.count} of {lacking.total} runs and measurements have no record. "
-        f"`{to_run(found, chapter)}` makes them{cost}."
+        f"`{found.to_run(chapter)}` makes them{cost}."
     )
-
-
-def to_run(found: Results, chapter: str | None = None) -> str:
-    """The command that makes what a profile, or one chapter of it, lacks."""
-    words = ["run", "--profile", found.profile.name, *(["--only", chapter] if chapter else [])]
-    elsewhere = found.folder.parent.resolve() != (project_root() / "results").resolve()
-    return command(*words, *(["--results", found.folder.parent] if elsewhere else []))
 
 
 def nearer_to_the_paper(results: Results) -> dict[str, str | None]:

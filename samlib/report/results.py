@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from samlib.errors import ConfigError, RecordsMissing, choose, command
+from samlib.files import project_root, resolve
 from samlib.measures import measurement
 from samlib.measures.measurement import MeasureRecords
 from samlib.records import journal, store
@@ -150,7 +151,7 @@ class Results:
             raise RecordsMissing(
                 f"{'not every' if known else 'no'} {measure} of "
                 f"{method_name(self.profile, cell.method)} has been measured in "
-                f"{self.folder / 'measures'}: run `{self._command}`"
+                f"{self.folder / 'measures'}: run `{self.to_run()}`"
             )
         return known
 
@@ -209,7 +210,7 @@ class Results:
         if jobs:
             raise RecordsMissing(
                 f"{len(jobs)} measurements are not in {self.folder / 'measures'}, the first is "
-                f"{jobs[0].name}: run `{self._command}`"
+                f"{jobs[0].name}: run `{self.to_run()}`"
             )
 
     def lacks(self, needs: Needs) -> bool:
@@ -217,9 +218,15 @@ class Results:
         jobs = missing_measurements(needs.measured, self.records, self.measures)
         return not self.has(*needs.cells) or bool(jobs)
 
-    @property
-    def _command(self) -> str:
-        return command("run", "--profile", self.profile.name, "--results", self.folder.parent)
+    def to_run(self, chapter: str | None = None) -> str:
+        """The command that makes what the profile, or one chapter of it, lacks."""
+        only = ["--only", chapter] if chapter else []
+        return self.command("run", "--profile", self.profile.name, *only)
+
+    def command(self, *words: object) -> str:
+        """A command that reads or writes these results: names their folder if not the default."""
+        elsewhere = self.folder.parent.resolve() != (project_root() / "results").resolve()
+        return command(*words, *(["--results", self.folder.parent] if elsewhere else []))
 
     def _missing(self, cells: Sequence[Cell]) -> str:
         runs = missing_runs(cells, self.records)
@@ -227,7 +234,7 @@ class Results:
             return f"no run is missing in {self.folder / 'runs'}, and none has the value asked for"
         return (
             f"{len(runs)} runs have no record in {self.folder / 'runs'}, the first is "
-            f"{runs[0].run_id}: run `{self._command}`"
+            f"{runs[0].run_id}: run `{self.to_run()}`"
         )
 
 
@@ -277,7 +284,6 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
         RecordsMissing: a run is missing and is not to be trained, or failed.
     """
     from samlib.campaign.runner import run_missing
-    from samlib.files import project_root, resolve
 
     choose("value of missing", missing, ("train", "error"))
     if not isinstance(results, str):
@@ -287,10 +293,9 @@ def open_for_notebook(notebook: str, profile: str, results: str, missing: str) -
     groups = plan.chapter_needs(found.profile, notebook)
     if missing == "train" and any(found.lacks(group.with_beside()) for group in groups):
         if ".." in folder.parts or not folder.is_relative_to(project_root()):
-            by_hand = command("run", "--profile", profile, "--results", folder)
             raise ConfigError(
                 f"runs are missing, and a notebook does not write to {folder}, outside "
-                f"{project_root()}: run `{by_hand}` first"
+                f"{project_root()}: run `{found.to_run()}` first"
             )
         at = committed(folder, profile)
         with at.locked():

@@ -47,8 +47,9 @@ def _is_own(results: Results, record: dict) -> bool:
 
 def command(results: Results) -> str:
     """What measures the profile's own network."""
-    device = f" --device {results.profile.device}" if results.profile.device != "cpu" else ""
-    return f"python -m samlib bench step --profile {results.profile.name}{device}"
+    device = results.profile.device
+    on = ["--device", device] if device != "cpu" else []
+    return results.command("bench", "step", "--profile", results.profile.name, *on)
 
 
 def own_or_none(results: Results) -> dict | None:

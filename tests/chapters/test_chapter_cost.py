@@ -120,7 +120,7 @@ def test_without_step_times_the_page_says_so(rewritten):
     found = rewritten()
     for path in (found.folder.parent / "bench").iterdir():
         path.unlink()
-    with pytest.raises(RecordsMissing, match="bench step --profile smoke`"):
+    with pytest.raises(RecordsMissing, match="bench step --profile smoke --results"):
         cost.cheaper(found)
     assert set(formats.as_text(cost.table(found))["time"]) == {"not run"}
     for table in (step_times.table(found), step_times.pieces(found), step_times.memory(found)):

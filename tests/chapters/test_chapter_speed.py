@@ -29,9 +29,10 @@ def written(results, run_id, **record):
 def test_what_was_not_timed_is_not_run(empty):
     for make in speed.TABLES.values():
         assert make(empty).empty
-    assert "`python -m samlib bench step`" in speed.ideas_finding(empty)
-    assert "`python -m samlib bench epoch`" in speed.epochs_finding(empty)
-    assert "`python -m samlib bench growth`" in speed.growth_finding(empty)
+    there = f"--results {empty.folder.parent}"
+    assert f"`python -m samlib bench step {there}`" in speed.ideas_finding(empty)
+    assert f"`python -m samlib bench epoch {there}`" in speed.epochs_finding(empty)
+    assert f"`python -m samlib bench growth {there}`" in speed.growth_finding(empty)
     assert speed.timed_on(empty) == []
 
 

@@ -126,11 +126,13 @@ def test_a_profile_with_some_records_has_a_command_for_each_chapter_that_lacks_s
     assert of_masks["claims"] == "8"
     timed = dataclasses.replace(smoke, folder=smoke.folder.parent / "untimed" / "smoke")
     rows = as_text(verdicts.not_run(timed))
-    assert rows["to run them"].tolist() == ["python -m samlib bench step --profile smoke"]
-    rows = as_text(verdicts.not_run(load("paper", smoke.folder.parent / "none")))
-    assert (
-        "python -m samlib bench step --profile paper --device cuda" in rows["to run them"].tolist()
-    )
+    assert rows["to run them"].tolist() == [
+        f"python -m samlib bench step --profile smoke --results {timed.folder.parent}"
+    ]
+    none = smoke.folder.parent / "none"
+    rows = as_text(verdicts.not_run(load("paper", none)))
+    step = f"python -m samlib bench step --profile paper --device cuda --results {none}"
+    assert step in rows["to run them"].tolist()
 
 
 def test_the_box_of_a_page_has_its_three_lines(smoke):
