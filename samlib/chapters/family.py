@@ -77,9 +77,9 @@ def gap(results: Results, name: str) -> Comparison:
     return results.compare(on, everything)
 
 
-def retention(results: Results, cell: Cell) -> Share | None:
+def retention(results: Results, cell: Cell, column: str = "test_accuracy") -> Share | None:
     """R: a gain over the base optimizer as a share of SAM-ON's, on the seeds all three have."""
-    return results.share(results.accuracies(cell), of=ON)
+    return results.share(results.accuracies(cell, column=column), of=ON, column=column)
 
 
 def rho_ratio(results: Results, name: str) -> float:

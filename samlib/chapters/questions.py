@@ -1,10 +1,10 @@
-"""Five questions a newcomer has, answered from the records: the first screen of README and book."""
+"""Six questions a newcomer has, answered from the records: the first screen of README and book."""
 
 from collections.abc import Callable
 
 import pandas as pd
 
-from samlib.chapters import batchnorm, rho_sweep, sparsity, verdicts
+from samlib.chapters import batchnorm, one_pass, rho_sweep, sparsity, verdicts
 from samlib.errors import RecordsMissing
 from samlib.report import paper, tidy
 from samlib.report.answers import HOLDS, REFUTED
@@ -121,6 +121,7 @@ QUESTIONS: tuple[tuple[str, Callable[[Results], str], str], ...] = (
     ),
     ("Is the best ρ of SAM-ON larger?", needs_larger_rho, f"{paper.rho_ratio('l2'):g} ×"),
     ("Is it BatchNorm's statistics?", is_it_batchnorm, "not asked"),
+    ("Is there SAM-ON's gain at the price of one pass?", one_pass.in_short, "not asked"),
 )
 
 

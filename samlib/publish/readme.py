@@ -1,4 +1,4 @@
-"""The README's first screen: five questions and the headline figure, from the records."""
+"""The README's first screen: six questions and the headline figure, from the records."""
 
 import os
 from pathlib import Path

@@ -124,9 +124,9 @@ class Results:
         curves = [record["curves"]["train_accuracy"] for record in self.runs(cell)]
         return sum(curve[-1] for curve in curves) / len(curves)
 
-    def together(self, *cells: Cell) -> pd.DataFrame:
+    def together(self, *cells: Cell, column: str = "test_accuracy") -> pd.DataFrame:
         """Accuracies in percent on the seeds that all cells have: a column each, in order."""
-        columns = [self.accuracies(cell) for cell in cells]
+        columns = [self.accuracies(cell, column=column) for cell in cells]
         return pd.concat(columns, axis=1, keys=range(len(cells))).dropna()
 
     def measured(self, cell: Cell, measure: str, rho: float | None = None) -> dict[int, dict]:
@@ -189,12 +189,15 @@ class Results:
         """Differences of accuracy by seed; a seed that one side does not have is NaN."""
         return compare(differences.dropna(), self.margin)
 
-    def share(self, accuracies: pd.Series, of: Method = ALL) -> Share | None:
+    def share(
+        self, accuracies: pd.Series, of: Method = ALL, *, column: str = "test_accuracy"
+    ) -> Share | None:
         """The gain of some accuracies over the base optimizer, as a share of a method's; `Share`.
 
-        On the seeds that all three have; None where the method's own gain is not clear.
+        On the seeds that all three have; None where the method's own gain is not clear. `column` is
+        that of the other two, as in `accuracies`.
         """
-        base, whole = (self.accuracies(self.cell(method)) for method in (BASE, of))
+        base, whole = (self.accuracies(self.cell(m), column=column) for m in (BASE, of))
         gains = pd.DataFrame({"gain": accuracies - base, "whole": whole - base}).dropna()
         return share_of_gain(gains["gain"], gains["whole"])
 

@@ -143,10 +143,14 @@ def _text(margin: float, cells: dict[str, Rules]) -> str:
 
 
 def _key(profile: Profile, cell: Cell) -> str:
-    """A name of a cell that does not depend on what may be changed: problem and method."""
+    """A name of a cell that does not depend on what may be changed: problem and method.
+
+    And whether it repeats another cell on fresh seeds.
+    """
+    again = ["on fresh seeds"] if cell.like and cell.like.method == cell.method else []
     parts = {f.name: getattr(cell.method, f.name) for f in fields(Method)}
     own = [f"{f.name}={parts[f.name]}" for f in fields(Method) if parts[f.name] != f.default]
-    return " ".join([profile.problem_of(cell), *own])
+    return " ".join([profile.problem_of(cell), *own, *again])
 
 
 def _rules(cell: Cell) -> Rules:

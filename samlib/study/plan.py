@@ -213,8 +213,22 @@ def robust_family(profile: Profile) -> Needs:
 
 
 def one_pass(profile: Profile) -> Needs:
-    """Those whose step is a single pass."""
-    return _beside_headline(profile, members.methods(profile, members.ONE_PASS))
+    """Those whose step is a single pass; beside them the confirmation of one."""
+    found = _beside_headline(profile, members.methods(profile, members.ONE_PASS))
+    return found._replace(beside=confirmation(profile))
+
+
+def confirmation(profile: Profile) -> list[Cell]:
+    """Base optimizer, SAM-ON and MSAM with only norm on fresh seeds, at the rho chosen before.
+
+    What the first seeds suggested is tested on others: nothing is tuned on these seeds, and they
+    are not pooled with the first. None where the profile has no such seeds.
+    """
+    one_pass = [m for m in members.methods(profile, ["msam"]) if m.mask == ON.mask]
+    if not (profile.fresh and one_pass):
+        return []
+    cells = _of_headline(profile, (BASE, ON, *one_pass))
+    return [replace(cell, seeds=profile.fresh, like=cell) for cell in cells]
 
 
 def is_it_norm(profile: Profile) -> Needs:

@@ -60,6 +60,7 @@ class Profile:
             for l2 the table of masks.
         seeds: seeds of a comparison, unless its row says otherwise.
         first_seed: the first seed of a comparison; the others follow.
+        fresh: seeds of a confirmation, which no other run has; see `plan.confirmation`.
         tuning: the seeds that choose rho.
         measured_seeds: seeds whose final weights are measured, of the base optimizer (its weight
             decay tuned, too), SAM and SAM-ON.
@@ -79,6 +80,7 @@ class Profile:
     seeds: int
     measured_seeds: int
     first_seed: int = 0
+    fresh: tuple[int, ...] = ()
     tuning: tuple[int, ...] = TUNING
     refine: bool = True
     margin: float = MARGIN

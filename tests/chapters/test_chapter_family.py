@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up import PROFILE, RATIOS, steps_timed, with_accuracies
+from made_up import PROFILE, RATIOS, rewritten, steps_timed, with_accuracies
 
 from samlib.bench import timing
-from samlib.chapters import family, one_pass, systems, why
+from samlib.chapters import family, one_pass, one_pass_prices, systems, why
 from samlib.records import store
 from samlib.report import step_times
 from samlib.report.answers import PARTLY
@@ -195,6 +195,36 @@ def test_the_page_of_one_pass_says_what_is_not_run(smoke):
     assert len(one_pass.table(smoke)) == 5
 
 
+def recalibrated(results, rule):
+    """Results whose recalibrated accuracies follow a rule of the configuration."""
+    return rewritten(
+        results,
+        lambda r: (
+            r | {"measures": r["measures"] | {"recalibrated_test_accuracy": rule(r["config"])}}
+        ),
+    )
+
+
+def test_the_gain_with_recalibrated_statistics_is_beside_the_goal(smoke):
+    """With the usual ones MSAM gets half of SAM-ON's gain of 10, recalibrated 120 %."""
+    spread = accuracies(msam=(84.0, 92.0))
+    found = with_accuracies(smoke, accuracies(msam=(84.0, 85.0)))
+    found = recalibrated(found, lambda c: spread(c) + 0.1 * (c["seed"] % 7))
+    assert one_pass.goal(found).seen != SEEN, "decided by the usual statistics"
+    said = one_pass.finding_statistics(found)
+    assert "is MSAM: 120 % [120, 120] of SAM-ON's gain, +5.00 [+5.00, +5.00] points more" in said
+    assert "(seen after Holm's correction)" in said
+    assert "MSAM gets 120 % [120, 120]" in one_pass.opening(found)["sees"]
+    assert one_pass.in_short(found).endswith("looked at after the runs, MSAM gets 120 % [120, 120]")
+
+
+def test_where_no_network_has_statistics_nothing_is_recalibrated(smoke):
+    found = recalibrated(smoke, lambda config: None)
+    assert one_pass.in_short(found).endswith("asked are 70 % at 1.05 ×")
+    assert "ecalibrated" not in one_pass.opening(found)["sees"]
+    assert len(one_pass.table(found)) == 5
+
+
 @pytest.mark.parametrize(("price", "missed"), [(1.04, False), (1.06, True)])
 def test_what_is_open_where_every_step_takes_too_long_is_told(smoke, monkeypatch, price, missed):
     near = compare([1.0, -1.0, 0.5, -0.4], MARGIN)
@@ -223,15 +253,15 @@ def test_the_slowest_step_of_every_timed_network_is_held_against_the_goal(
     one_pass_ratios = {"msam on only_norm": 1.0, "last on only_norm": slowest, "msam on all": 1.5}
     steps_timed(tmp_path, RATIOS | one_pass_ratios)
     found = replace(smoke, folder=tmp_path / PROFILE.name)
-    said = one_pass.finding_prices(found)
+    said = one_pass_prices.finding(found)
     assert said.startswith(f"The slowest of these steps takes {slowest:.2f} × on WRN-10-1, 8 × 8")
     assert f"({word} the goal)" in said
-    row = one_pass.prices(found).iloc[0]
+    row = one_pass_prices.table(found).iloc[0]
     assert (row["MSAM", "ratio"], row["last gradient", "ratio"]) == (1.0, slowest)
     assert "FedLESAM's drift" not in row.index.get_level_values(0)
     nothing = replace(smoke, folder=tmp_path / "elsewhere" / PROFILE.name)
-    assert one_pass.finding_prices(nothing) == "No step of one pass has been timed."
-    assert one_pass.prices(nothing).empty
+    assert one_pass_prices.finding(nothing) == "No step of one pass has been timed."
+    assert one_pass_prices.table(nothing).empty
 
 
 # --- systems -------------------------------------------------------------------------------------

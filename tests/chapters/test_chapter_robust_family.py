@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import PROFILE, with_measures
+from made_up import PROFILE, with_accuracies, with_measures
 from planted import planted, rng_of
 
 from samlib.chapters import robust_family
@@ -20,7 +20,7 @@ from samlib.trainer.config import RunConfig
 
 def level(config):
     """Clean accuracy by member and mask: MSAM above SAM above USAM, only norm two points higher."""
-    place = {"sam": 10, "msam": 20, "usam": 0}[config["member"]]
+    place = {"sam": 10, "msam": 20}.get(config["member"], 0)
     return 60.0 + place + 2 * (config["mask"] == "only_norm") - 40 * (config["geometry"] == "none")
 
 
@@ -37,7 +37,7 @@ def shifted(results, corrupted, attacked, apart=0):
         for number, attack in enumerate(values["attacks"]):
             attack["accuracy"] = attacked(clean, on) + number  # the mean is 1.5 higher
 
-    return with_measures(results, MEASURE, change)
+    return with_accuracies(with_measures(results, MEASURE, change), level)
 
 
 def test_only_norm_on_shifted_images_beyond_clean_ones(smoke):
@@ -57,8 +57,8 @@ def test_only_norm_on_shifted_images_beyond_clean_ones(smoke):
 
 def test_attacked_accuracy_is_ranked_against_the_clean_one_of_the_same_images(smoke):
     rules = (lambda clean, on: clean, lambda clean, on: clean - 5 * on)
-    assert robust_family.rankings(shifted(smoke, *rules, apart=5))["attacked"].mean == 1
-    assert robust_family.rankings(shifted(smoke, *rules))["attacked"].mean < 1
+    assert robust_family.rankings(shifted(smoke, *rules, apart=5))["attacked"].agreement.mean == 1
+    assert robust_family.rankings(shifted(smoke, *rules))["attacked"].agreement.mean < 1
 
 
 def test_a_network_that_diverged_has_no_place_and_no_gain(smoke):
@@ -72,27 +72,45 @@ def test_a_network_that_diverged_has_no_place_and_no_gain(smoke):
     assert table.loc["MSAM", ("seeds", "")] == 0
     assert table.loc["MSAM"].isna().sum() == len(table.columns) - 1
     assert table.loc["USAM", ("corrupted, more than clean", "")] == 0
-    assert robust_family.rankings(lost)["corrupted"].seeds == 5
+    assert robust_family.rankings(lost)["corrupted"].agreement.seeds == 5
 
 
 def test_every_network_is_ranked_and_the_hypothesis_decided(smoke):
     found = shifted(smoke, lambda clean, on: clean - 20, lambda clean, on: 100 - clean)
-    ranks = robust_family.rankings(found)
-    assert (ranks["corrupted"].mean, ranks["corrupted"].seen) == (1, SEEN)
-    assert (ranks["attacked"].mean, ranks["attacked"].seen) == (-1, REVERSED)
-    assert ranks["corrupted"].seeds == 7  # the base optimizer, and three methods under two masks
+    (corrupted, control), (attacked, _) = robust_family.rankings(found).values()
+    assert (corrupted.mean, corrupted.seen) == (1, SEEN)
+    assert (attacked.mean, attacked.seen) == (-1, REVERSED)
+    assert control == 1
+    assert corrupted.seeds == 7  # the base optimizer, and three methods under two masks
     table = robust_family.rank_table(found)
     assert table["Kendall's tau with clean", "where"].tolist() == [PROFILE.where] * 2
     assert "Over 7 networks" in robust_family.finding(found)
     assert robust_family.opening(found)["seen"] == robust_family.verdict(found)
     assert "that on corrupted images is 1.00 [1.00, 1.00] (seen)" in robust_family.finding(found)
+    assert "too few" not in robust_family.finding(found)
+
+
+def test_images_that_cannot_rank_the_networks_clean_refute_nothing(smoke):
+    """On all test images the order is another one than on those few that are shifted."""
+    found = shifted(smoke, lambda clean, on: clean - 20, lambda clean, on: 100 - clean)
+    found = with_accuracies(found, lambda config: -level(config))
+    (corrupted, control), (attacked, _) = robust_family.rankings(found).values()
+    assert control == -1
+    assert (attacked.mean, attacked.seen) == (-1, OPEN)
+    assert corrupted.seen == SEEN, "an agreement stands"
+    said = "too few to refute it: even clean, tau of the accuracy on them"
+    assert (
+        f"{said} with that on all test images is −1.00 for those attacked."
+        in (robust_family.opening(found)["sees"])
+    )
+    assert said in robust_family.finding(found)
 
 
 def test_two_names_of_one_network_have_one_place(smoke, monkeypatch):
     known = robust_family._networks(smoke)
     twice = known | {"another name": known["SAM, all"]}
     monkeypatch.setattr(robust_family, "_networks", lambda results: twice)
-    assert {c.seeds for c in robust_family.rankings(smoke).values()} == {len(known)}
+    assert {r.agreement.seeds for r in robust_family.rankings(smoke).values()} == {len(known)}
 
 
 def test_kendalls_tau_by_hand():
@@ -144,7 +162,10 @@ def test_what_is_not_measured_is_no_row(smoke):
 )
 def test_the_hypothesis_is_about_both_rankings(smoke, monkeypatch, words, seen):
     tau = agreement(pd.Series(range(9)), pd.Series(range(9)))
-    found = {c: replace(tau, seen=w) for c, w in zip(robust_family.CLEAN, words, strict=True)}
+    found = {
+        column: robust_family.Ranking(replace(tau, seen=word), 1.0)
+        for column, word in zip(robust_family.CLEAN, words, strict=True)
+    }
     monkeypatch.setattr(robust_family, "rankings", lambda results: found)
     assert robust_family.verdict(smoke) == seen
     assert (
@@ -175,16 +196,19 @@ def test_the_plan_measures_one_network_of_every_member_in_short():
 def test_a_planted_order_of_the_whole_family_is_found_through_noise(noise, seen):
     quick = planted(profiles.get("quick"), {}, None, only=("robust_family",))
 
+    def place_of(config):
+        words = (config[key] for key in ("member", "mask", "geometry"))
+        return rng_of("place", *words).uniform(0, 30)
+
     def change(config, values):
-        config = RunConfig.from_dict(config)
-        place = rng_of("place", config.member, config.mask, config.geometry).uniform(0, 30)
-        draw = rng_of("shift", config.run_id)
+        place, draw = place_of(config), rng_of("shift", RunConfig.from_dict(config).run_id)
         values |= dict.fromkeys(("clean", "attacked_clean"), 50 + place)
         values |= {"corrupted": 30 + place + draw.normal(0, noise)}
         for attack in values["attacks"]:
             attack["accuracy"] = 20 + place / 2 + draw.normal(0, noise)
 
-    ranks = robust_family.rankings(with_measures(quick, MEASURE, change))
-    assert {c.seen for c in ranks.values()} == {seen}
+    found = with_accuracies(with_measures(quick, MEASURE, change), place_of)
+    ranks = [ranking.agreement for ranking in robust_family.rankings(found).values()]
+    assert {c.seen for c in ranks} == {seen}
     every = 3 + len(members.methods(quick.profile))  # and SGD, SAM, SAM-ON
-    assert {c.seeds for c in ranks.values()} == {every}
+    assert {c.seeds for c in ranks} == {every}

@@ -167,7 +167,7 @@ def level(on=91.0, everything=90.0, random=85.0):
     return rule
 
 
-def test_the_five_questions_follow_the_records(smoke):
+def test_the_six_questions_follow_the_records(smoke):
     here = f"here, {PROFILE.where}"
     answers = questions.table(with_accuracies(smoke, level()))[here].tolist()
     assert answers[0] == "Yes: 110 % [110, 110] of SAM's gain"
@@ -176,6 +176,7 @@ def test_the_five_questions_follow_the_records(smoke):
     assert answers[2].endswith("over as many weights chosen otherwise (SSAM-F, the lowest of 3)")
     assert answers[3].split(":")[0] in ("Larger", "Not larger")
     assert answers[3].endswith("; described, not tested")
+    assert answers[5].startswith("Open: MSAM with only norm gets 100 % [100, 100] of SAM-ON's gain")
     same = questions.table(with_accuracies(smoke, level(on=90.0, random=90.0)))[here].tolist()
     assert same[0] == "Yes: 100 % [100, 100] of SAM's gain"
     assert same[1].startswith("No difference")

@@ -124,6 +124,21 @@ def test_a_method_that_joins_later_changes_nothing_and_one_that_is_dropped_is_na
     assert f"{WRN} geometry=l2 mask=random" in kept_plan.dropped(folder, without)
 
 
+def test_fresh_seeds_that_join_later_change_nothing_until_they_have_records(folder, records):
+    keep(folder, SMOKE)
+    record_of_sam(records)
+    confirmed = replace(SMOKE, fresh=(100, 101))
+    assert plan.confirmation(confirmed)
+    keep(folder, confirmed)
+    assert not named(folder, confirmed, records)
+    other = replace(SMOKE, fresh=(100, 101, 102))
+    assert not named(folder, other, records), "none has run"
+    records |= {run.run_id: {} for run in plan.confirmation(confirmed)[0].at(0.0)}
+    assert [*named(folder, other, records).values()] == [
+        "compared seeds 100 to 102 (planned: 100 and 101)"
+    ]
+
+
 def test_a_plan_that_is_damaged_is_refused_and_not_replaced(folder):
     folder.path.mkdir()
     assert kept_plan.read(folder) == (None, {})

@@ -117,7 +117,7 @@ def test_the_base_optimizer_has_every_seed_it_is_compared_on(name):
     cells = all_cells(plan.chapter_needs(profile))
     for problem, base in profile.bases.items():
         seeds = {seed for cell in cells if cell.base == base for seed in cell.seeds}
-        assert seeds <= {*profile.cell(problem, BASE).seeds}
+        assert seeds <= {*profile.cell(problem, BASE).seeds, *profile.fresh}
 
 
 def test_a_mask_joins_the_study_by_its_line_in_a_grid():
@@ -198,7 +198,24 @@ def test_a_method_has_one_cell_whatever_the_notebook(name):
     seen = {}
     for needs in plan.chapter_needs(profile):
         for cell in all_cells([needs]):
-            assert seen.setdefault((cell.base, cell.method), cell) == cell
+            if cell not in plan.confirmation(profile):
+                assert seen.setdefault((cell.base, cell.method), cell) == cell
+
+
+def test_a_confirmation_has_seeds_of_its_own_and_chooses_nothing():
+    evidence = profiles.get("cifar100-10k")
+    cells = plan.confirmation(evidence)
+    assert [cell.method for cell in cells] == [BASE, ON, ON.but(member="msam")]
+    assert {cell.seeds for cell in cells} == {tuple(range(100, 108))}
+    others = {*all_cells(plan.chapter_needs(evidence))} - {*cells}
+    assert {*cells} <= {*plan.one_pass(evidence).beside}
+    for cell in others:
+        assert not {*evidence.fresh} & {*cell.seeds, *cell.tuning}
+    for cell in cells:
+        first = evidence.cell(evidence.headline, cell.method)
+        assert cell.like == first
+        assert cell.chosen({}) == first.chosen({})
+    assert plan.confirmation(profiles.get("quick")) == []
 
 
 def test_quick_has_the_seeds_the_design_asks_for():

@@ -73,6 +73,7 @@ CIFAR100_10K = Profile(
     grids=_10K_GRIDS,
     seeds=8,
     first_seed=10,
+    fresh=tuple(range(100, 108)),
     measured_seeds=8,
     margin=0.4,  # set in the plan, before its runs
     order=(
