@@ -215,12 +215,14 @@ def test_the_gain_with_recalibrated_statistics_is_beside_the_goal(smoke):
     assert "is MSAM: 120 % [120, 120] of SAM-ON's gain, +5.00 [+5.00, +5.00] points more" in said
     assert "(seen after Holm's correction)" in said
     assert "MSAM gets 120 % [120, 120]" in one_pass.opening(found)["sees"]
-    assert one_pass.in_short(found).endswith("looked at after the runs, MSAM gets 120 % [120, 120]")
+    assert one_pass.in_short(found).endswith(
+        "looked at after the runs, MSAM gets 120 % [120, 120]."
+    )
 
 
 def test_where_no_network_has_statistics_nothing_is_recalibrated(smoke):
     found = recalibrated(smoke, lambda config: None)
-    assert one_pass.in_short(found).endswith("asked are 70 % at 1.05 ×")
+    assert one_pass.in_short(found).endswith("asked are 70 % at 1.05 ×.")
     assert "ecalibrated" not in one_pass.opening(found)["sees"]
     assert len(one_pass.table(found)) == 5
 

@@ -1,0 +1,77 @@
+"""The confirmation on fresh seeds, on made-up records whose numbers are known."""
+
+from dataclasses import replace
+
+import pytest
+from made_up import PROFILE, made_up
+
+from samlib.chapters import confirmation, one_pass
+from samlib.chapters.confirmation import GAIN, confirmed
+from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.study import plan
+from samlib.study.methods import BASE, ON
+
+FRESH = (100, 101, 102, 103)
+WITH = replace(PROFILE, fresh=FRESH)
+NOISE = (0.1, -0.1, 0.05, -0.05)  # of MSAM's gain, by seed
+
+
+def on_fresh_seeds(results, usual, recalibrated):
+    """Results with fresh seeds: SGD at 80, SAM-ON at 90 and MSAM at accuracies with some noise."""
+    records = dict(results.records)
+    for cell in plan.confirmation(WITH):
+        for run, noise in zip(cell.at(cell.chosen(records)), NOISE, strict=True):
+            record = made_up(run)
+            both = [
+                {BASE: 80.0, ON: 90.0}.get(cell.method, own + noise)
+                for own in (usual, recalibrated)
+            ]
+            measures = record["measures"] | {"recalibrated_test_accuracy": both[1]}
+            records[run.run_id] = record | {"test_accuracy": both[0], "measures": measures}
+    return replace(results, profile=WITH, records=records)
+
+
+@pytest.mark.parametrize(
+    ("recalibrated", "seen"), [(92.0, SEEN), (84.0, REVERSED), (80 + 10 * GAIN, OPEN)]
+)
+def test_the_gain_beyond_the_goals_share_decides(smoke, recalibrated, seen):
+    found = on_fresh_seeds(smoke, 85.0, recalibrated)
+    first, usual = confirmed(found).values()
+    assert first.beyond.seen == seen
+    assert first.beyond.mean == pytest.approx(recalibrated - 87)
+    assert first.share.share == pytest.approx((recalibrated - 80) / 10)
+    assert (usual.beyond.seen, usual.beyond.mean) == (REVERSED, pytest.approx(-2))
+    said = confirmation.finding(found)
+    assert said.startswith(f"On {len(FRESH)} fresh seeds, with recalibrated statistics MSAM gets ")
+    assert (
+        f"{first.share} of SAM-ON's gain, {first.beyond} points beyond 70 % of it ({seen});" in said
+    )
+    assert f"fresh seeds MSAM gets {first.share} ({seen})." in one_pass.in_short(found)
+    assert f"fresh seeds MSAM gets {first.share} ({seen})." in one_pass.opening(found)["sees"]
+
+
+def test_the_table_has_a_row_per_kind_of_statistics(smoke):
+    table = confirmation.table(on_fresh_seeds(smoke, 85.0, 92.0)).set_index(("statistics", ""))
+    assert table.index.tolist() == ["recalibrated", "usual"]
+    assert table["SGD", "mean"].tolist() == [80, 80]
+    assert table["SAM-ON", "n"].tolist() == [len(FRESH)] * 2
+    assert table["MSAM, only norm", "mean"].tolist() == pytest.approx([92, 85])
+    assert table["gain − 70 % of SAM-ON's", "seen"].tolist() == [SEEN, REVERSED]
+
+
+def test_the_first_seeds_are_not_pooled_with_the_fresh_ones(smoke):
+    found = on_fresh_seeds(smoke, 85.0, 92.0)
+    assert one_pass.goal(found) == one_pass.goal(smoke)
+    assert confirmed(found)["usual"].beyond.seeds == len(FRESH)
+
+
+def test_what_is_not_run_is_said(smoke):
+    waiting = replace(smoke, profile=WITH)
+    assert "not run yet: `python -m samlib run --profile smoke --only one_pass" in (
+        confirmation.finding(waiting)
+    )
+    assert confirmation.table(waiting).empty
+    assert confirmation.in_short(waiting) == ""
+    assert "No fresh seeds" in confirmation.finding(smoke)
+    assert not waiting.lacks(plan.one_pass(WITH)), "the page stands without"
+    assert waiting.lacks(plan.one_pass(WITH).with_beside())
