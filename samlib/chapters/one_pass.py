@@ -221,7 +221,7 @@ def in_short(results: Results) -> str:
     words = {SEEN: "Yes", PARTLY: "Partly", REVERSED: "No"}
     told = (
         f"{words.get(answer.seen, 'Open')}: {MEMBER_NAMES[name]} with only norm gets "
-        f"{family.percent(family.retention(results, cell))} at {_at(results, cell)}; asked are "
+        f"{family.percent(family.retention(results, cell))} at {_at(results, cell)}; the goal is "
         f"{100 * GAIN:.0f} % at {PRICE} ×."
     )
     if not (after := _recalibrated(results)):

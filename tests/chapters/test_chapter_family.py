@@ -222,7 +222,7 @@ def test_the_gain_with_recalibrated_statistics_is_beside_the_goal(smoke):
 
 def test_where_no_network_has_statistics_nothing_is_recalibrated(smoke):
     found = recalibrated(smoke, lambda config: None)
-    assert one_pass.in_short(found).endswith("asked are 70 % at 1.05 ×.")
+    assert one_pass.in_short(found).endswith("the goal is 70 % at 1.05 ×.")
     assert "ecalibrated" not in one_pass.opening(found)["sees"]
     assert len(one_pass.table(found)) == 5
 
