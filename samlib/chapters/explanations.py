@@ -47,10 +47,10 @@ class Explanation:
 
 
 def finished(results: Results) -> list[Cell]:
-    """Every tuned cell of the headline network whose runs are all there."""
+    """Every tuned cell of the headline network whose runs are all there, on its first seeds."""
     wanted = all_cells(plan.chapter_needs(results.profile))
     base = results.profile.bases[results.profile.headline]
-    return [cell for cell in wanted if cell.base == base and results.has(cell)]
+    return [c for c in wanted if c.base == base and not c.repeats and results.has(c)]
 
 
 def fits(results: Results) -> pd.DataFrame:

@@ -32,6 +32,7 @@ def predictions(results: Results) -> dict[Cell, Prediction]:
         whole = Method(cell.method.geometry, "all")  # whose rho the law starts from
         if (
             own
+            and not cell.repeats
             and cell.method.tunes is None
             and results.tuned(cell.method)
             and results.tuned(whole)

@@ -81,6 +81,11 @@ class Cell:
         return share and law.predicted(rho, share)
 
     @property
+    def repeats(self) -> bool:
+        """Whether it is another cell on other seeds, at the rho chosen there."""
+        return self.like is not None and self.like.method == self.method
+
+    @property
     def any_run(self) -> RunConfig:
         """The first run of the cell's search."""
         return self.at(self.start[0], self.tuning)[0]

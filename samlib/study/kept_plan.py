@@ -147,7 +147,7 @@ def _key(profile: Profile, cell: Cell) -> str:
 
     And whether it repeats another cell on fresh seeds.
     """
-    again = ["on fresh seeds"] if cell.like and cell.like.method == cell.method else []
+    again = ["on fresh seeds"] if cell.repeats else []
     parts = {f.name: getattr(cell.method, f.name) for f in fields(Method)}
     own = [f"{f.name}={parts[f.name]}" for f in fields(Method) if parts[f.name] != f.default]
     return " ".join([profile.problem_of(cell), *own, *again])

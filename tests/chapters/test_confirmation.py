@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from made_up import PROFILE, made_up
 
-from samlib.chapters import confirmation, one_pass
+from samlib.chapters import confirmation, explanations, law, one_pass
 from samlib.chapters.confirmation import GAIN, confirmed
 from samlib.report.stats import OPEN, REVERSED, SEEN
 from samlib.study import plan
@@ -63,6 +63,8 @@ def test_the_first_seeds_are_not_pooled_with_the_fresh_ones(smoke):
     found = on_fresh_seeds(smoke, 85.0, 92.0)
     assert one_pass.goal(found) == one_pass.goal(smoke)
     assert confirmed(found)["usual"].beyond.seeds == len(FRESH)
+    assert law.predictions(found).keys() == law.predictions(smoke).keys()
+    assert explanations.finished(found) == explanations.finished(smoke)
 
 
 def test_what_is_not_run_is_said(smoke):
