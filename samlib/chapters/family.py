@@ -44,11 +44,15 @@ _FREE = ("usam", "eigen_sam")  # steps that are not a ball's
 
 
 def of_member(results: Results, name: str) -> tuple[Cell | None, Cell | None]:
-    """A member's cells, mask all and only norm; None where the profile does not run that."""
+    """A member's cells, mask all and only norm; None where the profile has not run that."""
     if name == "sam":
         return results.cell(ALL), results.cell(ON)
-    found = {m.mask: results.cell(m) for m in members.methods(results.profile, [name])}
-    return found.get("all"), found.get("only_norm")
+    cells = {m.mask: results.cell(m) for m in members.methods(results.profile, [name])}
+    everything, on = (cells.get(mask) for mask in ("all", "only_norm"))
+    return (
+        everything if everything and results.has(everything) else None,
+        on if on and results.has(on) else None,
+    )
 
 
 def ran(results: Results, names: Iterable[str] = members.FAMILY) -> list[str]:

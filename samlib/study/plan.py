@@ -206,6 +206,10 @@ def _beside_headline(profile: Profile, methods: Sequence[Method]) -> Needs:
     return Needs(_of_headline(profile, (*HEADLINE, *methods)) if methods else [])
 
 
+def _only_norm(methods: Iterable[Method]) -> list[Method]:
+    return [method for method in methods if method.mask == ON.mask]
+
+
 def robust_family(profile: Profile) -> Needs:
     """A run of every member on corrupted and attacked test images, in short."""
     cells = family(profile).cells if robustness_measure(profile) == "robustness" else []
@@ -213,9 +217,10 @@ def robust_family(profile: Profile) -> Needs:
 
 
 def one_pass(profile: Profile) -> Needs:
-    """Those whose step is a single pass; beside them the confirmation of one."""
-    found = _beside_headline(profile, members.methods(profile, members.ONE_PASS))
-    return found._replace(beside=confirmation(profile))
+    """Those whose step is a single pass; beside them mask all, and the confirmation of one."""
+    methods = members.methods(profile, members.ONE_PASS)
+    found, beside = _beside_headline(profile, _only_norm(methods)), _of_headline(profile, methods)
+    return found._replace(beside=[*beside, *confirmation(profile)])
 
 
 def confirmation(profile: Profile) -> list[Cell]:
@@ -224,7 +229,7 @@ def confirmation(profile: Profile) -> list[Cell]:
     What the first seeds suggested is tested on others: nothing is tuned on these seeds, and they
     are not pooled with the first. None where the profile has no such seeds.
     """
-    one_pass = [m for m in members.methods(profile, ["msam"]) if m.mask == ON.mask]
+    one_pass = _only_norm(members.methods(profile, ["msam"]))
     if not (profile.fresh and one_pass):
         return []
     cells = _of_headline(profile, (BASE, ON, *one_pass))
@@ -250,8 +255,8 @@ def dyt(profile: Profile) -> list[Cell]:
 
 
 def systems(profile: Profile) -> Needs:
-    """The runs of the family: each method's result in one number."""
-    return family(profile)
+    """The family with only norm: each method's result in one number."""
+    return _beside_headline(profile, _only_norm(members.methods(profile)))
 
 
 def why(profile: Profile) -> Needs:

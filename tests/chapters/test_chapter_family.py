@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up import PROFILE, RATIOS, rewritten, steps_timed, with_accuracies
+from made_up import PROFILE, RATIOS, made_up, rewritten, steps_timed, with_accuracies
 
 from samlib.bench import timing
 from samlib.chapters import family, one_pass, one_pass_prices, systems, why
@@ -14,8 +14,8 @@ from samlib.report import step_times
 from samlib.report.answers import PARTLY
 from samlib.report.results import load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, compare
-from samlib.study import members
-from samlib.study.methods import BASE
+from samlib.study import members, plan
+from samlib.study.methods import ALL, BASE, ON
 from samlib.study.profile import MARGIN
 
 NAMES = list(members.SMOKE)
@@ -119,7 +119,10 @@ def choosing(results, ratios):
         for run_id, r in results.records.items()
         if r["config"]["member"] in ratios
     }
-    return replace(results, records=results.records | found)
+    known = results.records | found
+    cells = [results.cell(m) for m in plan.known(PROFILE, (ALL, ON, *members.methods(PROFILE)))]
+    new = {run.run_id: made_up(run) for cell in cells for run in cell.at(cell.chosen(known))}
+    return replace(results, records=new | known)
 
 
 def test_f1_is_about_the_steps_of_a_ball(smoke):
@@ -138,6 +141,22 @@ def test_where_no_member_runs_under_both_masks_the_page_says_so(smoke):
     opening = family.opening(one_mask)
     assert opening["sees"] == "2 members are run; none under both masks."
     assert opening["seen"] == NOT_RUN
+
+
+def test_a_mask_whose_runs_are_not_all_there_is_not_run(smoke):
+    kept = {
+        run_id: r
+        for run_id, r in smoke.records.items()
+        if (r["config"]["member"], r["config"]["mask"], r["config"]["seed"]) != (MSAM, "all", 0)
+    }
+    found = replace(smoke, records=kept)
+    everything, on = family.of_member(found, MSAM)
+    assert everything is None
+    assert on is not None
+    assert family.both_masks(found) == [SAM, USAM]
+    assert "MSAM, all" not in one_pass.cells(found)
+    assert "MSAM" in family.table(found)["member"].tolist()
+    assert found.has(*plan.one_pass(PROFILE).cells), "the page stands without mask all"
 
 
 @pytest.mark.parametrize(("name", "runs"), [("smoke", 4), ("quick", 17), ("cifar100-10k", 20)])

@@ -47,12 +47,13 @@ def test_quick_runs_both_masks_of_a_member_beside_the_headline():
 
 def test_the_one_pass_members_come_last_on_cifar():
     profile = profiles.get("cifar100-10k")
-    last = [profile.cell(f, m) for f, m in profile.order[-1]]
     one_pass = ["msam", "msam_up", "last", "lesam", "drift_on"]
-    assert [members.member(c.method) for c in last] == one_pass
-    assert {c.method.mask for c in last} == {"only_norm"}
-    assert {len(c.seeds) for c in last} == {8}
-    earlier = [m for group in profile.order[:-1] for _, m in group]
+    for group, mask in zip(profile.order[-2:], ("only_norm", "all"), strict=True):
+        last = [profile.cell(f, m) for f, m in group]
+        assert [members.member(c.method) for c in last] == one_pass
+        assert {c.method.mask for c in last} == {mask}
+        assert {len(c.seeds) for c in last} == {8}
+    earlier = [m for group in profile.order[:-2] for _, m in group]
     assert {members.member(m) for m in earlier} == {"sam"}
 
 

@@ -177,7 +177,7 @@ def test_the_evidence_is_run_in_the_order_of_its_plan():
     assert all(cell.seeds == tuple(range(10, 26)) for cell in first.cells)
     assert {cell.method.mask for cell in second.cells} == {*SPARSE_MASKS, "no_norm", "only_norm"}
     assert all(len(cell.seeds) == 8 for cell in second.cells)
-    _, _, variants, parts, factors, transformer, members_of = plan.groups(evidence)
+    _, _, variants, parts, factors, transformer, members_of, whole = plan.groups(evidence)
     pairs = {(c.method.geometry, c.method.mask) for c in variants.cells}
     shapes = ("elementwise_l2", "layerwise_l2", "elementwise_linf", "fisher")
     assert pairs == {(shape, mask) for shape in shapes for mask in ("all", "only_norm")}
@@ -188,8 +188,10 @@ def test_the_evidence_is_run_in_the_order_of_its_plan():
     for group in (factors, transformer):
         assert {len(cell.seeds) for cell in group.cells} == {6}
         assert {cell.method for cell in group.cells} == {BASE, ALL, ON}
-    names = [dict(cell.method.changes)["member"] for cell in members_of.cells]
-    assert names == [*members.CIFAR], "joined after the plan, see the page on changes"
+    for group, mask in ((members_of, "only_norm"), (whole, "all")):
+        names = [dict(cell.method.changes)["member"] for cell in group.cells]
+        assert names == [*members.CIFAR], "joined after the plan, see the page on changes"
+        assert {cell.method.mask for cell in group.cells} == {mask}
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)

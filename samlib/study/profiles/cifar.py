@@ -94,6 +94,7 @@ CIFAR100_10K = Profile(
         tuple((problem, method) for problem in FACTORS for method in (BASE, ALL, ON)),
         tuple(("vit", method) for method in (BASE, ALL, ON)),
         tuple(("wrn", ON.but(member=name)) for name in members.CIFAR),
+        tuple(("wrn", ALL.but(member=name)) for name in members.CIFAR),
     ),
 )
 
