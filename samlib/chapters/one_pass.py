@@ -48,9 +48,11 @@ def cells(results: Results) -> dict[str, Cell]:
 def _at(results: Results, cell: Cell) -> str:
     """The price in words."""
     found = step_times.price(results, cell)
-    if math.isnan(found):
-        return "a price not measured yet"
-    return f"{number(found)} × the base optimizer's step"
+    return _times(found) if math.isnan(found) else f"{_times(found)} the base optimizer's step"
+
+
+def _times(price: float) -> str:
+    return "a price not measured yet" if math.isnan(price) else f"{number(price)} ×"
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -79,7 +81,7 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def figure(results: Results) -> Figure:
-    """Accuracy against step time, means with 95 % intervals."""
+    """Accuracy against step time, means with 95 % intervals; hollow with recalibrated ones."""
     use_style()
     figure, ax = plt.subplots(figsize=(7.6, 3.8))
     points = []
@@ -89,6 +91,8 @@ def figure(results: Results) -> Figure:
         if math.isnan(at):
             continue
         ax.errorbar(at, mean, [[mean - low], [high - mean]], fmt=MARKERS[key], color=COLOURS[key])
+        again = results.accuracies(cell, column=RECALIBRATED).mean()
+        ax.plot(at + 0.02, again, MARKERS[key], color=COLOURS[key], mfc="white", ms=5)
         points.append((at, mean, name, COLOURS[key]))
     ax.axvline(PRICE, color="#444444", lw=0.8, ls=":")
     name_points(ax, points)
@@ -126,8 +130,8 @@ def goal(results: Results) -> Answer:
     else:
         seen = PARTLY if reached else OPEN if OPEN in words else REVERSED
     parts = (
-        f"{MEMBER_NAMES[n]}: {family.percent(family.retention(results, c))} at {_at(results, c)}"
-        for n, c in found.items()
+        f"{MEMBER_NAMES[n]} {family.retention(results, c) or 'no clear share'} at {_times(price)}"
+        for (n, c), price in zip(found.items(), at, strict=True)
     )
     return Answer(seen, "; ".join(parts), seeds=min(g.seeds for g in gains))
 
@@ -139,8 +143,8 @@ def finding(results: Results) -> str:
         return "No member of one pass is run in this profile."
     return (
         f"At most {PRICE} times the step of {method_name(results.profile, BASE)} and at least "
-        f"{100 * GAIN:.0f} % of SAM-ON's gain: {answer.seen}.{_missed(results, answer)} With only "
-        f"norm, {answer.ours}."
+        f"{100 * GAIN:.0f} % of SAM-ON's gain: {answer.seen}.{_missed(results, answer)} Shares of "
+        f"that gain with only norm, and step times over the base optimizer's: {answer.ours}."
     )
 
 

@@ -12,7 +12,7 @@ from samlib.chapters import family, one_pass, one_pass_prices, systems, why
 from samlib.records import store
 from samlib.report import step_times
 from samlib.report.answers import PARTLY
-from samlib.report.results import load
+from samlib.report.results import RECALIBRATED, load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SEEN, compare
 from samlib.study import members, plan
 from samlib.study.methods import ALL, BASE, ON
@@ -256,6 +256,11 @@ def test_what_is_open_where_every_step_takes_too_long_is_told(smoke, monkeypatch
     assert (f"MSAM's minus 70 % of SAM-ON's is {near} points" in said) is missed
 
 
+def _timed(results):
+    every = one_pass.cells(results).values()
+    return [cell for cell in every if not math.isnan(step_times.price(results, cell))]
+
+
 def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke, tmp_path):
     steps_timed(tmp_path, RATIOS | {"msam on only_norm": 1.02})
     found = replace(smoke, folder=tmp_path / PROFILE.name)
@@ -264,7 +269,11 @@ def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke
     assert math.isnan(at["MSAM, all"]), "epochs of the records are no price"
     shown = one_pass.figure(found).axes[0]
     assert len(shown.containers) == len(shown.texts) == 4
-    assert "at 1.02 × the base optimizer's step" in one_pass.goal(found).ours
+    hollow = [line for line in shown.lines if line.get_markerfacecolor() == "white"]
+    recalibrated = [found.accuracies(c, column=RECALIBRATED).mean() for c in _timed(found)]
+    assert [line.get_ydata()[0] for line in hollow] == pytest.approx(recalibrated)
+    assert "at 1.02 ×" in one_pass.goal(found).ours
+    assert "at 1.02 × the base optimizer's step" in one_pass.opening(found)["sees"]
 
 
 @pytest.mark.parametrize(("slowest", "word"), [(1.02, "within"), (1.08, "above")])
