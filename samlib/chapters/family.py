@@ -213,7 +213,7 @@ def finding_one_pass(results: Results) -> str:
 
 def not_run(results: Results) -> str:
     """The members that this profile leaves out."""
-    left = [n for n in members.FAMILY if n not in ran(results)]
+    left = [n for n in members.FAMILY if not members.methods(results.profile, [n])]
     if not left:
         return "Every member of the family is run."
     each = runs_of(results, left[0])

@@ -217,10 +217,10 @@ def robust_family(profile: Profile) -> Needs:
 
 
 def one_pass(profile: Profile) -> Needs:
-    """Those whose step is a single pass; beside them mask all, and the confirmation of one."""
+    """Those whose step is a single pass; beside them the confirmation of one, and mask all."""
     methods = members.methods(profile, members.ONE_PASS)
     found, beside = _beside_headline(profile, _only_norm(methods)), _of_headline(profile, methods)
-    return found._replace(beside=[*beside, *confirmation(profile)])
+    return found._replace(beside=[*confirmation(profile), *beside])
 
 
 def confirmation(profile: Profile) -> list[Cell]:

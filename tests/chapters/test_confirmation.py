@@ -6,8 +6,9 @@ import pytest
 from made_up import PROFILE, made_up
 
 from samlib.chapters import confirmation, explanations, law, one_pass
-from samlib.chapters.confirmation import GAIN, confirmed
-from samlib.report.stats import OPEN, REVERSED, SEEN
+from samlib.chapters.confirmation import GAIN, STATISTICS, confirmed
+from samlib.report.answers import DESCRIBED
+from samlib.report.stats import OPEN, REVERSED, SEEN, compare
 from samlib.study import plan
 from samlib.study.methods import BASE, ON
 
@@ -36,27 +37,40 @@ def on_fresh_seeds(results, usual, recalibrated):
 )
 def test_the_gain_beyond_the_goals_share_decides(smoke, recalibrated, seen):
     found = on_fresh_seeds(smoke, 85.0, recalibrated)
-    first, usual = confirmed(found).values()
+    first, usual, mixed = confirmed(found).values()
     assert first.beyond.seen == seen
     assert first.beyond.mean == pytest.approx(recalibrated - 87)
     assert first.share.share == pytest.approx((recalibrated - 80) / 10)
     assert (usual.beyond.seen, usual.beyond.mean) == (REVERSED, pytest.approx(-2))
-    said = confirmation.finding(found)
-    assert said.startswith(f"On {len(FRESH)} fresh seeds, with recalibrated statistics MSAM gets ")
-    assert (
-        f"{first.share} of SAM-ON's gain, {first.beyond} points beyond 70 % of it ({seen});" in said
-    )
-    assert f"fresh seeds MSAM gets {first.share} ({seen})." in one_pass.in_short(found)
-    assert f"fresh seeds MSAM gets {first.share} ({seen})." in one_pass.opening(found)["sees"]
+    assert mixed.share.share == pytest.approx((recalibrated - 80) / 10)
+    beyond = f"{first.share} of SAM-ON's gain, {first.beyond} points more than 70 % of it ({seen});"
+    name = "MSAM with only norm"
+    said = f"On {len(FRESH)} fresh seeds, with recalibrated statistics {name} gets {beyond}"
+    assert confirmation.finding(found).startswith(said)
+    short = f"MSAM with only norm gets {first.share} (more than 70 %: {seen})."
+    assert one_pass.in_short(found).endswith(short)
+    assert one_pass.opening(found)["sees"].endswith(short)
+
+
+def test_holm_corrects_the_two_numbers_that_decide_and_the_third_is_described(smoke, monkeypatch):
+    alone = compare([0.3, 0.9, 0.2, 1.1, 0.3], 0.0)  # p is 0.038
+    given = iter([alone, compare([1.0, -1.0, 0.1], 0.0)])
+    third = compare([1.0, 1.1, 0.9], 0.0)
+    monkeypatch.setattr(confirmation, "beyond", lambda *pair: next(given, third))
+    first, usual, mixed = confirmed(on_fresh_seeds(smoke, 85.0, 92.0)).values()
+    assert (alone.seen, first.beyond.p) == (SEEN, pytest.approx(2 * alone.p))
+    assert first.beyond.seen == usual.beyond.seen == OPEN
+    assert mixed.beyond == third
 
 
 def test_the_table_has_a_row_per_kind_of_statistics(smoke):
-    table = confirmation.table(on_fresh_seeds(smoke, 85.0, 92.0)).set_index(("statistics", ""))
-    assert table.index.tolist() == ["recalibrated", "usual"]
-    assert table["SGD", "mean"].tolist() == [80, 80]
-    assert table["SAM-ON", "n"].tolist() == [len(FRESH)] * 2
-    assert table["MSAM, only norm", "mean"].tolist() == pytest.approx([92, 85])
-    assert table["gain − 70 % of SAM-ON's", "seen"].tolist() == [SEEN, REVERSED]
+    table = confirmation.table(on_fresh_seeds(smoke, 85.0, 92.0))
+    assert table["statistics", ""].tolist() == list(STATISTICS)
+    assert table["SGD", "mean"].tolist() == [80, 80, 80]
+    assert table["SAM-ON", "n"].tolist() == [len(FRESH)] * 3
+    assert table["MSAM with only norm", "mean"].tolist() == pytest.approx([92, 85, 92])
+    verdicts = table["gain − 70 % of SAM-ON's", "seen"].tolist()
+    assert verdicts == [SEEN, REVERSED, DESCRIBED]
 
 
 def test_the_first_seeds_are_not_pooled_with_the_fresh_ones(smoke):
