@@ -81,7 +81,7 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def figure(results: Results) -> Figure:
-    """Accuracy against step time, means with 95 % intervals; hollow with recalibrated ones."""
+    """Accuracy against step time, means with 95 % intervals; hollow recalibrated ones."""
     use_style()
     figure, ax = plt.subplots(figsize=(7.6, 3.8))
     points = []
