@@ -16,13 +16,12 @@ import pandas as pd
 from samlib.report import tidy
 from samlib.report.answers import DESCRIBED
 from samlib.report.names import MEMBER_NAMES, method_name
-from samlib.report.results import RECALIBRATED, Results
+from samlib.report.results import RECALIBRATED, USUAL, Results
 from samlib.report.stats import Comparison, Share, compare, corrected, share_of_gain
 from samlib.study import members, plan
 from samlib.study.cells import Cell
 
 GAIN = 0.7  # the goal: of SAM-ON's
-USUAL = "test_accuracy"
 # Columns of base optimizer and SAM-ON, and of the member.
 STATISTICS = {
     "recalibrated": (RECALIBRATED, RECALIBRATED),

@@ -16,13 +16,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samlib.chapters import confirmation, family, one_pass_prices
-from samlib.chapters.confirmation import GAIN, USUAL
+from samlib.chapters.confirmation import GAIN
 from samlib.chapters.one_pass_prices import PRICE
 from samlib.report import step_times, tidy
 from samlib.report.answers import PARTLY, Answer
 from samlib.report.figures import COLOURS, MARKERS, key_of, name_points, use_style
 from samlib.report.names import MEMBER_NAMES, method_name
-from samlib.report.results import RECALIBRATED, Results
+from samlib.report.results import RECALIBRATED, USUAL, Results
 from samlib.report.stats import (
     NOT_RUN,
     OPEN,

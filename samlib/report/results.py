@@ -22,7 +22,7 @@ from samlib.study.methods import ALL, BASE, Method
 from samlib.study.profile import Profile
 
 # A column of `accuracies`: with BatchNorm statistics averaged anew over the training images.
-RECALIBRATED = "recalibrated_test_accuracy"
+USUAL, RECALIBRATED = "test_accuracy", "recalibrated_test_accuracy"  # statistics of BatchNorm
 
 
 def _at_best(curves: dict[str, list]) -> float:
@@ -124,9 +124,9 @@ class Results:
         curves = [record["curves"]["train_accuracy"] for record in self.runs(cell)]
         return sum(curve[-1] for curve in curves) / len(curves)
 
-    def together(self, *cells: Cell, column: str = "test_accuracy") -> pd.DataFrame:
+    def together(self, *cells: Cell) -> pd.DataFrame:
         """Accuracies in percent on the seeds that all cells have: a column each, in order."""
-        columns = [self.accuracies(cell, column=column) for cell in cells]
+        columns = [self.accuracies(cell) for cell in cells]
         return pd.concat(columns, axis=1, keys=range(len(cells))).dropna()
 
     def measured(self, cell: Cell, measure: str, rho: float | None = None) -> dict[int, dict]:

@@ -219,8 +219,9 @@ def robust_family(profile: Profile) -> Needs:
 def one_pass(profile: Profile) -> Needs:
     """Those whose step is a single pass; beside them the confirmation of one, and mask all."""
     methods = members.methods(profile, members.ONE_PASS)
-    found, beside = _beside_headline(profile, _only_norm(methods)), _of_headline(profile, methods)
-    return found._replace(beside=[*confirmation(profile), *beside])
+    own = _only_norm(methods)
+    whole = _of_headline(profile, (method for method in methods if method not in own))
+    return _beside_headline(profile, own)._replace(beside=[*confirmation(profile), *whole])
 
 
 def confirmation(profile: Profile) -> list[Cell]:
