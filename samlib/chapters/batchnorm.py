@@ -56,16 +56,17 @@ def figure(results: Results) -> Figure:
 
 def finding(results: Results) -> str:
     """How SAM-ON's gains change without statistics of the perturbed pass."""
-    first, *others = _run(results).items()
-    base = method_name(results.profile, BASE)
+    kinds = _run(results)
+    first, *others = kinds
+    changes, base = gains.changes(results, kinds), method_name(results.profile, BASE)
     parts = []
-    for kind, condition in others:
-        gain, lead = (gains.change(results, condition, first[1], m) for m in (BASE, ALL))
+    for kind in others:
+        gain, lead = (changes[kind, m] for m in (BASE, ALL))
         parts.append(
             f"with those {kind} the gain over {base} changes by {gain} ({gains.changed(gain)}), "
             f"that over SAM by {lead} ({gains.changed(lead)})"
         )
-    return f"Against statistics {first[0]}, on the same seeds, {'; '.join(parts)}."
+    return f"Against statistics {first}, on the same seeds, {'; '.join(parts)}."
 
 
 def not_statistics(results: Results) -> Answer:

@@ -19,7 +19,7 @@ from samlib.report.answers import Answer, each_of
 from samlib.report.figures import draw_intervals, use_style
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import NOT_RUN, SEEN, Comparison
+from samlib.report.stats import NOT_RUN, SEEN, Comparison, corrected
 from samlib.report.text import listed
 from samlib.report.wording import lines
 from samlib.study import plan
@@ -87,6 +87,13 @@ def routes(results: Results) -> dict[int, Routes]:
     return {1: _lead_lost(results), 2: _over_scales(results), 3: _held(results)}
 
 
+def _judged(results: Results) -> dict[int, Routes]:
+    """The routes that are run with what the table says of each: corrected over all of them."""
+    found = routes(results)
+    together = iter(corrected([c for route in found.values() for c in route.values()]))
+    return {n: {name: next(together) for name in route} for n, route in found.items() if route}
+
+
 def table(results: Results) -> pd.DataFrame:
     """Every comparison of the three routes; above zero speaks for normalization."""
     found = [(n, name, c) for n, route in routes(results).items() for name, c in route.items()]
@@ -136,8 +143,7 @@ def finding(results: Results) -> str:
     """What each route says, and all three together."""
     said = [
         f"route {n}: {listed([f'{name} {c} ({c.seen})' for name, c in route.items()])}"
-        for n, route in routes(results).items()
-        if route
+        for n, route in _judged(results).items()
     ]
     answer = verdict(results)
     end = f" ({answer.ours})" if answer.seen == NOT_RUN else ""
@@ -149,7 +155,8 @@ def finding_dyt(results: Results) -> str:
     both = _by_norm(results)
     if not both:
         return "DyT is not run in this profile."
-    leads = {kind: results.compare(on, all_) for kind, (_, all_, on) in both.items()}
+    found = corrected([results.compare(on, all_) for _, all_, on in both.values()])  # as the table
+    leads = dict(zip(both, found, strict=True))
     told = [f"with {kind} {lead} ({lead.seen})" for kind, lead in leads.items()]
     fitted = {kind: results.accuracies(base).mean() for kind, (base, *_) in both.items()}
     said = f"SAM-ON − SAM is {listed(told)} points over {leads['DyT'].seeds} seeds."
@@ -165,9 +172,9 @@ def finding_dyt(results: Results) -> str:
 def opening(results: Results) -> dict[str, str]:
     """What is said, what is seen, and the verdict with what it is worth."""
     says = "The title: normalization layers are all that sharpness-aware minimization needs."
-    count = sum(c.seen == SEEN for route in routes(results).values() for c in route.values())
-    total = sum(map(len, routes(results).values()))
-    sees = f"{count} of {total} comparisons speak for normalization rather than for scale."
+    words = [c.seen for route in _judged(results).values() for c in route.values()]
+    told = f"{words.count(SEEN)} of {len(words)} comparisons"
+    sees = f"{told} speak for normalization rather than for scale."
     return lines(results.profile.where, says, sees, verdict(results).seen)
 
 

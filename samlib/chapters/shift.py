@@ -22,7 +22,8 @@ from samlib.trainer.diagnostics import QUANTILES
 
 MARGIN = 0.01  # of gamma, which starts at 1: smaller shifts are of no interest
 _UNDECAYED = "trained, not decayed"
-CONTROLS = {"trained, decayed": {}, "fixed at 1 and 0": plan.FIXED, _UNDECAYED: plan.UNDECAYED}
+_FIXED = "fixed at 1 and 0"
+CONTROLS = {"trained, decayed": {}, _FIXED: plan.FIXED, _UNDECAYED: plan.UNDECAYED}
 
 
 def gammas(
@@ -153,12 +154,12 @@ def finding_controls(results: Results) -> str:
     if len(found) < len(CONTROLS):
         which = "One control is" if len(found) == len(CONTROLS) - 1 else "The controls are"
         return f"{which} not run yet: `{results.to_run('shift')}` runs what is missing."
-    first, fixed, free = (found[name] for name in CONTROLS)
     name = method_name(results.profile, BASE)
-    gain = results.compare(fixed.cells[ON], fixed.cells[BASE])
+    gain = gains.judged(results, found)[_FIXED, BASE]
+    changes = gains.changes(results, found)
     survives = {SEEN: "survives", REVERSED: "turns into a loss", SAME: "vanishes"}
-    changes = [gains.change(results, condition, first, BASE) for condition in (fixed, free)]
-    parts = [f"{c} ({gains.changed(c)})" for c in changes]
+    which = (changes[control, BASE] for control in (_FIXED, _UNDECAYED))
+    parts = [f"{c} ({gains.changed(c)})" for c in which]
     return (
         f"With γ and β fixed at 1 and 0, perturbed but never trained, the gain of SAM-ON over "
         f"{name} {survives.get(gain.seen, 'is open')}: {points(gain)}. On the same seeds, fixed γ "

@@ -1,4 +1,7 @@
-"""SAM-ON's gain under several conditions, and how it differs from the first on the same seeds."""
+"""SAM-ON's gain under several conditions, and how it differs from the first on the same seeds.
+
+A table of gains is a search: the words of a sentence beside it are those after Holm's correction.
+"""
 
 from dataclasses import dataclass
 
@@ -7,9 +10,12 @@ import pandas as pd
 from samlib.report import tidy
 from samlib.report.names import method_name
 from samlib.report.results import Results
-from samlib.report.stats import REVERSED, SEEN, Comparison
+from samlib.report.stats import REVERSED, SEEN, Comparison, corrected
 from samlib.study.cells import Cell
 from samlib.study.methods import HEADLINE, ON, Method
+
+_OTHERS = tuple(method for method in HEADLINE if method != ON)
+Over = tuple[str, Method]  # a condition by its name, and the method that SAM-ON is compared with
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,30 @@ def gain(results: Results, condition: Condition, over: Method) -> pd.Series:
     return results.difference(on, other, column=condition.column)
 
 
-def change(results: Results, condition: Condition, first: Condition, over: Method) -> Comparison:
-    """The gain under one condition minus that under another, on the seeds that have both."""
-    here, there = (gain(results, c, over) for c in (condition, first))
-    return results.judge(here - there)
+def judged(results: Results, conditions: dict[str, Condition]) -> dict[Over, Comparison]:
+    """SAM-ON minus each other method under every condition, corrected over all of them."""
+    found = {
+        (name, method): results.judge(gain(results, condition, method))
+        for name, condition in conditions.items()
+        for method in _OTHERS
+    }
+    return dict(zip(found, corrected([*found.values()]), strict=True))
+
+
+def changes(results: Results, conditions: dict[str, Condition]) -> dict[Over, Comparison]:
+    """The gains under every other condition minus those under the first, corrected over all.
+
+    On the seeds that have both.
+    """
+    (_, first), *others = conditions.items()
+    found = {
+        (name, method): results.judge(
+            gain(results, condition, method) - gain(results, first, method)
+        )
+        for name, condition in others
+        for method in _OTHERS
+    }
+    return dict(zip(found, corrected([*found.values()]), strict=True))
 
 
 def table(results: Results, label: str, conditions: dict[str, Condition]) -> pd.DataFrame:
@@ -47,36 +73,24 @@ def table(results: Results, label: str, conditions: dict[str, Condition]) -> pd.
     """
     if not conditions:
         return tidy.table([])
-    first = next(iter(conditions.values()))
-    rows, comparisons = [], []
+    gained, changed_by = judged(results, conditions), changes(results, conditions)
+    rows = []
     for name, condition in conditions.items():
         for method in HEADLINE:
             cell = condition.cells[method]
             accuracies = results.accuracies(cell, column=condition.column)
-            over = by = None  # SAM-ON's row is compared with nothing
-            if method != ON:
-                over = results.judge(gain(results, condition, method))
-                by = change(results, condition, first, method) if condition is not first else None
-            comparisons.append(over)
+            by, gap = changed_by.get((name, method)), gained.get((name, method))
             rows.append(
                 {
                     label: name,
                     "method": method_name(results.profile, method),
                     "accuracy": tidy.at_rho(results, cell, accuracies),
                     "diverged": results.diverged(cell),
+                    "SAM-ON minus it": gap and tidy.comparison(gap, results.profile.where),
                     "change on the same seeds": by and tidy.difference(by),
                 }
             )
-    judged = tidy.judged(rows, "SAM-ON minus it", comparisons, results.profile.where)
-    columns = [
-        label,
-        "method",
-        "accuracy",
-        "diverged",
-        "SAM-ON minus it",
-        "change on the same seeds",
-    ]
-    return judged[columns]
+    return tidy.table(rows)
 
 
 def changed(comparison: Comparison) -> str:

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from samlib.report.gains import Condition, change, changed, gain
-from samlib.report.stats import compare
+from samlib.report.gains import Condition, changed, changes, gain, judged
+from samlib.report.stats import OPEN, SEEN, compare, holm
 from samlib.study.methods import ALL, BASE, ON
 from samlib.study.profile import MARGIN
 
@@ -37,9 +37,19 @@ def test_a_gain_is_paired_by_seed_and_skips_what_has_no_number():
 
 
 def test_a_change_is_on_the_seeds_that_have_both():
-    found = change(Accuracies(), FEWER, FIRST, BASE)
+    found = changes(Accuracies(), {"first": FIRST, "fewer": FEWER})["fewer", BASE]
     assert found.seeds == 2
     assert found.mean == pytest.approx(((3.0 - 5.0) + (4.5 - 6.0)) / 2)
+
+
+def test_words_are_those_after_holm_over_all_that_stands_together():
+    zero, one = [0.0] * 5, (0.3, 0.9, 1.2, 1.5, 0.1)  # p = 0.04 alone
+    of = condition(dict(enumerate(zero)), dict(enumerate(one)))
+    alone = compare(one, MARGIN)
+    assert alone.seen == SEEN
+    found = judged(Accuracies(), {"first": of, "second": of})
+    assert [c.seen for c in found.values()] == [OPEN] * 4
+    assert [c.p for c in found.values()] == holm([alone.p] * 4)
 
 
 @pytest.mark.parametrize(
