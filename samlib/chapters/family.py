@@ -154,10 +154,16 @@ def _difference(results: Results, name: str) -> pd.Series:
     return results.difference(on, everything)
 
 
+def _judged(results: Results) -> dict[str, str]:
+    """What D shows of SAM and every member, after Holm's correction, as in the table."""
+    names = both_masks(results)
+    found = corrected([gap(results, name) for name in names])
+    return {name: c.seen for name, c in zip(names, found, strict=True)}
+
+
 def same_sign(results: Results) -> str:
     """How many members have a D of the sign that SAM's has, where both are told from zero."""
-    sams = gap(results, "sam").seen
-    others = [gap(results, name).seen for name in both_masks(results)[1:]]
+    sams, *others = _judged(results).values()
     if sams not in (SEEN, REVERSED):
         return f"the difference for SAM itself is {sams}"
     opposite = {SEEN: REVERSED, REVERSED: SEEN}[sams]
@@ -196,11 +202,9 @@ def finding(results: Results) -> str:
 
 def finding_one_pass(results: Results) -> str:
     """Which members lose with only norm, and how many of them take one pass."""
-    names = both_masks(results)[1:]
-    if not names:
+    if not both_masks(results)[1:]:
         return "No member runs under both masks in this profile."
-    gaps = corrected([gap(results, n) for n in both_masks(results)])[1:]  # as in the table
-    losing = [n for n, found in zip(names, gaps, strict=True) if found.seen == REVERSED]
+    losing = [n for n, seen in _judged(results).items() if n != "sam" and seen == REVERSED]
     if not losing:
         return "No member is seen to be worse with only norm than with mask all."
     single = sum(n in members.ONE_PASS for n in losing)
