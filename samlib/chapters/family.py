@@ -112,7 +112,7 @@ def table(results: Results) -> pd.DataFrame:
                 "only norm": on and tidy.at_rho(results, on),
                 "share of SAM-ON's gain": tidy.share(retention(results, on) if on else None),
                 "ρ ratio": rho_ratio(results, name) if everything and on else math.nan,
-                "step time": times.get(name, math.nan) if on else math.nan,
+                "step time": times.get(name, step_times.price(results, on)) if on else math.nan,
                 "state, bytes": kept(on, name) if on else None,
                 "diverged": results.diverged(*(c for c in (everything, on) if c)),
             }

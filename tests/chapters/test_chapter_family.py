@@ -71,6 +71,9 @@ def test_a_step_time_of_the_family_is_that_of_the_bench(smoke, tmp_path):
     assert math.isnan(rows.loc["USAM", ("step time", "")])
     store.write(tmp_path / "bench", record | {"network": {"model": "another"}})
     assert step_times.of_family(found) == {}
+    steps_timed(tmp_path, RATIOS | {"msam on only_norm": 1.01})
+    rows = family.table(found).set_index(("member", ""))
+    assert rows.loc["MSAM", ("step time", "")] == 1.01, "by the bench of steps"
 
 
 @pytest.mark.parametrize(
