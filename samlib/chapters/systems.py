@@ -195,8 +195,8 @@ def opening(results: Results) -> dict[str, str]:
     sees = (
         f"With only norm, {gaining} of {len(ran)} members gain over "
         f"{method_name(results.profile, BASE)} after Holm's correction, on the "
-        f"{found[best].seeds} seeds that all have. {ran[best].name} gains most, {found[best]} "
-        "points."
+        f"{found[best].seeds} seeds that all have. The largest gain, {found[best]} points, "
+        f"is that of {ran[best].name}."
     )
     says = "Nothing: the table is ours, and its first column names the methods' papers."
     return lines(results.profile.where, says, sees, DESCRIBED)

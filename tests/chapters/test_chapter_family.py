@@ -322,7 +322,7 @@ def test_every_member_of_the_family_is_a_system_with_one_number_or_a_reason(smok
     sees = systems.opening(found)["sees"]
     gain = f"{len(ran)} of {len(ran)} members gain over SGD after Holm's correction"
     assert f"{gain}, on the 2 seeds" in sees
-    assert "gains most, +10.00 " in sees
+    assert "The largest gain, +10.00 " in sees
 
 
 @pytest.mark.parametrize("chapter", [family, one_pass, systems])
