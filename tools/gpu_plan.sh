@@ -7,7 +7,7 @@
 #   check      the tests that need a GPU; whether steps can be replayed (if not, graphs are off)
 #   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside the committed records
 #   evidence   every run of PROFILE, several at once, and its measurements while weights are there
-#   bench      steps and epochs of five networks, then runs per hour by number of workers
+#   bench      steps and epochs of four networks, then runs per hour by number of workers
 #   headline   the runs of HEADLINE's introduction
 #
 # Without a stage: all, in this order. What fails in check or calibrate ends the plan. At the end,

@@ -16,7 +16,7 @@ __all__ = ["KINDS", "growth", "kind", "memory", "networks", "plain_loop", "run",
 
 # By kind, what it measures, as the command line says it.
 KINDS = {
-    "gpu": "all that a GPU is asked: steps and epochs of five networks, in one go",
+    "gpu": "all that a GPU is asked: steps and epochs of four networks, in one go",
     "step": "SAM's step against its floor and a peer",
     "family": "a step of every member of the family, with only norm",
     "epoch": "a training epoch against a peer's loop, and where its time goes",

@@ -18,7 +18,7 @@ from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare
 from samlib.study.methods import HEADLINE, Method
 
-FACTOR = math.log10(1.1)  # ratios of curvature within 10 % are of no interest, as of sharpness
+FACTOR = math.log10(1.1)  # ratios of curvature within a factor of 1.1 are of no interest
 
 
 def swapped(results: Results, method: Method) -> pd.DataFrame:

@@ -62,7 +62,7 @@ CLAIMS = (
     Claim(
         "1",
         "SAM-ON is at least as good as SAM for every SAM variant on BatchNorm networks",
-        "only norm − all at the chosen ρ, every variant beside SAM itself and every such network",
+        "only norm − all at the chosen ρ, every variant other than SAM and every such network",
         ", ".join(f"{gap:+.2f} ({GEOMETRY_NAMES[g]})" for g, gap in _GAPS.items() if g != "l2"),
     ),
     Claim(

@@ -115,15 +115,15 @@ def finding(results: Results) -> str:
     ]
     last = next(c for kind, c in found.items() if kind not in DECIDE)
     return (
-        f"On {count} fresh seeds, {'; '.join(told)}. With recalibrated statistics for {name} alone "
-        f"it is {_beyond(last)}."
+        f"On {count} fresh seeds, {', and '.join(told)}. With recalibrated statistics for {name} "
+        f"alone it is {_beyond(last)}."
     )
 
 
 def _beyond(found: Confirmed) -> str:
     return (
-        f"{found.share or 'no clear share'} of SAM-ON's gain, {found.beyond} points more than "
-        f"{100 * GAIN:.0f} % of it"
+        f"{found.share or 'no clear share'} of SAM-ON's gain; its gain minus {100 * GAIN:.0f} % of "
+        f"SAM-ON's is {found.beyond} points"
     )
 
 
@@ -132,11 +132,15 @@ def _name(cells: Sequence[Cell]) -> str:
 
 
 def in_short(results: Results) -> str:
-    """The share with recalibrated statistics and its verdict; "" where it is not run."""
+    """The share by kind of statistics, with the verdicts; "" where it is not run."""
     if not (found := confirmed(results)):
         return ""
-    first, name = found["recalibrated"], _name(plan.confirmation(results.profile))
+    shares = {kind: f"{of.share or 'no clear share'}" for kind, of in found.items()}
+    told = {kind: f"{shares[kind]} ({found[kind].beyond.seen})" for kind in DECIDE}
+    last = next(kind for kind in found if kind not in DECIDE)
     return (
-        f" On {first.beyond.seeds} seeds not used before, also recalibrated, {name} gets "
-        f"{first.share or 'no clear share'} (more than {100 * GAIN:.0f} %: {first.beyond.seen})."
+        f" On {found['recalibrated'].beyond.seeds} seeds not used before, "
+        f"{_name(plan.confirmation(results.profile))} gets {told['recalibrated']} with "
+        f"recalibrated statistics of every method, {told['usual']} with the usual ones, and "
+        f"{shares[last]} where its own alone are recalibrated."
     )

@@ -92,7 +92,7 @@ def _toy(name: str, transformer: bool, case: tuple) -> Explanation:
 
 PREDICTIONS = (
     Explanation(
-        "the gain is not in γ and β",
+        "γ and β alone do not carry the gain",
         "The base network with γ and β of its SAM-ON twin has less than a tenth of the gain.",
         in_the_norms,
     ),

@@ -142,19 +142,19 @@ def finding_decay(results: Results) -> str:
     recalibrated = [
         results.compare(results.cell(method), decay, column=RECALIBRATED) for method in (ALL, ON)
     ]
-    tuned = f"{name} with a tuned weight decay"
+    tuned, it = f"{name} with a tuned weight decay", f"that {name}"
     kept = "SAM and SAM-ON keep the untuned weight decay."
     if (chosen := results.rho(decay)) == decay.base.weight_decay:
         kept = f"The search chose a weight decay of {chosen:g}, which is that of all three anyway."
     said = (
         f"SAM is {against(everything, tuned)}, "
-        f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, 'it')}. "
+        f"which reaches {results.accuracies(decay).mean():.2f} %; SAM-ON is {against(on, it)}. "
         f"{kept}"
     )
     if not all(c.seeds for c in recalibrated):
         return said
     numbers = listed([f"{c} ({c.seen})" for c in recalibrated])
-    return f"{said} With recalibrated BatchNorm statistics the two differences are {numbers}."
+    return f"{said} With recalibrated BatchNorm statistics SAM and SAM-ON minus {it} are {numbers}."
 
 
 def finding_elsewhere(results: Results) -> str:

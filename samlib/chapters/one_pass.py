@@ -176,7 +176,7 @@ def _missed(results: Results, answer: Answer) -> str:
         return ""
     name, cell, _ = _best(results)
     return (
-        f" Every step takes longer here, and open is whether a gain is large enough: "
+        f" Every step of one pass takes longer here, and open is whether a gain is large enough: "
         f"{MEMBER_NAMES[name]}'s minus {100 * GAIN:.0f} % of SAM-ON's is "
         f"{enough(results, cell)} points."
     )
@@ -235,8 +235,8 @@ def in_short(results: Results) -> str:
         f"{family.percent(family.retention(results, cell))} at {_at(results, cell)}; the goal is "
         f"{100 * GAIN:.0f} % at {PRICE} ×."
     )
-    longer = " Every step takes longer here." if _all_longer(results) else ""
-    return f"{told}{longer}{_looked_at(results)}"
+    longer = " Every step of one pass takes longer here." if _all_longer(results) else ""
+    return f"{told}{longer}{_looked_at(results)}{_msam(results)}"
 
 
 def _looked_at(results: Results) -> str:
@@ -245,11 +245,24 @@ def _looked_at(results: Results) -> str:
         return ""
     name, cell, gain = after
     share = family.retention(results, cell, RECALIBRATED)
+    longer = step_times.price(results, cell) > PRICE
+    at = f" at {_times(step_times.price(results, cell))}" if longer else ""
     return (
-        f" With recalibrated statistics of all, looked at after the runs, {MEMBER_NAMES[name]} "
-        f"gets {share or 'no clear share'} (more than {100 * GAIN:.0f} %: {gain.seen}) at "
-        f"{_times(step_times.price(results, cell))}.{confirmation.in_short(results)}"
+        f" With recalibrated statistics of every method, looked at after the runs, "
+        f"{MEMBER_NAMES[name]} gets {share or 'no clear share'} (more than {100 * GAIN:.0f} %: "
+        f"{gain.seen}){at}.{confirmation.in_short(results)}"
     )
+
+
+def _msam(results: Results) -> str:
+    """MSAM's shares where another member is best: it is the one with a confirmation."""
+    name, (best, *_), after = "msam", _best(results), _recalibrated(results)
+    cell = _only_norm(results).get(name)
+    if cell is None or name in (best, after and after[0]):
+        return ""
+    usual, again = (family.retention(results, cell, column) for column in (USUAL, RECALIBRATED))
+    recalibrated = f", recalibrated {again or 'no clear share'}" if after else ""
+    return f" {MEMBER_NAMES[name]} gets {usual or 'no clear share'}{recalibrated}."
 
 
 def opening(results: Results) -> dict[str, str]:

@@ -115,7 +115,7 @@ QUESTIONS: tuple[tuple[str, Callable[[Results], str], str], ...] = (
         f"{paper.best_gap('l2', 'only_norm', 'all'):+.2f}, both tuned",
     ),
     (
-        "Are normalization layers special among masks of their size?",
+        "Does SAM-ON beat other masks of its size?",
         is_special,
         f"a random mask: {_reported_share('random')} (its rule for ρ is unknown)",
     ),

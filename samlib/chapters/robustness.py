@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -229,14 +230,19 @@ def finding(results: Results) -> str:
     )
 
 
-def _at_the_floor(results: Results) -> str:
+def _floored(results: Results) -> list[str]:
     """Conditions that count and under which no method gets anything right."""
     found = conditions(results)
-    lost = [
+    return [
         name
         for name in felt(results)
         if all(accuracies(results, m, found[name][0]).mean() < FLOOR for m in HEADLINE)
     ]
+
+
+def _at_the_floor(results: Results) -> str:
+    """Those in words, and what they are worth."""
+    lost = _floored(results)
     if not lost:
         return ""
     return (
@@ -256,10 +262,14 @@ def beyond_clean(results: Results) -> Answer:
     For each condition that costs the base optimizer at least `EFFECT` points the gain minus the
     clean gain on the same images must be seen.
     """
-    found = _excesses(results, ALL)
+    found, names = _excesses(results, ALL), felt(results)
     if not found:
         return Answer(OPEN, "no condition with an effect")
-    return each_of(found, "", names=felt(results))
+    answer = each_of(found, "", names=names)
+    if answer.comparisons and names[answer.decides] in _floored(results):
+        none = f"; there every method is right on less than {FLOOR:g} % of the images"
+        return replace(answer, ours=answer.ours + none)
+    return answer
 
 
 TABLES = {

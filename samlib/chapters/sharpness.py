@@ -33,7 +33,7 @@ from samlib.study.cells import Cell
 from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 
 MAIN = POSTER[0]  # the setting that decides
-MARGIN = math.log10(1.1)  # ratios of sharpness within 10 % are of no interest
+MARGIN = math.log10(1.1)  # ratios of sharpness within a factor of 1.1 are of no interest
 
 
 def values(results: Results, cell: Cell, rho: float | None, setting: Setting | None) -> pd.Series:
@@ -239,7 +239,7 @@ def finding(results: Results) -> str:
         name, kept = method_name(results.profile, method), means[means["accuracy"] >= level]
         if 1 < len(kept) < len(means):
             least = number(_rank(kept.index, kept["sharpness"]))
-            rank += f" with ρ, and of {least} where it is no less accurate than {base}"
+            rank += f" with ρ, and of {least} where {name} is no less accurate than {base}"
         else:
             rank += " with ρ"
         parts.append(

@@ -91,7 +91,7 @@ def test_gains_are_told_over_a_base_optimizer_that_is_tuned_too(smoke):
     decay = with_accuracies(smoke, levels(base=90.0))
     said = introduction.finding_decay(decay)
     assert "SAM is no different from SGD with a tuned weight decay" in said
-    assert "which reaches 90.00 %; SAM-ON is better than it (+1.00 [+1.00, +1.00])." in said
+    assert "which reaches 90.00 %; SAM-ON is better than that SGD (+1.00 [+1.00, +1.00])." in said
     assert introduction.finding(decay).endswith(said)
     labels = [t.get_text() for t in introduction.figure(decay).axes[0].get_xticklabels()]
     assert labels[:2] == ["SGD", f"SGD\ndecay\n{smoke.rho(smoke.cell(DECAY)):.3g}"]

@@ -78,9 +78,12 @@ def test_a_gain_that_vanishes_under_attack_reverses_the_claim(rewritten):
 
 
 def test_where_nothing_is_right_no_gain_is_to_be_seen(rewritten):
-    lost = robustness.finding(rewritten({key: (*of[:2], 0) for key, of in GAINS_MORE.items()}))
-    assert "every method is right on less than 1 % of the images" in lost
-    assert "less than 1 %" not in robustness.finding(rewritten(GAINS_LESS))
+    lost = rewritten({key: (*of[:2], 0) for key, of in GAINS_MORE.items()})
+    said = "every method is right on less than 1 % of the images"
+    assert said in robustness.finding(lost)
+    assert robustness.beyond_clean(lost).in_a_cell.endswith(f"; there {said}")
+    less = rewritten(GAINS_LESS)
+    assert "less than 1 %" not in robustness.finding(less) + robustness.beyond_clean(less).ours
 
 
 def test_corruptions_are_averaged_over_severities(rewritten):

@@ -62,7 +62,7 @@ def test_values_at_which_a_method_collapses_are_told_apart(smoke, monkeypatch, l
     monkeypatch.setattr(sharpness, "base_on_tuning_seeds", lambda results: 80.0)
     said = sharpness.finding(smoke)
     assert said.startswith("With SAM sharpness has a rank correlation of 0.20 with ρ")
-    assert (", and of −1.00 where it is no less accurate than SGD; most" in said) is told
+    assert (", and of −1.00 where SAM-ON is no less accurate than SGD; most" in said) is told
 
 
 def test_true_labels_are_a_setting_of_their_own(rewritten):

@@ -43,11 +43,15 @@ def test_the_gain_beyond_the_goals_share_decides(smoke, recalibrated, seen):
     assert first.share.share == pytest.approx((recalibrated - 80) / 10)
     assert (usual.beyond.seen, usual.beyond.mean) == (REVERSED, pytest.approx(-2))
     assert mixed.share.share == pytest.approx((recalibrated - 80) / 10)
-    beyond = f"{first.share} of SAM-ON's gain, {first.beyond} points more than 70 % of it ({seen});"
+    beyond = f"its gain minus 70 % of SAM-ON's is {first.beyond} points ({seen}), and with usual"
     name = "MSAM with only norm"
-    said = f"On {len(FRESH)} fresh seeds, with recalibrated statistics {name} gets {beyond}"
-    assert confirmation.finding(found).startswith(said)
-    short = f"MSAM with only norm gets {first.share} (more than 70 %: {seen})."
+    said = f"On {len(FRESH)} fresh seeds, with recalibrated statistics {name} gets {first.share}"
+    assert confirmation.finding(found).startswith(f"{said} of SAM-ON's gain; {beyond}")
+    short = (
+        f"{name} gets {first.share} ({seen}) with recalibrated statistics of every method, "
+        f"{usual.share} (reversed) with the usual ones, and {mixed.share} where its own alone are "
+        "recalibrated."
+    )
     assert one_pass.in_short(found).endswith(short)
     assert one_pass.opening(found)["sees"].endswith(short)
 

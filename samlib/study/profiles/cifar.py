@@ -64,7 +64,7 @@ _HEADLINE = tuple(("wrn", m) for m in (BASE, ALL, ON, DECAY))
 
 CIFAR100_10K = Profile(
     name="cifar100-10k",
-    about="CIFAR-100, 10,000 training images, WRN-10-4 behind 4 x 4 patches, 60 epochs; two cores",
+    about="CIFAR-100, 10,000 training images, WRN-10-4 on patches of 4 x 4 pixels, 60 epochs",
     where="on CIFAR-100, 10,000 images",
     bases={"wrn": _PATCHES}
     | FACTORS
