@@ -9,8 +9,8 @@ from samlib.measures.measurement import MeasureJob, MeasureRecords
 from samlib.records import store
 from samlib.records.results_folder import ResultsFolder
 from samlib.records.store import Records
-from samlib.sam.family import MEMBERS
 from samlib.study.cells import Needs, all_cells, count_runs, missing_measurements, missing_runs
+from samlib.study.members import one_pass
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 
@@ -43,8 +43,8 @@ class Estimate:
         where = (config["dataset"], config["model"], measure)
         if measure is not None:
             return where
-        one_pass = MEMBERS[config["member"]].passes == "1"  # a step of the base optimizer's time
-        perturbed = config["geometry"] != NO_PERTURBATION and not one_pass
+        single = one_pass(config["member"])  # a step of the base optimizer's time
+        perturbed = config["geometry"] != NO_PERTURBATION and not single
         only_norm = perturbed and config["mask"] == "only_norm"
         return *where, perturbed, only_norm, config["batch_size"]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from samlib.chapters import shift
+from samlib.chapters import sharpness, shift
 from samlib.errors import RecordsMissing
 from samlib.measures.connectivity import barrier
 from samlib.measures.curvature import index
@@ -18,7 +18,7 @@ from samlib.report.results import Results
 from samlib.report.stats import Comparison, compare
 from samlib.study.methods import HEADLINE, Method
 
-FACTOR = math.log10(1.1)  # ratios of curvature within a factor of 1.1 are of no interest
+FACTOR = sharpness.MARGIN  # of curvature, too
 
 
 def swapped(results: Results, method: Method) -> pd.DataFrame:

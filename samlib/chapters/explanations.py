@@ -14,7 +14,7 @@ from samlib.report.law import prediction
 from samlib.report.results import Results
 from samlib.report.stats import REVERSED, SAME, SEEN, Comparison, blurred, compare
 from samlib.report.text import number
-from samlib.study import plan
+from samlib.study import members, plan
 from samlib.study.cells import Cell, all_cells
 from samlib.study.methods import ALL, ON, Method
 
@@ -47,14 +47,17 @@ class Explanation:
 
 
 def finished(results: Results) -> list[Cell]:
-    """Every tuned cell of the headline network whose runs are all there, on its first seeds."""
+    """Every cell of the headline network whose runs are all there, but for fresh seeds."""
     wanted = all_cells(plan.chapter_needs(results.profile))
     base = results.profile.bases[results.profile.headline]
     return [c for c in wanted if c.base == base and not c.repeats and results.has(c)]
 
 
 def fits(results: Results) -> pd.DataFrame:
-    """Training and test accuracy of every finished cell, means over seeds, in percent."""
+    """Training and test accuracy of every finished cell, means over seeds, in percent.
+
+    Without methods whose training accuracy is counted at weights that were moved.
+    """
     rows = [
         {
             "key": key_of(cell.method),
@@ -63,8 +66,15 @@ def fits(results: Results) -> pd.DataFrame:
             "method": cell.method,
         }
         for cell in finished(results)
+        if not _counted_elsewhere(cell.method)
     ]
     return pd.DataFrame(rows)
+
+
+def _counted_elsewhere(method: Method) -> bool:
+    """Whether training accuracy is not that of w: the first pass is at w + eps, or at SAMPa's y."""
+    name = members.member(method)
+    return members.one_pass(name) or name == "sampa"
 
 
 def memorisation(results: Results) -> Found:
@@ -146,14 +156,8 @@ def by_the_law(results: Results) -> Found:
 # --- from steps made for it -----------------------------------------------------------------------
 
 
-def _run(results: Results, name: str) -> tuple[Cell | None, Cell | None]:
-    """Cells of a member with mask all and only norm; None for one whose runs are not all there."""
-    cells = family.of_member(results, name)
-    return tuple(cell if cell and results.has(cell) else None for cell in cells)
-
-
 def _on(results: Results, name: str) -> Cell | None:
-    return _run(results, name)[1]
+    return family.of_member(results, name)[1]
 
 
 def _sam_on_minus(name: str, label: str) -> Callable[[Results], Found]:
@@ -179,7 +183,7 @@ def felt(results: Results) -> Found:
 
 def following_lr(results: Results) -> Found:
     """What rho proportional to the learning rate costs SAM-ON, minus what it costs SAM."""
-    everything, on = _run(results, "rho_lr")
+    everything, on = family.of_member(results, "rho_lr")
     if everything is None or on is None:
         return None
     table = results.together(results.cell(ON), on, results.cell(ALL), everything)

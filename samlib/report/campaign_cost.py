@@ -19,9 +19,9 @@ from samlib.records import store
 from samlib.report import tidy
 from samlib.report.results import Results
 from samlib.report.text import listed, number, span
-from samlib.sam.family import MEMBERS
 from samlib.study import plan, profiles
 from samlib.study.cells import Cell, all_cells, known_runs, missing_runs
+from samlib.study.members import one_pass
 from samlib.trainer.config import NO_PERTURBATION, RunConfig
 
 DEVICES = (1, 8, 64)
@@ -94,7 +94,7 @@ def _seconds(config: RunConfig, step: float, evaluation: float, ratio: float) ->
     training, evaluated = images(config)
     plain = config.epochs
     perturbed = 0
-    if config.geometry != NO_PERTURBATION and MEMBERS[config.member].passes != "1":
+    if config.geometry != NO_PERTURBATION and not one_pass(config.member):
         end = config.epochs if config.end is None else min(config.end, config.epochs)
         perturbed = max(0, end - config.start)
     steps = math.ceil(training / config.batch_size)

@@ -161,10 +161,9 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
     notes += plan_changes(results, notebook)
-    lacking = [cell.method for need in needs for cell in need.beside if not results.has(cell)]
+    lacking = [cell for need in needs for cell in need.beside if not results.has(cell)]
     if lacking and notebook is not None:
-        methods = (method_name(results.profile, method) for method in lacking)
-        notes.append(f"Not run yet: {'; '.join(methods)}")
+        notes.append(f"Not run yet: {'; '.join(_named(results.profile, c) for c in lacking)}")
     if notebook is None and len(runs) < len(results.records):
         unused = len(results.records) - len(runs)
         notes.append(f"{unused} other records belong to no run of the present plan")
@@ -190,10 +189,11 @@ def plan_changes(results: Results, notebook: str | None = None) -> list[str]:
 
 
 def _named(profile: Profile, cell: Cell) -> str:
-    """A cell's method, and its network where that is not the headline's."""
+    """A cell's method, its network where that is not the headline's, and whether it repeats."""
     problem = profile.problem_of(cell)
     on = "" if problem == profile.headline else f" on {problem_name(profile, problem)}"
-    return f"{method_name(profile, cell.method, problem)}{on}"
+    fresh = ", on fresh seeds" if cell.repeats else ""
+    return f"{method_name(profile, cell.method, problem)}{on}{fresh}"
 
 
 def timings(records: Sequence[dict]) -> "HTML":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from samlib.study import members
 from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 from samlib.study.profile import Profile
 from samlib.trainer.config import RunConfig
@@ -118,14 +119,19 @@ CHANGE_NAMES = {
     ("batchnorm", "first"): "statistics of the first pass",
 }
 
+_SIDES = {"only_norm": "only norm"}  # masks of the family
 # Where a rho that no search chose comes from.
 _UNTUNED = {"law": ["at the law's ρ"], "reported": ["at the reported ρ"]}
 
 
 def method_name(profile: Profile, method: Method, problem: str | None = None) -> str:
     """How tables and figures call a method, in the headline problem unless told otherwise."""
-    name = _plain_name(profile, method.plain, problem or profile.headline)
-    more = [_change(field, value) for field, value in method.changes]
+    changes = dict(method.changes)
+    if changes.get("member") in members.FAMILY and method.geometry == "l2":
+        name = f"{MEMBER_NAMES[changes.pop('member')]}, {_SIDES.get(method.mask, method.mask)}"
+    else:
+        name = _plain_name(profile, method.plain, problem or profile.headline)
+    more = [_change(field, value) for field, value in changes.items()]
     return ", ".join([name, *more, *_UNTUNED.get(method.rho_from, ())])
 
 

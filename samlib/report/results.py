@@ -62,8 +62,9 @@ class Results:
         return chosen
 
     def has(self, *cells: Cell) -> bool:
-        """Whether the runs of some cells are there."""
-        return not missing_runs(cells, self.records)
+        """Whether the runs of some cells are there, at a chosen rho."""
+        chosen = all(cell.chosen(self.records) is not None for cell in cells)
+        return chosen and not missing_runs(cells, self.records)
 
     def ran(self, method: Method) -> bool:
         """Whether the profile runs a method on its headline network, and all its runs are there."""

@@ -20,7 +20,14 @@ CONTROLS = (
     *("random_sam", "downhill", "felt_by_mask", "felt_by_others"),
     *("penalty", "rho_lr", "rho_root_lr"),
 )
-ONE_PASS = tuple(name for name in FAMILY if MEMBERS[name].passes == "1")
+
+
+def one_pass(name: str) -> bool:
+    """Whether a member's step is a single pass, at moved weights."""
+    return MEMBERS[name].passes == "1"
+
+
+ONE_PASS = tuple(filter(one_pass, FAMILY))
 
 # Where ladders of `quick` start, mask all and only norm; None does not run that mask. What is a
 # ball step starts where SAM does; USAM, whose step has the gradient's length, and noise, of which

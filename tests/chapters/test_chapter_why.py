@@ -12,7 +12,7 @@ from samlib.files import project_root
 from samlib.report.counting import whole_tensors
 from samlib.report.results import load
 from samlib.report.stats import NOT_RUN, OPEN, REVERSED, SAME, SEEN, Comparison
-from samlib.study import plan
+from samlib.study import members, plan
 from samlib.study.methods import ALL, ON
 
 BY_NAME = {e.name: e for e in explanations.EXPLANATIONS}
@@ -67,6 +67,15 @@ def test_memorisation_is_refuted_by_a_method_off_the_line(smoke, extra, said):
     assert "correlation −" in what
     table = explanations.fits(found)
     assert len(table) == len(why.figure(found).axes[0].lines)
+
+
+def test_methods_whose_training_accuracy_is_of_moved_weights_are_left_out(smoke):
+    """A step of one pass computes its only logits at w + eps."""
+    cells = explanations.finished(smoke)
+    found = {members.member(m) for m in explanations.fits(smoke)["method"]}
+    assert "msam" in {members.member(cell.method) for cell in cells}
+    assert {"sam", "usam"} <= found
+    assert "msam" not in found
 
 
 def test_the_line_of_memorisation_is_local_and_its_own_error_counts(smoke):

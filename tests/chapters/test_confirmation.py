@@ -7,6 +7,7 @@ from made_up import PROFILE, made_up
 
 from samlib.chapters import confirmation, explanations, law, one_pass
 from samlib.chapters.confirmation import GAIN, STATISTICS, confirmed
+from samlib.report import html
 from samlib.report.answers import DESCRIBED
 from samlib.report.stats import OPEN, REVERSED, SEEN, compare
 from samlib.study import plan
@@ -95,3 +96,9 @@ def test_what_is_not_run_is_said(smoke):
     assert "No fresh seeds" in confirmation.finding(smoke)
     assert not waiting.lacks(plan.one_pass(WITH)), "the page stands without"
     assert waiting.lacks(plan.one_pass(WITH).with_beside())
+
+
+def test_a_page_names_fresh_seeds_that_are_not_run_yet(smoke):
+    said = html.provenance(replace(smoke, profile=WITH), "one_pass").data
+    told = (f"{name}, on fresh seeds" for name in ("SGD", "SAM-ON", "MSAM, only norm"))
+    assert f"Not run yet: {'; '.join(told)}." in said

@@ -10,7 +10,7 @@ from planted import planted
 
 from samlib.chapters import introduction, law, sparsity, verdicts
 from samlib.errors import RecordsMissing
-from samlib.study import profiles
+from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, DECAY, ON, SPARSE_MASKS, Method
 
 PROFILE = profiles.get("cifar100-10k")
@@ -124,3 +124,14 @@ def test_the_law_is_read_from_the_planted_shares(effect):
     found = law.predictions(effect)[effect.cell(ON)]
     assert found.share == pytest.approx(0.04)
     assert found.rho == pytest.approx(5 * effect.rho(effect.cell(ALL)), rel=0.01)
+
+
+def test_a_cell_whose_rho_no_record_tells_is_not_there(effect):
+    """The law needs shares of the gradient, which runs that diverge at once do not have."""
+    by_law = [cell for cell in plan.law(PROFILE).cells if cell.method.rho_from == "law"]
+    assert effect.has(*by_law)
+    without = {
+        run_id: r | {"curves": r["curves"] | {"gradient_share": [None]}}
+        for run_id, r in effect.records.items()
+    }
+    assert not dataclasses.replace(effect, records=without).has(by_law[0])
