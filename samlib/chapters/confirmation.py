@@ -17,7 +17,15 @@ from samlib.report import tidy
 from samlib.report.answers import DESCRIBED
 from samlib.report.names import MEMBER_NAMES, method_name
 from samlib.report.results import RECALIBRATED, USUAL, Results
-from samlib.report.stats import Comparison, Share, compare, corrected, share_of_gain
+from samlib.report.stats import (
+    REVERSED,
+    SEEN,
+    Comparison,
+    Share,
+    compare,
+    corrected,
+    share_of_gain,
+)
 from samlib.study import members, plan
 from samlib.study.cells import Cell
 
@@ -132,15 +140,17 @@ def _name(cells: Sequence[Cell]) -> str:
 
 
 def in_short(results: Results) -> str:
-    """The share by kind of statistics, with the verdicts; "" where it is not run."""
+    """The share by kind of statistics, with the verdict; "" where it is not run."""
     if not (found := confirmed(results)):
         return ""
+    decides, usual = (found[kind] for kind in DECIDE)
     shares = {kind: f"{of.share or 'no clear share'}" for kind, of in found.items()}
-    told = {kind: f"{shares[kind]} ({found[kind].beyond.seen})" for kind in DECIDE}
     last = next(kind for kind in found if kind not in DECIDE)
+    word = {SEEN: "Yes", REVERSED: "No"}.get(decides.beyond.seen, "Open")
     return (
-        f" On {found['recalibrated'].beyond.seeds} seeds not used before, "
-        f"{_name(plan.confirmation(results.profile))} gets {told['recalibrated']} with "
-        f"recalibrated statistics of every method, {told['usual']} with the usual ones, and "
-        f"{shares[last]} where its own alone are recalibrated."
+        f"{word}, on {decides.beyond.seeds} seeds not used before: "
+        f"{_name(plan.confirmation(results.profile))} gets {shares['recalibrated']} of SAM-ON's "
+        f"gain (more than {100 * GAIN:.0f} %: {decides.beyond.seen}). With the usual statistics it "
+        f"is {shares['usual']} ({usual.beyond.seen}), and with recalibrated ones for the member "
+        f"alone {shares[last]}."
     )

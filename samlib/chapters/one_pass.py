@@ -236,33 +236,35 @@ def in_short(results: Results) -> str:
         f"{100 * GAIN:.0f} % at {PRICE} ×."
     )
     longer = " Every step of one pass takes longer here." if _all_longer(results) else ""
-    return f"{told}{longer}{_looked_at(results)}{_msam(results)}"
+    return f"{told}{longer}{_msam(results, name, USUAL)}"
 
 
-def _looked_at(results: Results) -> str:
-    """What recalibrated statistics give, and that this was no plan; then the fresh seeds."""
+def in_short_recalibrated(results: Results) -> str:
+    """The same with recalibrated statistics: on fresh seeds first, where these are run."""
+    if not _only_norm(results):
+        return NOT_RUN
     if not (after := _recalibrated(results)):
-        return ""
+        return "The network has no BatchNorm"
     name, cell, gain = after
-    share = family.retention(results, cell, RECALIBRATED)
-    longer = step_times.price(results, cell) > PRICE
-    at = f" at {_times(step_times.price(results, cell))}" if longer else ""
-    return (
-        f" With recalibrated statistics of every method, looked at after the runs, "
-        f"{MEMBER_NAMES[name]} gets {share or 'no clear share'} (more than {100 * GAIN:.0f} %: "
-        f"{gain.seen}){at}.{confirmation.in_short(results)}"
+    at = step_times.price(results, cell)
+    longer = f" at {_times(at)}" if at > PRICE else ""
+    looked = (
+        f"ooked at after the runs, {MEMBER_NAMES[name]} gets "
+        f"{family.percent(family.retention(results, cell, RECALIBRATED))} (more than "
+        f"{100 * GAIN:.0f} %: {gain.seen}){longer}.{_msam(results, name, RECALIBRATED)}"
     )
+    fresh = confirmation.in_short(results)
+    return f"{fresh} On the first seeds, l{looked}" if fresh else f"L{looked}"
 
 
-def _msam(results: Results) -> str:
-    """MSAM's shares where another member is best: it is the one with a confirmation."""
-    name, (best, *_), after = "msam", _best(results), _recalibrated(results)
-    cell = _only_norm(results).get(name)
-    if cell is None or name in (best, after and after[0]):
+def _msam(results: Results, best: str, column: str) -> str:
+    """MSAM's share where another member is best: it is the one with a confirmation."""
+    cell = _only_norm(results).get("msam")
+    if cell is None or best == "msam":
         return ""
-    usual, again = (family.retention(results, cell, column) for column in (USUAL, RECALIBRATED))
-    recalibrated = f", recalibrated {again or 'no clear share'}" if after else ""
-    return f" {MEMBER_NAMES[name]} gets {usual or 'no clear share'}{recalibrated}."
+    return (
+        f" {MEMBER_NAMES['msam']} gets {family.percent(family.retention(results, cell, column))}."
+    )
 
 
 def opening(results: Results) -> dict[str, str]:
@@ -276,8 +278,11 @@ def opening(results: Results) -> dict[str, str]:
             f"The best of one pass with only norm, {MEMBER_NAMES[name]}, is {gain} points over "
             f"{method_name(results.profile, BASE)}, {family.percent(share)}, at "
             f"{_at(results, cell)}; the goal is {PRICE} ×."
-            f"{one_pass_prices.elsewhere(results)}{_looked_at(results)}"
+            f"{one_pass_prices.elsewhere(results)}"
         )
+    if _recalibrated(results):
+        again = in_short_recalibrated(results)
+        sees += f" With recalibrated statistics of every method: {again[0].lower()}{again[1:]}"
     says = "MSAM's authors report that their step is better on BatchNorm alone than on everything."
     return lines(results.profile.where, says, sees, goal(results).seen)
 

@@ -1,4 +1,4 @@
-"""Six questions a newcomer has, answered from the records: the first screen of README and book."""
+"""Seven questions of a newcomer, answered by the records: the first screen of README and book."""
 
 from collections.abc import Callable
 
@@ -122,6 +122,11 @@ QUESTIONS: tuple[tuple[str, Callable[[Results], str], str], ...] = (
     ("Is the best ρ of SAM-ON larger?", needs_larger_rho, f"{paper.rho_ratio('l2'):g} ×"),
     ("Is it BatchNorm's statistics?", is_it_batchnorm, "not asked"),
     ("Is there SAM-ON's gain at the price of one pass?", one_pass.in_short, "not asked"),
+    (
+        "And with recalibrated statistics of every method?",
+        one_pass.in_short_recalibrated,
+        "not asked",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""The README's first screen: six questions and the headline figure, from the records."""
+"""The README's first screen: seven questions and the headline figure, from the records."""
 
 import os
 from pathlib import Path

@@ -236,21 +236,28 @@ def test_the_gain_with_recalibrated_statistics_is_beside_the_goal(smoke):
     said = one_pass.finding_statistics(found)
     assert "is MSAM: 120 % [120, 120] of SAM-ON's gain, +5.00 [+5.00, +5.00] points more" in said
     assert "(seen after Holm's correction)" in said
-    said = "looked at after the runs, MSAM gets 120 % [120, 120] (more than 70 %: seen)."
-    assert said in one_pass.opening(found)["sees"]
-    assert one_pass.in_short(found).endswith(said)
+    said = (
+        "ooked at after the runs, MSAM gets 120 % [120, 120] of SAM-ON's gain (more than 70 %: "
+        "seen)."
+    )
+    assert one_pass.opening(found)["sees"].endswith(said)
+    assert one_pass.in_short_recalibrated(found) == f"L{said}"
 
 
 def test_msam_is_told_of_where_another_member_is_best(smoke, monkeypatch):
     monkeypatch.setattr(members, "ONE_PASS", (MSAM, USAM))
     found = with_accuracies(smoke, accuracies(msam=(84.0, 85.0), usam=(84.0, 87.0)))
     assert "USAM with only norm gets 70 % [70, 70]" in one_pass.in_short(found)
-    assert " MSAM gets 50 % [50, 50], recalibrated " in one_pass.in_short(found)
+    assert one_pass.in_short(found).endswith(" MSAM gets 50 % [50, 50] of SAM-ON's gain.")
+    found = recalibrated(found, lambda c: accuracies(msam=(84.0, 85.0), usam=(84.0, 87.0))(c))
+    said = one_pass.in_short_recalibrated(found)
+    assert said.startswith("Looked at after the runs, USAM gets 70 % ")
+    assert said.endswith(" MSAM gets 50 % [50, 50] of SAM-ON's gain.")
 
 
 def test_where_no_network_has_statistics_nothing_is_recalibrated(smoke):
     found = recalibrated(smoke, lambda config: None)
-    assert one_pass.in_short(found).endswith("the goal is 70 % at 1.05 ×.")
+    assert one_pass.in_short_recalibrated(found) == "The network has no BatchNorm"
     assert "ecalibrated" not in one_pass.opening(found)["sees"]
     assert one_pass.finding_statistics(found) == "No statistics to recalibrate."
     assert one_pass.recalibrated(found)["recalibrated", "mean"].isna().all()
