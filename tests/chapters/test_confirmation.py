@@ -51,8 +51,8 @@ def test_the_gain_beyond_the_goals_share_decides(smoke, recalibrated, seen):
     word = {SEEN: "yes", REVERSED: "no"}.get(seen, "open")
     short = (
         f"{word}, on {len(FRESH)} seeds not used before: {name} gets {first.share} of SAM-ON's "
-        f"gain (more than 70 %: {seen}). With the usual statistics it is {usual.share} (reversed), and "
-        f"with recalibrated ones for the member alone {mixed.share}."
+        f"gain (more than 70 %: {seen}). With the usual statistics it is {usual.share} (reversed), "
+        f"and with recalibrated ones for the member alone {mixed.share}."
     )
     assert one_pass.in_short_recalibrated(found).lower().startswith(short.lower())
     assert short in one_pass.opening(found)["sees"]
