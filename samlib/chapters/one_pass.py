@@ -249,12 +249,12 @@ def in_short_recalibrated(results: Results) -> str:
     at = step_times.price(results, cell)
     longer = f" at {_times(at)}" if at > PRICE else ""
     looked = (
-        f"ooked at after the runs, {MEMBER_NAMES[name]} gets "
+        f"looked at after the runs, {MEMBER_NAMES[name]} gets "
         f"{family.percent(family.retention(results, cell, RECALIBRATED))} (more than "
         f"{100 * GAIN:.0f} %: {gain.seen}){longer}.{_msam(results, name, RECALIBRATED)}"
     )
     fresh = confirmation.in_short(results)
-    return f"{fresh} On the first seeds, l{looked}" if fresh else f"L{looked}"
+    return f"{fresh} On the first seeds, {looked}" if fresh else looked[0].upper() + looked[1:]
 
 
 def _msam(results: Results, best: str, column: str) -> str:
@@ -262,9 +262,8 @@ def _msam(results: Results, best: str, column: str) -> str:
     cell = _only_norm(results).get("msam")
     if cell is None or best == "msam":
         return ""
-    return (
-        f" {MEMBER_NAMES['msam']} gets {family.percent(family.retention(results, cell, column))}."
-    )
+    share = family.percent(family.retention(results, cell, column))
+    return f" {MEMBER_NAMES['msam']} gets {share}."
 
 
 def opening(results: Results) -> dict[str, str]:
