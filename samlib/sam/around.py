@@ -17,6 +17,7 @@ from samlib.sam.masks.base import Mask
 from samlib.sam.optimizers import one_or_several, zero_grad
 from samlib.sam.perturbation import Perturbation, Plan
 from samlib.sam.restore import Saved
+from samlib.sam.source.base import Source
 from samlib.sam.source.this_step import Gradient
 from samlib.sam.state import Stateful, dot
 from samlib.sam.step import Backward, OnAscent, perturbed, sam_step
@@ -121,7 +122,8 @@ class Slow:
 
 def _check_slow(perturbation: Perturbation, options: dict) -> None:
     source, when = perturbation.source, perturbation.when
-    if not isinstance(source, Gradient) or when.looks or "descent" in options:
+    looks_back = type(source).after_step is not Source.after_step
+    if not isinstance(source, Gradient) or looks_back or when.looks or "descent" in options:
         raise ConfigError(
             "Slow climbs by this step's gradient and descends on the last: it takes source "
             f"Gradient, not {source.name}, no when that looks ({when.name}), no descent"

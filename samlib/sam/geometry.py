@@ -230,6 +230,8 @@ class OutputScales(_ChannelScales):
 class InputScales(_ChannelScales):
     """SAM on one scale per input channel of each weight.
 
+    Of a grouped convolution it is one per input channel of a group, which the groups share.
+
     Where relu(gamma x + beta) feeds a weight, its input scale is gamma's and beta's common factor:
     the nearest thing to SAM-ON that touches no normalization layer.
     """

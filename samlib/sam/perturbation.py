@@ -124,11 +124,6 @@ class Perturbation:
         except TypeError as error:
             raise ConfigError(f"epoch must be a number, not {epoch!r}") from error
 
-    @property
-    def ready(self) -> bool:
-        """Whether the source remembers anything yet; `Source` says what it does before."""
-        return self.source.ready
-
     def plan(self, epoch: int | None = None) -> Plan:
         """What the coming step does; asked once per step, because parts count and draw in it."""
         if not self.active(epoch):

@@ -9,7 +9,7 @@ from samlib.sam.restore import Saved
 class Buffers:
     """The norm layers' running statistics in one step: a block in which both passes run.
 
-    After the block they are as both passes left them, or as the first one did if `kept` was called
+    After the block they are as both passes left them, or as the first one did if `keep` was called
     between the two; after an exception as before it.
     """
 

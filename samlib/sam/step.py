@@ -159,8 +159,9 @@ def perturbed(
     Raises:
         ConfigError: the closure's result is no scalar with a gradient, or with none in the mask;
             what `checks` refuses: fp16, parameters frozen, unfrozen or halved since the mask was
-            made, weights that are changed inside the block, active epochs without an epoch, a
-            source that looks back on the optimizer's step (`Last`) without a plan.
+            made, weights that are changed inside the block (without a pass of the source's own, by
+            an optimizer or through `p.data` alone), active epochs without an epoch, a source that
+            looks back on the optimizer's step (`Last`) without a plan.
     """
     torch.clear_autocast_cache()  # an outer autocast still has casts of the last step's weights
     if plan is None:

@@ -17,7 +17,8 @@ class Watch:
     Args:
         mask: whose weights.
         before: their `versions` before the closure ran, for what its forward pass itself writes
-            (a norm that it keeps), which is nobody's update; None where no closure ran.
+            (a norm that it keeps), which is nobody's update; None where no closure ran, so that
+            such writes cannot be told from others and none is refused but an optimizer's.
     """
 
     _open: list["Watch"] = []  # noqa: RUF012 (of the process, as weights are)

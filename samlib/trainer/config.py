@@ -171,6 +171,11 @@ class RunConfig:
             shape, chooser = by_name(self.geometry), "dynamic" if self.mask == "dynamic" else None
             if self.eta is not None and not shape.takes_eta:
                 raise ConfigError(f"geometry {self.geometry} has no eta: leave it out")
+            if self.radius_over == "all" and (self.mask == "all" or shape.p == math.inf):
+                raise ConfigError(
+                    "radius_over 'all' changes nothing with mask all, nor where p is infinite: "
+                    "leave it out"
+                )
             family.check(self.member, shape, self.radius_over, self.batchnorm, chooser)
         else:
             given = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from samlib.data.image_folders import FolderSplits
 from samlib.data.splits import Splits, normalize
-from samlib.errors import SamlibError
+from samlib.errors import ConfigError, SamlibError
 from samlib.models import is_vit
 from samlib.provenance import place, source_digest
 from samlib.sam import family
@@ -147,7 +147,7 @@ class Trainer:
         self._keep(watched)
 
     def _keep(self, watched: list[Shares]) -> None:
-        """Keep the shares of an epoch's first perturbed step; None where none was."""
+        """Keep the shares of an epoch's first step that may be perturbed, None if it was not."""
         found = watched[0] if watched else None
         self.curves["norm_share"].append(found and finite(found.of_eps.item()))
         self.curves["gradient_share"].append(found and finite(found.of_gradient.item()))
@@ -205,7 +205,13 @@ class Trainer:
         return self.forward(self._fixed)
 
     def _sample(self, n: int) -> tuple[Tensor, Tensor]:
-        """The first n examples of a fresh shuffle of the training set, augmented."""
+        """The first n examples of a fresh shuffle of the training set, augmented.
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        if n > (count := self.splits.count("train")):
+            raise ConfigError(f"mask_samples {n:,} are more than the {count:,} training images")
         images, labels = self.splits.sample(n, self.config.augment, self.scored)
         return self.inputs(images), labels
 

@@ -73,9 +73,10 @@ def train(
         - `test_accuracy`, `validation_accuracy`: after the last epoch; `best_test_accuracy` is the
           largest of all epochs.
         - `curves`: by name a value per epoch. `train_loss` and `train_accuracy` are means of what
-          the steps computed, `validation_accuracy` and `test_accuracy` follow the epoch, and
-          `weight_norm` is ||w|| outside the norm layers. `norm_share` and `gradient_share` are the
-          norm layers' share of ||eps||^2 and of ||T g||^2 in the epoch's first perturbed step.
+          the steps computed first, at w + eps in steps of one pass; `validation_accuracy` and
+          `test_accuracy` follow the epoch, and `weight_norm` is ||w|| outside the norm layers.
+          `norm_share` and `gradient_share` are the norm layers' share of ||eps||^2 and of
+          ||T g||^2 in the epoch's first step that may be perturbed, None if it was not.
         - `mask`: `count` of perturbed and `total` of trainable coordinates; None without a mask.
         - `measures`: gamma and beta at the end (`diagnostics.affine_measures`), each tensor's share
           of ||T g||^2 (`tensor_shares`), and the `recalibrated_test_accuracy`.

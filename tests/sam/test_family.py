@@ -181,12 +181,12 @@ def test_an_adaptive_step_that_is_not_perturbed_is_one_forward_pass():
 @pytest.mark.parametrize("name", ["last", "msam", "async_sam"])
 def test_the_first_step_without_state_is_the_base_optimizers_and_says_so(name):
     run, plain = Run(name), Run("sam")
-    assert not run.member.perturbation.ready
+    assert not run.member.perturbation.source.ready
     run.steps(0)
     sam_step(plain.closure(0), plain.optimizer, None)
     assert torch.equal(run.weights, plain.weights)
     run.steps(1)
-    assert run.member.perturbation.ready
+    assert run.member.perturbation.source.ready
     sam_step(plain.closure(1), plain.optimizer, None)
     assert not torch.equal(run.weights, plain.weights)
 

@@ -59,14 +59,22 @@ def test_lookbehind_counts_a_batch_as_one_step_and_follows_the_learning_rate():
     assert torch.equal(run.weights, other.weights)
 
 
+class LooksBack(source.Gradient):
+    """Of this step's gradient, and told of the optimizer's step, which Slow would leave out."""
+
+    def after_step(self, mask, refresh):
+        raise AssertionError("nobody asks")
+
+
 @pytest.mark.parametrize(
     ("parts", "options"),
     [
         ({"source": source.Last()}, {}),
+        ({"source": LooksBack()}, {}),
         ({"when": Adaptive(5)}, {}),
         ({}, {"descent": Subtract()}),
     ],
-    ids=["source", "when", "descent"],
+    ids=["source", "looks back", "when", "descent"],
 )
 def test_lookbehind_refuses_what_it_would_leave_out(parts, options):
     run = Run("sam")

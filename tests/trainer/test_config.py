@@ -167,6 +167,14 @@ def test_fields_that_contradict_each_other():
         ({"mask": "only_norm"}, "mask means nothing without a geometry"),
         ({"eta": 0.1}, "eta means nothing without a geometry"),
         ({"radius_over": "all"}, "radius_over means nothing without a geometry"),
+        (
+            {"geometry": "l2", "rho": 0.1, "radius_over": "all"},
+            "radius_over 'all' changes nothing with mask all",
+        ),
+        (
+            BASE | {"geometry": "elementwise_linf", "mask": "only_norm", "radius_over": "all"},
+            "nor where p is infinite",
+        ),
         ({"batchnorm": "first"}, "batchnorm means nothing without a geometry"),
         ({"start": 1}, "start means nothing without a geometry"),
         ({"end": 1}, "end means nothing without a geometry"),

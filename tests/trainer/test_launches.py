@@ -75,6 +75,7 @@ KERNELS = {  # of SAM and of SAM-ON
     "vit_t_dyt": (2028, 1925),
     "vit_micro_dyt": (606, 575),
     "wrn10_4_patch4": (251, 247),
+    "wrn10_8_patch4": (251, 247),
     "resnet10_4_patch4": (271, 268),
 }
 

@@ -20,7 +20,8 @@ SAM = {"geometry": "l2", "rho": 0.1}
 METHODS = {
     "sgd": {},
     "sam on norms": SAM | {"mask": "only_norm"},
-    "adamw, all normed": SAM | {"optimizer": "adamw", "lr": 1e-3, "radius_over": "all"},
+    "adamw, all normed": SAM
+    | {"optimizer": "adamw", "lr": 1e-3, "mask": "no_norm", "radius_over": "all"},
     "lion on a vit": SAM | {"optimizer": "lion", "lr": 1e-4, "model": "vit_micro"},
     "dynamic": SAM | {"mask": "dynamic", "mask_every": 1, "sparsity": 0.9},
     "redrawn": SAM | {"mask": "random_redrawn", "geometry": "elementwise_l2"},
@@ -418,7 +419,7 @@ def test_a_run_is_sgd_up_to_its_first_active_epoch(mask):
         if run.epoch in (start, start + 1):
             seen.append(snapshot(run.model))
 
-    for method in ({}, SAM | {"mask": mask, "start": start}):
+    for method in ({}, SAM | {"mask": mask, "mask_samples": 16, "start": start}):
         train(tiny(augment="shift", **method), on_epoch=note)
     assert identical(seen[0], seen[2])
     assert not identical(seen[1], seen[3])
@@ -478,6 +479,12 @@ def test_missing_data_is_refused(tmp_path):
     with pytest.raises(DataMissing, match="prepare --dataset cifar10") as caught:
         train(RunConfig(dataset="cifar10"), data_dir=tmp_path)
     one_line(caught)
+
+
+def test_more_scored_examples_than_there_are_is_refused():
+    few = tiny(**SAM, mask="fisher", mask_samples=81)
+    with pytest.raises(ConfigError, match="mask_samples 81 are more than the 80 training images"):
+        train(few)
 
 
 def test_sizes_that_do_not_fit_are_refused():
