@@ -74,7 +74,7 @@ bench: $(READY) ## time steps, epochs, augmentation against floor and peers; pac
 	$(SAMLIB) bench packing
 	$(SAMLIB) bench growth
 
-gpu-plan: $(READY) ## on a GPU: its tests, calibration, records of cifar100-10k, benches; continues in KEEP
+gpu-plan: $(READY) ## on a GPU: its tests, calibration, records of cifar100-45k, benches; continues in KEEP
 	PYTHON=$(VENV)/bin/python KEEP=$(KEEP) tools/gpu_plan.sh $(STAGES)
 
 readme: $(READY) ## put the headline of the leading profile, or of PROFILE, into README.md

@@ -5,7 +5,7 @@
 #   KEEP=/scratch/sam DATA=/scratch/data LIMIT=560 tools/gpu_plan.sh [STAGE ...]
 #
 #   check      the tests that need a GPU; whether steps can be replayed (if not, graphs are off)
-#   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside the committed records
+#   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside the committed records of KNOWN
 #   evidence   every run of PROFILE, several at once, and its measurements while weights are there
 #   bench      steps and epochs of four networks, then runs per hour by number of workers
 #   headline   the runs of HEADLINE's introduction
@@ -15,23 +15,24 @@
 #
 # Environment: KEEP, a folder that lasts (needed); OUT, of the archive (KEEP); DATA, of data caches
 # (the project's); DEVICE (cuda); LIMIT, seconds of this call (none); PYTHON (python3); PROFILE
-# (cifar100-10k); HEADLINE (cifar100-short); WORKERS (8 under MPS, else 3); MPS=0 leaves NVIDIA's
+# (cifar100-45k); KNOWN (cifar100-10k); HEADLINE (cifar100-short); WORKERS (8 under MPS, else 3); MPS=0 leaves NVIDIA's
 # multi-process service alone; SAMLIB_COMMIT, of a tree without .git. TINY=1 tries it all on a CPU.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 2
 case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' tools/gpu_plan.sh && exit ;; esac
 : "${KEEP:?is the folder that lasts: KEEP=/some/folder $0}"
 if [ "${TINY:-0}" = 1 ]; then
-  DEVICE=cpu PROFILE=smoke HEADLINE=smoke WORKERS=2 MPS=0
+  DEVICE=cpu PROFILE=smoke KNOWN=smoke HEADLINE=smoke WORKERS=2 MPS=0
   TESTS=tests/trainer/test_cuda_graphs.py
   EVIDENCE="--only sharpness" BENCH="--networks resnet8:2 --images 4 --rounds 1"
   PACKING="--profile smoke --epochs 1 --images 64 --runs 1 --rounds 1 --workers 1"
 fi
-DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} PROFILE=${PROFILE:-cifar100-10k}
-HEADLINE=${HEADLINE:-cifar100-short} OUT=${OUT:-$KEEP} LIMIT=${LIMIT:-1000000}
+DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} PROFILE=${PROFILE:-cifar100-45k}
+KNOWN=${KNOWN:-cifar100-10k} HEADLINE=${HEADLINE:-cifar100-short}
+OUT=${OUT:-$KEEP} LIMIT=${LIMIT:-1000000}
 mkdir -p "$KEEP" "$OUT" || exit 2
 KEEP=$(cd "$KEEP" && pwd) OUT=$(cd "$OUT" && pwd) R=$KEEP/results
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 if [ -n "${DATA:-}" ]; then export SAMLIB_DATA=$DATA; fi
 if [ -f "$KEEP/no-graphs" ]; then export SAMLIB_GRAPHS=0; fi
 
@@ -77,9 +78,10 @@ check() {
   if [ "$(cat "$KEEP/checked" 2> /dev/null)" = "$code" ]; then return 0; fi
   if [ -f "$KEEP/no-graphs" ]; then rm "$KEEP/no-graphs" && unset SAMLIB_GRAPHS; fi # of other code
   several= # tests at once; on a CPU none of them runs
-  if [ "$DEVICE" != cpu ] && "$PYTHON" -c 'import xdist' 2> /dev/null; then several="-n 4"; fi
+  if [ "$DEVICE" != cpu ] && "$PYTHON" -c 'import xdist' 2> /dev/null; then several="-n 8"; fi
   # shellcheck disable=SC2086 # several words
-  within "$PYTHON" -m pytest -o addopts= -W default -m cuda -q $several "${TESTS:-tests}" || return 1
+  within "$PYTHON" -m pytest -o addopts= -W default -m cuda -q $several \
+    ${TESTS:-$(grep -rl --include='*.py' mark.cuda tests | sort)} || return 1
   within "$PYTHON" tools/probe.py capture --device "$DEVICE"
   case $? in
     0) ;;
@@ -93,7 +95,7 @@ check() {
 }
 
 calibrate() {
-  within "$PYTHON" tools/probe.py accuracy --device "$DEVICE" --profile "$PROFILE" \
+  within "$PYTHON" tools/probe.py accuracy --device "$DEVICE" --profile "$KNOWN" \
     --records results --out "$KEEP/calibration"
 }
 

@@ -20,7 +20,7 @@ from samlib.trainer.one_run import usable_device
 
 # From small to large: the evidence's network, and the paper's at the end.
 NETWORKS = (
-    ("wrn10_4_patch4", 128),
+    ("wrn10_8_patch4", 128),
     ("resnet56", 128),
     ("wrn16_4", 128),
     ("wrn28_10", 128),

@@ -27,7 +27,7 @@ from samlib.trainer.one_run import usable_device
 
 # By kind of device. An epoch of the quick profile has too few steps to be replayed on a GPU.
 _WORKERS = {"cpu": (1, 2), "cuda": (1, 2, 4, 8)}
-_PROFILE = {"cpu": "quick", "cuda": "cifar100-10k"}
+_PROFILE = {"cpu": "quick", "cuda": "cifar100-45k"}
 _TRIES = 20  # handing out runs until every worker has had one
 
 
@@ -36,7 +36,7 @@ class Setting:
     """What is packed: short runs of the base optimizer of a profile, seed by seed.
 
     Attributes:
-        profile: whose network, data and batch size; None is quick on a CPU and cifar100-10k on a
+        profile: whose network, data and batch size; None is quick on a CPU and cifar100-45k on a
             GPU.
         problem: which of its networks; None is the headline's.
         epochs: of a run.

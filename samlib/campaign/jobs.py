@@ -92,6 +92,7 @@ GPU_SHARE = {
     "resnext29_32x4d": 0.5,
     "resnet56": 0.25,
     "wrn10_4_patch4": 0.25,
+    "wrn10_8_patch4": 0.25,
     "resnet10_4_patch4": 0.25,
     "resnet8": 0.25,
     "resnext11_4x2d": 0.25,

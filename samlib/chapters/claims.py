@@ -176,6 +176,7 @@ _STEP = Bearing(ANALOGUE, "a smaller network, and another device")
 _MEMORISED = Bearing(DIFFERS, "the gain is over memorised noise, after 72 steps")
 _LEARNING = Bearing(DIFFERS, "a small transformer, still learning after 320 steps")
 _NOISY = Bearing(ANALOGUE, "label noise instead of long training; small networks")
+_WHOLE = Bearing(ANALOGUE, "a smaller network, less than a fifth of the steps")
 _SHORT = Bearing(ANALOGUE, "a fifth of CIFAR-100, small network, 1/16 of the steps")
 _SMALL_VIT = Bearing(ANALOGUE, "a fifth of CIFAR-100, small transformer, few steps")
 _OTHER_NETWORK = Bearing(UNTESTABLE, "about WRN-28-10 after 200 epochs only")
@@ -197,6 +198,11 @@ _BEARINGS: dict[str, dict[str, Bearing]] = {
     "cifar100-10k": {
         **dict.fromkeys(("1", "3", "4", "7", "8", "9", "10", "15"), _SHORT),
         **dict.fromkeys(("5", "6"), _SMALL_VIT),
+        "13": _ON_IMAGENET,
+        "2": _OTHER_NETWORK,
+    },
+    "cifar100-45k": {
+        **dict.fromkeys(("3", "7", "15"), _WHOLE),
         "13": _ON_IMAGENET,
         "2": _OTHER_NETWORK,
     },

@@ -160,7 +160,7 @@ def finding_decay(results: Results) -> str:
 def finding_elsewhere(results: Results) -> str:
     """What is known of the problems nearer to the paper."""
     said = [
-        f"No answer yet {where}. {what}" if what else f"This book begins with the answer {where}."
+        f"No answer yet {where}. {what}" if what else f"There is an answer {where}, too."
         for where, what in missing.nearer_to_the_paper(results).items()
     ]
     return " ".join(said) or "No problem nearer to the paper has been run."

@@ -29,13 +29,13 @@ def _wrn(depth: int, widen: int, **shape: int) -> ResNet:
     return ResNet(PreactBlock, widths=widths, depth=(depth - 4) // 6, stem=16, preact=True, **shape)
 
 
-def _patched(block: Callable, *, preact: bool, **shape: int) -> ResNet:
-    """Depth 10 and widths 64, 128, 256 behind 4 x 4 patches: 8 x 8 positions of a 32-pixel image.
+def _patched(block: Callable, widen: int, *, preact: bool, **shape: int) -> ResNet:
+    """Depth 10 behind 4 x 4 patches, which leave 8 x 8 positions of a 32-pixel image.
 
     The stem takes most of the work out of the first stage, so that two cores can train it.
     """
-    widths = (64, 128, 256)
-    return ResNet(block, widths=widths, depth=1, stem=64, patch=4, preact=preact, **shape)
+    widths = tuple(16 * widen * 2**i for i in range(3))
+    return ResNet(block, widths=widths, depth=1, stem=widths[0], patch=4, preact=preact, **shape)
 
 
 def _vit(
@@ -82,8 +82,9 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     # one GPU, hours: the WRN of the independent numbers in specification 4.7
     "wrn16_4": partial(_wrn, 16, 4),
     # scaled-down relatives for two CPU cores, and 32 x 32 images in patches or 8 x 8 images
-    "wrn10_4_patch4": partial(_patched, PreactBlock, preact=True),
-    "resnet10_4_patch4": partial(_patched, BasicBlock, preact=False),
+    "wrn10_4_patch4": partial(_patched, PreactBlock, 4, preact=True),
+    "wrn10_8_patch4": partial(_patched, PreactBlock, 8, preact=True),
+    "resnet10_4_patch4": partial(_patched, BasicBlock, 4, preact=False),
     "vit_mini": partial(_vit, 8, 128, 6, 4),
     "resnet8": partial(_resnet, 1),
     "resnext11_4x2d": partial(_resnext, 1, 4, 2),

@@ -153,11 +153,13 @@ def provenance(results: Results, notebook: str | None = None) -> "HTML":
     lines = "; ".join(f"{count} made by commit {origin}" for origin, count in made.most_common())
     everything = [results.records, *results.measures.values()]
     total = _minutes(record for records in everything for record in records.values())
-    unit = {"cpu": "core", "cuda": "GPU"}[campaign_cost.kind_of_device(results)]
+    on_gpu = campaign_cost.kind_of_device(results) == "cuda"
+    unit = "GPU" if on_gpu else "core"
     text = f"Profile {results.profile.name}: {len(runs)} runs, {diverged} diverged"
     text += f", {len(measured)} measurements" if measured else ""
     took = f"{_minutes(compared):.0f} of the {total:.0f} {unit}-minutes"
     text += f"; {took} that the profile has taken"
+    text += " (minutes of runs, of which several may have shared a GPU)" * on_gpu
     # A measurement's code is another than a run's, the kind of device should be the same.
     notes = [line for line in (devices.mixed(compared), origins.mixed(runs)) if line]
     notes += plan_changes(results, notebook)

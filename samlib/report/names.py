@@ -60,6 +60,7 @@ MODEL_NAMES = _Names(
         "resnext11_4x2d": "ResNeXt-11 4x2d",
         "wrn10_1": "WRN-10-1",
         "wrn10_4_patch4": "WRN-10-4",
+        "wrn10_8_patch4": "WRN-10-8",
         "resnet10_4_patch4": "ResNet-10-4",
         "vit_mini": "ViT-mini",
         "vit_micro": "ViT-micro",

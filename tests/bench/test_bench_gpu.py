@@ -111,7 +111,7 @@ def test_every_target_is_asked_for():
 
 
 def test_networks_are_the_evidences_and_the_papers():
-    profile = profiles.get("cifar100-10k")
+    profile = profiles.get("cifar100-45k")
     evidence = profile.bases[profile.headline]
     evidences = (evidence.model, evidence.batch_size)
     papers = [("wrn28_10", 128), ("wrn28_10", 512)]

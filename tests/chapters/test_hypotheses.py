@@ -6,26 +6,33 @@ from dataclasses import replace
 import pytest
 from planted import planted
 
-from samlib.chapters import CHAPTERS, hypotheses
-from samlib.chapters.hypotheses import CIFAR100_10K
+from samlib.chapters import CHAPTERS, hypotheses, one_pass
+from samlib.chapters.hypotheses import PLANNED
 from samlib.files import project_root
 from samlib.report.results import load
 from samlib.study import plan, profiles
 from samlib.study.methods import ALL, BASE, DECAY, ON, Method
 
 EVIDENCE = profiles.get("cifar100-10k")
+WHOLE = profiles.get("cifar100-45k")
 
 
-def test_the_statements_are_those_of_the_plan():
+def plan_of(profile):
+    """The part of the page that has a profile's plan."""
     page = (project_root() / "book" / "preregistration.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| (.*?)(?: \([^|]*\))? \|", page, re.MULTILINE)
-    assert rows == [(str(n), h.statement) for n, h in enumerate(CIFAR100_10K, start=1)]
+    first, second = page.split("\n## All 45,000 images")
+    return {"cifar100-10k": first, "cifar100-45k": second}[profile]
+
+
+@pytest.mark.parametrize("profile", PLANNED)
+def test_the_statements_are_those_of_the_plan(profile):
+    rows = re.findall(r"^\| (\d+) \| (.*?)(?: \([^|]*\))? \|", plan_of(profile), re.MULTILINE)
+    assert rows == [(str(n), h.statement) for n, h in enumerate(PLANNED[profile], start=1)]
 
 
 def test_the_seeds_are_those_of_the_plan():
     """Of the column *seeds*, by what decides each hypothesis."""
-    page = (project_root() / "book" / "preregistration.md").read_text()
-    rows = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", plan_of("cifar100-10k"), re.MULTILINE)
     planned = {int(n): seeds for n, seeds in rows}
 
     def of(*methods, problem=EVIDENCE.headline, most=None):
@@ -139,7 +146,9 @@ def test_one_factor_at_a_time_lists_what_was_run(tmp_path):
 
 def test_a_profile_without_a_plan_has_no_hypotheses(smoke):
     assert hypotheses.table(smoke).empty
-    assert hypotheses.finding(smoke).endswith("before the runs of cifar100-10k only.")
+    assert hypotheses.finding(smoke).endswith(
+        "before the runs of cifar100-10k and cifar100-45k only."
+    )
 
 
 def test_every_hypothesis_names_the_chapter_whose_runs_answer_it(introduction):
@@ -148,3 +157,22 @@ def test_every_hypothesis_names_the_chapter_whose_runs_answer_it(introduction):
     assert [chapters[place - 1] for place in (1, 2, 5, 12)] == [
         *("introduction", "introduction", "law", "architectures")
     ]
+
+
+def test_with_every_image_the_plan_is_answered_by_four_methods(tmp_path):
+    """MSAM has as much as SAM-ON, and recalibration leaves both as they are."""
+    gains = {"all": 1.5, "only_norm": 3.0}
+    found = planted(WHOLE, gains, tmp_path, only=("introduction", "one_pass"))
+    as_usual = {
+        run_id: r | {"measures": r["measures"] | {"recalibrated_test_accuracy": r["test_accuracy"]}}
+        for run_id, r in found.records.items()
+    }
+    found = replace(found, records=as_usual)
+    cells = [found.cell(m) for m in (BASE, ALL, ON, DECAY, ON.but(member="msam"))]
+    assert {cell.seeds for cell in cells} == {tuple(range(10, 18))}
+    seen = answers(found)["verdict"]["seen"]
+    assert seen.to_dict() == {1: "seen", 2: "seen", 3: "described", 4: "not run", 5: "seen"}
+    assert answers(found)["chapter"].tolist()[4] == "one_pass"
+    said = one_pass.in_short_recalibrated(found)
+    assert said.startswith("Yes, and asked before the runs: MSAM with only norm gets 1")
+    assert "first group" not in hypotheses.finding(found)

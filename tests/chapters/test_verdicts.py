@@ -67,6 +67,10 @@ def test_the_smaller_schedule_is_a_sixteenth_of_the_papers():
     steps = [b.epochs * math.ceil(n / b.batch_size) for b, n in ((ours, 10_000), (paper, 50_000))]
     assert "1/16 of the steps" in claims.bearing("cifar100-10k", "3").reason
     assert steps[1] / steps[0] == pytest.approx(16, abs=1)
+    on_all = profiles.get("cifar100-45k").bases["wrn"]
+    ratio = steps[1] / (on_all.epochs * math.ceil(45_000 / on_all.batch_size))
+    assert "less than a fifth of the steps" in claims.bearing("cifar100-45k", "3").reason
+    assert 5 < ratio < 6
 
 
 def test_there_is_a_row_for_each_claim_the_most_important_first(smoke):

@@ -17,7 +17,9 @@ from samlib.sam.masks.norms import norm_layers
 # specification 3.2: all parameters at 10 and at 100 classes, those of the norm layers, norm layers
 IMAGENET = ("vit_s32", "resnet50")  # counted in test_image_folders
 CIFAR = tuple(n for n in models.names() if n not in IMAGENET)
-PATCHES = ("wrn10_4_patch4", "resnet10_4_patch4", "vit_mini")  # of 32 x 32 images
+PATCHES = (  # of 32 x 32 images
+    *("wrn10_4_patch4", "wrn10_8_patch4", "resnet10_4_patch4", "vit_mini"),
+)
 SMALL = tuple(n for n in CIFAR if n not in {*PAPER, *PATCHES, "wrn16_4", "vit_t_dyt"})
 
 
@@ -96,9 +98,13 @@ def test_stages_are_three_parts_in_forward_order(name):
         assert [shape[2:] for _, shape in seen] == [(side // 2**i, side // 2**i) for i in range(3)]
 
 
-def test_counts_of_the_network_of_the_evidence():
-    total, norm, _ = counts(on_meta("wrn10_4_patch4", 100))
-    assert (total, norm) == (1_251_300, 1_920)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("wrn10_4_patch4", (1_251_300, 1_920)), ("wrn10_8_patch4", (4_943_716, 3_840))],
+)
+def test_counts_of_the_networks_of_the_evidence(name, expected):
+    total, norm, _ = counts(on_meta(name, 100))
+    assert (total, norm) == expected
 
 
 @pytest.mark.parametrize("name", ["resnet56", "resnext29_32x4d", "wrn16_4"])

@@ -20,7 +20,7 @@ from samlib.cli import status
 from samlib.errors import ConfigError, RecordsMissing
 from samlib.publish import readme, tables
 from samlib.records import compare, store
-from samlib.report import formats, html, paper, tidy
+from samlib.report import formats, html, missing, paper, tidy
 from samlib.report.results import load
 from samlib.report.stats import OPEN, Comparison
 from samlib.study import plan, profiles
@@ -294,6 +294,17 @@ def test_the_readme_says_that_a_profile_nearer_to_the_paper_has_no_answer_yet(
     first = path.read_text().split("\n\n")[1]
     assert first.startswith("**On CIFAR-100, 10,000 images: no answer yet.** Not run yet: ")
     assert "run --profile cifar100-10k --only introduction" in first
+
+
+def test_an_answer_nearer_to_the_paper_is_told(smoke, monkeypatch):
+    there = {"on all images": None, "on ImageNet": "Not run yet."}
+    monkeypatch.setattr(missing, "nearer_to_the_paper", lambda results: there)
+    said = introduction.finding_elsewhere(smoke)
+    assert said == "There is an answer on all images, too. No answer yet on ImageNet. Not run yet."
+
+
+def test_profiles_are_in_the_book_once_and_by_nearness_once():
+    assert sorted(missing.LEADING) == sorted(missing.NEAREST) == sorted(profiles.PROFILES)
 
 
 def test_status_counts_runs(smoke_folder):

@@ -32,6 +32,7 @@ SETTINGS = (
     "DEVICE",
     "LIMIT",
     "PROFILE",
+    "KNOWN",
     "HEADLINE",
     "WORKERS",
     "MPS",
@@ -81,7 +82,10 @@ def test_stages_run_in_order_and_what_they_leave_is_in_one_archive(plan):
     done, lines = plan()
     assert done.returncode == 0
     called(lines, CHECK + REST)
-    assert "--profile cifar100-10k --device cuda" in lines[3]
+    assert "tests/trainer/test_cuda_graphs.py" in lines[0].split()
+    assert "tests/test_rooms.py" not in lines[0].split(), "files with such tests alone"
+    assert "--profile cifar100-10k --records results" in lines[2], "of a CPU"
+    assert "--profile cifar100-45k --device cuda" in lines[3]
     assert "--workers 3" in lines[3]
     assert "--profile cifar100-short --only introduction --device cuda" in lines[-1]
     for part in ("results/cifar100-10k/runs/a.json", "results/cifar100-10k/weights/a.pt"):
