@@ -142,10 +142,49 @@ def finding(results: Results) -> str:
     )
 
 
+def papers_network(results: Results) -> pd.DataFrame:
+    """Step times of the paper's network on a GPU beside the reported ones; no rows if not timed."""
+    record = step_times.of_the_papers(results)
+    rows = [
+        {
+            "method": method_name(results.profile, method),
+            "reported time": paper.RUNTIME[key_of(method)][0],
+            "time": tidy.quartiles(record["ratios"][key_of(method)]),
+            "floor": record["floors"][key_of(method)][1],
+        }
+        for method in METHODS[1:]
+        if record
+    ]
+    return tidy.table(rows)
+
+
+def finding_papers_network(results: Results) -> str:
+    """How a step of the paper's network compares with the reported times."""
+    record = step_times.of_the_papers(results)
+    if record is None:
+        command = results.command("bench", "gpu", "--networks", "wrn28_10:128")
+        return f"The paper's network is not timed: `{command}` does it on a GPU."
+    times = {m: (record["ratios"][key_of(m)][1], paper.RUNTIME[key_of(m)][0]) for m in METHODS[1:]}
+    farthest = max(times, key=lambda m: abs(times[m][0] - times[m][1]))
+    ours, theirs = map(number, times[farthest])
+    return (
+        f"On {step_times.title(record)}, SAM-ON's step over {method_name(results.profile, BASE)}'s "
+        f"is {_three(record)}. Farthest from the poster's is "
+        f"{method_name(results.profile, farthest)}, {ours} × against {theirs} × reported."
+    )
+
+
+def _three(record: dict) -> str:
+    """Steps of SAM-ON, SAM, and stages 2 and 3 over the base optimizer's, in words."""
+    times = [number(record["ratios"][k][1]) for k in ("only_norm", "all", key_of(LATE))]
+    return "{} × against {} ×; {} × for stages 2 and 3".format(*times)
+
+
 def cheaper(results: Results) -> Answer:
     """SAM-ON's step is shorter than SAM's, that of stages 2 and 3 shorter still (claim 11a).
 
-    Of the profile's own network. How much shorter is not asked: that depends on the hardware.
+    Of the profile's own network, with the times of the paper's beside them where it was timed. How
+    much shorter is not asked: that depends on the hardware.
 
     Raises:
         RecordsMissing: no such step has been timed.
@@ -154,9 +193,12 @@ def cheaper(results: Results) -> Answer:
     pairs = ("only_norm", "all"), (key_of(LATE), "only_norm")
     found = {_shorter(record, *pair) for pair in pairs}
     seen = next(word for word in (REVERSED, OPEN, SEEN) if word in found)
-    times = [number(record["ratios"][k][1]) for k in ("only_norm", "all", key_of(LATE))]
-    ours = "{} × against {} ×; {} × for stages 2 and 3".format(*times)
-    return Answer(seen, ours, where=f"on {timing.hardware(record)}")
+    short = _three(record)
+    papers = step_times.of_the_papers(results)
+    beside = (
+        f". The paper's network on {timing.hardware(papers)}: {_three(papers)}" if papers else ""
+    )
+    return Answer(seen, short + beside, short, where=f"on {timing.hardware(record)}")
 
 
 def late_stages(results: Results) -> Answer:
@@ -179,6 +221,7 @@ def _stages(results: Results, better: Method, worse: Method) -> Answer:
 
 TABLES = {
     "cost": table,
+    "papers_network": papers_network,
     "campaigns": campaign_cost.table,
 }
 DECIDES = {"11a": cheaper, "11b": late_stages, "11c": first_stage}

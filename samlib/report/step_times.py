@@ -18,6 +18,7 @@ from samlib.study.methods import ALL, BASE, HEADLINE, ON, Method
 PEER = "pytorch-optimizer's SAM"
 METHODS = (*HEADLINE, *plan.BLOCKS)
 FIRST, LATE = plan.BLOCKS[0], plan.BLOCKS[-1]  # stage 1; stages 2 and 3
+PAPERS = ("wrn28_10", 32, 128)  # model, pixels, batch of the poster's times
 _SAME_STEP = {"msam_up": "msam", "drift_on": "lesam"}  # but for a sign
 
 
@@ -43,6 +44,16 @@ def _is_own(results: Results, record: dict) -> bool:
     kind = record["setting"]["device"].split(":")[0]
     base = results.cell(BASE).base
     return (record["network"], kind) == (timing.network(base), results.profile.device)
+
+
+def of_the_papers(results: Results) -> dict | None:
+    """Step times of the paper's network at its batch size on a GPU; None where it was not timed."""
+    found = (r for r in timed(results) if r["setting"]["device"].startswith("cuda"))
+    return next((r for r in found if _shape(r) == PAPERS), None)
+
+
+def _shape(record: dict) -> tuple:
+    return tuple(record["network"][part] for part in ("model", "image_size", "batch_size"))
 
 
 def command(results: Results) -> str:

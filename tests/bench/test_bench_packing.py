@@ -142,7 +142,8 @@ def test_the_command_line_takes_numbers_of_workers(tmp_path, monkeypatch, capsys
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_runs_are_packed_on_a_gpu(tmp_path):
-    setting = packing.Setting(epochs=1, workers=(1, 2), runs=2, rounds=1, device="cuda")
+    of_digits = {"profile": "quick", "epochs": 1}  # which need no download
+    setting = packing.Setting(**of_digits, workers=(1, 2), runs=2, rounds=1, device="cuda")
     record, _ = bench.run(packing, setting, tmp_path)
     assert [entry["workers"] for entry in record["packed"]] == [1, 2]
     assert torch.cuda.get_device_name() in packing.table(record)
