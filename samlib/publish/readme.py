@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from samlib.bench import timing
 from samlib.campaign.progress import clock
 from samlib.chapters import hypotheses, introduction, questions, verdicts
 from samlib.errors import ConfigError
@@ -59,12 +60,20 @@ def _accuracies(results: Results) -> str:
     said = f"Mean test accuracies: {', '.join(means)} %."
     if not (timed := step_times.own_or_none(results)):
         return said
-    on, everything = (timed["ratios"][key_of(method)][1] for method in (ON, ALL))
+    on, everything = _times(timed)
     base = method_name(results.profile, BASE)
-    return (
-        f"{said} A step of SAM-ON takes {on:.2f} times as long as one of {base}, one of SAM "
-        f"{everything:.2f} times."
-    )
+    said += f" A step of SAM-ON takes {on} times as long as one of {base}, one of SAM {everything}"
+    said += " times"
+    if papers := step_times.of_the_papers(results):
+        on, everything = _times(papers)
+        where = timing.hardware(papers)
+        said += f"; on the paper's WRN-28-10, on {where}, {on} and {everything} times"
+    return f"{said}."
+
+
+def _times(timed: dict) -> list[str]:
+    """Steps of SAM-ON and SAM over the base optimizer's."""
+    return [f"{timed['ratios'][key_of(method)][1]:.2f}" for method in (ON, ALL)]
 
 
 def _planned_runs(results: Results) -> int:
