@@ -6,7 +6,8 @@
 #
 #   check      the tests that need a GPU; whether steps can be replayed (if not, graphs are off)
 #   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside the committed records of KNOWN
-#   evidence   every run of PROFILE, several at once, and its measurements while weights are there
+#   evidence   every run of PROFILE without a committed record of a GPU, several at once, and its
+#              measurements while weights are there
 #   bench      steps and epochs of four networks, then runs per hour by number of workers
 #   headline   the runs of HEADLINE's introduction
 #
@@ -99,7 +100,15 @@ calibrate() {
     --records results --out "$KEEP/calibration"
 }
 
+begin() { # with the records of a GPU that the project has; those of a CPU are no pairs of theirs
+  runs=results/$PROFILE/runs
+  if [ ! -d "$R/$PROFILE" ] && [ -d "$runs" ] && [ -z "$(grep -L '"gpu": "' "$runs"/*.json)" ]; then
+    mkdir -p "$R" && cp -r "results/$PROFILE" "$R/"
+  fi
+}
+
 evidence() {
+  begin
   share
   # shellcheck disable=SC2086
   samlib run --profile "$PROFILE" --device "$DEVICE" --results "$R" --workers "$workers" \

@@ -93,8 +93,16 @@ def test_stages_run_in_order_and_what_they_leave_is_in_one_archive(plan):
         (plan.keep / part).write_text("{}")
     plan("headline")
     with tarfile.open(plan.keep / "gpu-plan.tgz") as kept:
-        names = {name for name in kept.getnames() if "." in Path(name).name or name == "log"}
-    assert names == {"log", "results/cifar100-10k/runs/a.json"}, "without weights"
+        names = {n for n in kept.getnames() if n == "log" or n.startswith("results/cifar100-10k/")}
+    assert names - {"results/cifar100-10k/runs"} == {"log", "results/cifar100-10k/runs/a.json"}
+
+
+@pytest.mark.parametrize(("profile", "taken"), [("cifar100-45k", True), ("cifar100-10k", False)])
+def test_it_goes_on_from_the_records_of_a_gpu_that_the_project_has(plan, profile, taken):
+    plan("evidence", PROFILE=profile)
+    there = plan.keep / "results" / profile / "runs"
+    known = {path.name for path in (PLAN.parents[1] / "results" / profile / "runs").iterdir()}
+    assert {path.name for path in there.glob("*")} == (known if taken else set())
 
 
 def test_the_same_command_checks_the_same_code_once(plan):
