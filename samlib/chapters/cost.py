@@ -15,7 +15,7 @@ from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.stats import OPEN, REVERSED, SEEN, Comparison
 from samlib.report.step_times import FIRST, LATE, METHODS, short
-from samlib.report.text import number
+from samlib.report.text import listed, number
 from samlib.report.wording import points
 from samlib.study import plan
 from samlib.study.methods import BASE, ON, Method
@@ -164,14 +164,13 @@ def finding_papers_network(results: Results) -> str:
     if record is None:
         command = results.command("bench", "gpu", "--networks", "wrn28_10:128")
         return f"The paper's network is not timed: `{command}` does it on a GPU."
-    times = {m: (record["ratios"][key_of(m)][1], paper.RUNTIME[key_of(m)][0]) for m in METHODS[1:]}
-    farthest = max(times, key=lambda m: abs(times[m][0] - times[m][1]))
-    ours, theirs = map(number, times[farthest])
-    return (
-        f"On {step_times.title(record)}, SAM-ON's step over {method_name(results.profile, BASE)}'s "
-        f"is {_three(record)}. Farthest from the poster's is "
-        f"{method_name(results.profile, farthest)}, {ours} × against {theirs} × reported."
-    )
+    times = [
+        f"{method_name(results.profile, m)} {number(record['ratios'][key_of(m)][1])} × "
+        f"(poster {number(paper.RUNTIME[key_of(m)][0])} ×)"
+        for m in METHODS[1:]
+    ]
+    base = method_name(results.profile, BASE)
+    return f"{step_times.title(record)}: over the step of {base}, {listed(times)}."
 
 
 def _three(record: dict) -> str:

@@ -6,7 +6,7 @@ SAM-ON's is above zero after Holm's correction; partly if one has the gain and t
 was added after the digits; open while a gain or a price is; else reversed.
 
 The goal is judged with BatchNorm's usual statistics. The same with recalibrated ones was added when
-the runs were known, and decides nothing, except in `ASKED_BEFORE`.
+the runs were known, and decides nothing here; for `ASKED_BEFORE` it is a hypothesis of the plan.
 """
 
 import math

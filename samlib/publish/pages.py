@@ -29,8 +29,8 @@ class Page(NamedTuple):
 def shown(results: Path) -> list[str]:
     """The profiles with a run record in a folder of results, the leading one first.
 
-    The nearest to the paper leads, so that its pages come first and prose links to them; one whose
-    introduction is not complete yet stands behind those that have an answer.
+    In the order of `missing.LEADING`: the pages of the first come first, and prose links to them.
+    One whose introduction is not complete yet stands behind those that have an answer.
 
     Raises:
         RecordsMissing: none has one.

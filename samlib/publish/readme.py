@@ -27,7 +27,7 @@ BEGIN, END = "<!-- headline: made by `make readme` -->", "<!-- /headline -->"
 def block(results: Results, figure: str) -> str:
     """The part of the README between the markers, as GitHub-flavoured Markdown."""
     profile, main = results.profile, verdicts.verdict("3", results)
-    everywhere = [results, *_farther_from_the_paper(results)]
+    everywhere = [results, *_others_with_an_answer(results)]
     places = [f"- *{each.profile.where}*: {each.profile.about}" for each in everywhere]
     done = _done(results)
     seconds = sum(map(store.seconds, done))
@@ -35,13 +35,13 @@ def block(results: Results, figure: str) -> str:
     return "\n\n".join(
         [
             BEGIN,
-            *_no_answer_yet(results),
             "\n".join(places),
             _markdown(as_text(questions.table(*everywhere))),
             f"![Test accuracy of each method, a point per seed]({figure})",
             f"**{main.seen.capitalize()} {main.where}: {main.claim.statement}.** {main.worth} "
             f"{_accuracies(results)}",
             *filter(None, [introduction.finding_decay(results)]),
+            *_no_answer_yet(results),
             f"{_planned(results)}Every claim, with "
             "what was seen of it and whether the problem can test it, is in the book; "
             "[changes](book/changes.md) lists what was changed after records had been seen.",
@@ -109,7 +109,7 @@ def _no_answer_yet(results: Results) -> list[str]:
     ]
 
 
-def _farther_from_the_paper(results: Results) -> list[Results]:
+def _others_with_an_answer(results: Results) -> list[Results]:
     """Profiles behind this one whose introduction is complete, for the questions it leaves open."""
     behind = missing.LEADING[missing.LEADING.index(results.profile.name) + 1 :]
     found = [load(name, results.folder.parent) for name in behind if name != "smoke"]

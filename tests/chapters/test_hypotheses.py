@@ -20,7 +20,7 @@ WHOLE = profiles.get("cifar100-45k")
 def plan_of(profile):
     """The part of the page that has a profile's plan."""
     page = (project_root() / "book" / "preregistration.md").read_text()
-    first, second = page.split("\n## All 45,000 images")
+    first, second = page.split("\n## 45,000 images")
     return {"cifar100-10k": first, "cifar100-45k": second}[profile]
 
 
