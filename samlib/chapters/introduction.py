@@ -160,8 +160,8 @@ def finding_decay(results: Results) -> str:
 def finding_elsewhere(results: Results) -> str:
     """What is known of the problems nearer to the paper."""
     said = [
-        f"No answer yet {where}. {what}" if what else f"There is an answer {where}, too."
-        for where, what in missing.nearer_to_the_paper(results).items()
+        f"No answer yet {of.where}. {what}" if what else f"There is an answer {of.where}, too."
+        for of, what in missing.nearer_to_the_paper(results)
     ]
     return " ".join(said) or "No problem nearer to the paper has been run."
 

@@ -103,8 +103,9 @@ def _planned(results: Results) -> str:
 
 def _no_answer_yet(results: Results) -> list[str]:
     return [
-        f"**{where[0].upper()}{where[1:]}: no answer yet.** {what}"
-        for where, what in missing.nearer_to_the_paper(results).items()
+        f"**{where[0].upper()}{where[1:]}: no answer yet.** {profile.about}. {what}"
+        for profile, what in missing.nearer_to_the_paper(results)
+        for where in [profile.where]
         if what
     ]
 

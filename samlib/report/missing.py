@@ -92,14 +92,14 @@ def of_chapter(profile: Profile, chapter: str, folder: Path) -> str | None:
     )
 
 
-def nearer_to_the_paper(results: Results) -> dict[str, str | None]:
-    """Of profiles nearer to the paper whose runs have begun: where, and what is missing there.
+def nearer_to_the_paper(results: Results) -> list[tuple[Profile, str | None]]:
+    """Profiles nearer to the paper whose runs have begun, and what is missing there.
 
     None where the introduction lacks nothing.
     """
-    said = {}
+    said = []
     for name in NEAREST[: NEAREST.index(results.profile.name)]:
         profile, folder = profiles.get(name), results.folder.parent
         if any(committed(folder, name).runs.glob("*.json")):
-            said[profile.where] = of_chapter(profile, "introduction", folder)
+            said.append((profile, of_chapter(profile, "introduction", folder)))
     return said

@@ -295,15 +295,18 @@ def test_the_readme_says_that_a_profile_nearer_to_the_paper_has_no_answer_yet(
     *_, said, planned, runs, _ = path.read_text().split("\n\n")
     assert planned.startswith("Every claim")
     assert runs.startswith("Of about ")
-    assert said.startswith("**On CIFAR-100, 10,000 images: no answer yet.** Not run yet: ")
+    assert said.startswith("**On CIFAR-100, 10,000 images: no answer yet.** CIFAR-100, 10,000 tr")
+    assert ", 60 epochs. Not run yet: " in said
     assert "run --profile cifar100-10k --only introduction" in said
 
 
 def test_an_answer_nearer_to_the_paper_is_told(smoke, monkeypatch):
-    there = {"on all images": None, "on ImageNet": "Not run yet."}
+    there = zip(map(profiles.get, ("cifar100-45k", "imagenet")), (None, "Not run."), strict=True)
     monkeypatch.setattr(missing, "nearer_to_the_paper", lambda results: there)
     said = introduction.finding_elsewhere(smoke)
-    assert said == "There is an answer on all images, too. No answer yet on ImageNet. Not run yet."
+    where = profiles.get("imagenet").where
+    told = "There is an answer on CIFAR-100, 45,000 images, too."
+    assert said == f"{told} No answer yet {where}. Not run."
 
 
 def test_profiles_are_in_the_book_once_and_by_nearness_once():
