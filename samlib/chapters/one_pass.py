@@ -20,7 +20,7 @@ from samlib.chapters.confirmation import GAIN
 from samlib.chapters.one_pass_prices import PRICE
 from samlib.report import step_times, tidy
 from samlib.report.answers import PARTLY, Answer
-from samlib.report.figures import COLOURS, MARKERS, key_of, name_points, use_style
+from samlib.report.figures import COLOURS, MARKERS, key_of, use_style
 from samlib.report.names import MEMBER_NAMES, method_name
 from samlib.report.results import RECALIBRATED, USUAL, Results
 from samlib.report.stats import (
@@ -101,23 +101,29 @@ def recalibrated(results: Results) -> pd.DataFrame:
 
 
 def figure(results: Results) -> Figure:
-    """Accuracy against step time, means with 95 % intervals; hollow recalibrated ones."""
+    """A row per method: mean accuracy with 95 % interval, hollow recalibrated, and the price."""
     use_style()
-    figure, ax = plt.subplots(figsize=(7.6, 3.8))
-    points = []
-    for name, cell in cells(results).items():
+    found = cells(results)
+    figure, ax = plt.subplots(figsize=(7.6, 0.3 * len(found) + 1.0))
+    for row, cell in enumerate(found.values()):
         mean, low, high = interval(results.accuracies(cell).dropna())
-        key, at = key_of(cell.method), step_times.price(results, cell)
-        if math.isnan(at):
-            continue
-        ax.errorbar(at, mean, [[mean - low], [high - mean]], fmt=MARKERS[key], color=COLOURS[key])
+        look = {"marker": MARKERS[key_of(cell.method)], "color": COLOURS[key_of(cell.method)]}
+        ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], **look)
         again = results.accuracies(cell, column=RECALIBRATED).mean()
-        ax.plot(at + 0.02, again, MARKERS[key], color=COLOURS[key], mfc="white", ms=5)
-        points.append((at, mean, name, COLOURS[key]))
-    ax.axvline(PRICE, color="#444444", lw=0.8, ls=":")
-    name_points(ax, points)
-    ax.set_xlabel("step time over the base optimizer's (dotted: the goal)")
-    ax.set_ylabel("test accuracy, %")
+        ax.plot(again, row + 0.25, mfc="white", ms=5, ls="none", **look)
+        at = step_times.price(results, cell)
+        ax.text(
+            1.03,
+            row,
+            "–" if math.isnan(at) else _times(at),
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            weight="bold" if at <= PRICE else "normal",
+        )
+    ax.set_yticks(range(len(found)), labels=[*found])
+    ax.invert_yaxis()
+    ax.text(1.03, 1.02, "step", transform=ax.transAxes, va="bottom")
+    ax.set_xlabel("test accuracy, %")
     figure.tight_layout()
     return figure
 

@@ -274,11 +274,6 @@ def test_what_is_open_where_every_step_takes_too_long_is_told(smoke, monkeypatch
     assert (f"MSAM's minus 70 % of SAM-ON's is {near} points" in said) is missed
 
 
-def _timed(results):
-    every = one_pass.cells(results).values()
-    return [cell for cell in every if not math.isnan(step_times.price(results, cell))]
-
-
 def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke, tmp_path):
     steps_timed(tmp_path, RATIOS | {"msam on only_norm": 1.02})
     found = replace(smoke, folder=tmp_path / PROFILE.name)
@@ -286,10 +281,19 @@ def test_a_price_is_timed_in_turn_with_the_base_optimizer_or_there_is_none(smoke
     assert at["MSAM, only norm"] == 1.02
     assert math.isnan(at["MSAM, all"]), "epochs of the records are no price"
     shown = one_pass.figure(found).axes[0]
-    assert len(shown.containers) == len(shown.texts) == 4
+    assert [text.get_text() for text in shown.texts] == [
+        "1.00 ×",
+        "2.00 ×",
+        "1.75 ×",
+        "–",
+        "1.02 ×",
+        "step",
+    ]
+    assert [t.get_weight() for t in shown.texts[:-1]] == ["bold", *["normal"] * 3, "bold"]
     hollow = [line for line in shown.lines if line.get_markerfacecolor() == "white"]
-    recalibrated = [found.accuracies(c, column=RECALIBRATED).mean() for c in _timed(found)]
-    assert [line.get_ydata()[0] for line in hollow] == pytest.approx(recalibrated)
+    every = one_pass.cells(found).values()
+    recalibrated = [found.accuracies(c, column=RECALIBRATED).mean() for c in every]
+    assert [line.get_xdata()[0] for line in hollow] == pytest.approx(recalibrated)
     assert "at 1.02 ×" in one_pass.goal(found).ours
     assert "at 1.02 × the base optimizer's step" in one_pass.opening(found)["sees"]
 
