@@ -10,11 +10,11 @@ import pandas as pd
 from samlib.bench import timing
 from samlib.report import step_times, tidy
 from samlib.report.figures import key_of
-from samlib.report.names import MODEL_NAMES
+from samlib.report.names import MODEL_NAMES, method_name
 from samlib.report.results import Results
 from samlib.report.step_times import LATE, PEER, short, title
 from samlib.report.text import listed, number
-from samlib.study.methods import ALL, ON
+from samlib.study.methods import ALL, BASE, ON
 
 
 def _read(results: Results, kind: str) -> list[dict]:
@@ -56,6 +56,43 @@ def ideas(results: Results) -> pd.DataFrame:
                 }
             )
     return tidy.table(rows)
+
+
+def replays(results: Results) -> pd.DataFrame:
+    """On a GPU: steps replayed as CUDA graphs, and the same steps launched from Python."""
+    rows = []
+    for record in step_times.timed(results):
+        launched = record.get("plain_seconds", {})
+        for method in (BASE, ALL, ON) if launched else ():
+            replayed, plain = (s[key_of(method)][1] for s in (record["seconds"], launched))
+            rows.append(
+                {
+                    "timed": title(record),
+                    "step": method_name(results.profile, method),
+                    "replayed, ms": 1000 * replayed,
+                    "from Python, ms": 1000 * plain,
+                    "from Python / replayed": plain / replayed,
+                    "share of the matrix rate": {
+                        "percent": 100 * record["utilisation"][key_of(method)][1]
+                    },
+                }
+            )
+    return tidy.table(rows)
+
+
+def replays_finding(results: Results) -> str:
+    """How much a replay saves, by network."""
+    found = [record for record in step_times.timed(results) if record.get("plain_seconds")]
+    if not found:
+        command = results.command("bench", "gpu")
+        return f"No step was replayed: that needs a GPU, and `{command}` times the steps there."
+    key = key_of(ON)
+    parts = [
+        f"{number(r['plain_seconds'][key][1] / r['seconds'][key][1])} ({title(r)})" for r in found
+    ]
+    return (
+        f"Launched from Python, a step of SAM-ON takes {listed(parts)} times as long as replayed."
+    )
 
 
 def _network(record: dict) -> str:
@@ -233,6 +270,7 @@ TABLES: dict[str, Callable[[Results], pd.DataFrame]] = {
     "step_times": step_times.table,
     "step_pieces": step_times.pieces,
     "step_memory": step_times.memory,
+    "replays": replays,
     "epochs": epochs,
     "augmentation": augmentation,
     "packing": packing,

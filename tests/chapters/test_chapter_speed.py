@@ -48,6 +48,21 @@ def test_ideas_are_predicted_from_pieces_alone(empty):
     assert f"SAM-ON's step takes {over:.2f} times" in speed.ideas_finding(empty)
 
 
+def test_a_replayed_step_stands_beside_the_same_step_launched_from_python(empty):
+    steps_timed(empty.folder.parent)
+    assert speed.replays(empty).empty
+    assert "that needs a GPU, and `python -m samlib bench gpu" in speed.replays_finding(empty)
+    launched = {"base": [0.02] * 3, "all": [0.04] * 3, "only_norm": [0.035] * 3}
+    share = {name: [0.3] * 3 for name in launched}
+    steps_timed(empty.folder.parent, plain_seconds=launched, utilisation=share)
+    table = speed.replays(empty)
+    assert table["replayed, ms"].tolist() == pytest.approx([10, 20, 17.5])
+    assert table["from Python, ms"].tolist() == pytest.approx([20, 40, 35])
+    assert table["from Python / replayed"].tolist() == pytest.approx([2, 2, 2])
+    assert table["share of the matrix rate", "percent"].tolist() == pytest.approx([30] * 3)
+    assert "a step of SAM-ON takes 2.00 (" in speed.replays_finding(empty)
+
+
 def test_epochs_stand_beside_the_plain_loop_and_the_limit(empty):
     took = {name: [2.0, 2.0, 2.0] for name in ("ours", "ours again")} | {
         "plain loop": [3.0, 4.0, 5.0],
