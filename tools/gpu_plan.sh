@@ -5,7 +5,7 @@
 #   KEEP=/scratch/sam DATA=/scratch/data LIMIT=560 tools/gpu_plan.sh [STAGE ...]
 #
 #   check      the tests that need a GPU; whether steps can be replayed (if not, graphs are off)
-#   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside the committed records of KNOWN
+#   calibrate  first seeds of the base optimizer, SAM and SAM-ON beside KNOWN's committed records
 #   evidence   every run of PROFILE without a committed record of a GPU, several at once, and its
 #              measurements while weights are there
 #   bench      steps and epochs of four networks, then runs per hour by number of workers
@@ -16,8 +16,9 @@
 #
 # Environment: KEEP, a folder that lasts (needed); OUT, of the archive (KEEP); DATA, of data caches
 # (the project's); DEVICE (cuda); LIMIT, seconds of this call (none); PYTHON (python3); PROFILE
-# (cifar100-45k); KNOWN (cifar100-10k); HEADLINE (cifar100-short); WORKERS (8 under MPS, else 3); MPS=0 leaves NVIDIA's
-# multi-process service alone; SAMLIB_COMMIT, of a tree without .git. TINY=1 tries it all on a CPU.
+# (cifar100-45k); KNOWN (cifar100-10k); HEADLINE (cifar100-short); WORKERS (8 under MPS, else 3);
+# MPS=0 leaves NVIDIA's multi-process service alone; SAMLIB_COMMIT, of a tree without .git.
+# TINY=1 tries it all on a CPU.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 2
 case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' tools/gpu_plan.sh && exit ;; esac

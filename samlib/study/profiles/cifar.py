@@ -38,6 +38,8 @@ _BY_LAW = (
     Method("l2", "only_norm", rho_from="law"),
     Method("l2", "random", rho_from="law"),
 )
+# With BatchNorm's statistics of the first pass alone.
+_FIRST = tuple(m.control(batchnorm="first") for m in (ALL, ON))
 
 _10K_GRIDS = (
     Row(BASE, seeds=6),
@@ -89,7 +91,7 @@ CIFAR100_10K = Profile(
         ),
         (
             *(("wrn", Method("l2", mask)) for mask in ("only_gamma", "only_beta")),
-            *(("wrn", m.control(batchnorm="first")) for m in (ALL, ON)),
+            *(("wrn", method) for method in _FIRST),
         ),
         tuple((problem, method) for problem in FACTORS for method in (BASE, ALL, ON)),
         tuple(("vit", method) for method in (BASE, ALL, ON)),
@@ -100,8 +102,6 @@ CIFAR100_10K = Profile(
 
 # --- cifar100-45k: the headline again, with every image, in minutes of one GPU -------------------
 
-# BatchNorm's statistics of the first pass alone; one pass.
-_FIRST = tuple(m.control(batchnorm="first") for m in (ALL, ON))
 _MSAM = ON.but(member="msam")
 
 # The authors' optimizer, decay and data; a network whose steps are short.
@@ -128,7 +128,7 @@ CIFAR100_45K = Profile(
     order=(
         _HEADLINE,
         (("wrn", _MSAM),),
-        tuple(("wrn", m) for m in _FIRST),
+        tuple(("wrn", method) for method in _FIRST),
     ),
     chapters=("introduction", "rho_sweep", "batchnorm", "one_pass"),
     device="cuda",
